@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Turnery's HTTP side.
+
+mod feed;
+mod ice;
+mod keys;
+mod rate;
+pub mod store;

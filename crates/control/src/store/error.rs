@@ -1,0 +1,101 @@
+use std::path::PathBuf;
+
+use crate::store::AccountId;
+
+/// Why the store could not do what it was asked. Each is one line that says what to do; the cause, where there
+/// is one, is the error's source.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL names a kind of store that this binary does not have.
+    #[error(
+        "the store URL {url:?} must begin with `sqlite:` and a path, as in sqlite:/var/lib/turnery/turnery.db"
+    )]
+    Scheme {
+        /// What was given.
+        url: String,
+    },
+    /// The URL has no path to a file.
+    #[error(
+        "the store URL {url:?} names no file: give a path, as in sqlite:/var/lib/turnery/turnery.db \
+         (a store in memory would forget its keys)"
+    )]
+    NoPath {
+        /// What was given.
+        url: String,
+    },
+    /// The store's file cannot be made or opened for writing.
+    #[error(
+        "cannot open the store {} for writing: check that its directory exists and that this user may write there",
+        path.display()
+    )]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error("{} is not a Turnery store: it is not an SQLite database", path.display())]
+    NotADatabase {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The database is one, but could not be opened or brought up to date.
+    #[error("cannot open the store {}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// What the database said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A newer binary has changed the tables.
+    #[error(
+        "the store {} was written by a newer Turnery (migration {migration}); upgrade turnery or restore an older backup",
+        path.display()
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The first migration that this binary does not know.
+        migration: i64,
+    },
+    /// A migration that ran on this store was another text than this binary's.
+    #[error(
+        "the store {} was written by another build of Turnery (its migration {migration} differs); \
+         use the build that wrote it or restore a backup",
+        path.display()
+    )]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// The migration that differs.
+        migration: i64,
+    },
+    /// The operating system gave no randomness for a new id or secret.
+    #[error("the operating system's random generator failed")]
+    Randomness,
+    /// There is no such account.
+    #[error("there is no account {0}")]
+    NoSuchAccount(AccountId),
+    /// The account exists already.
+    #[error("there is an account {0} already")]
+    AccountExists(AccountId),
+    /// Another API token has the same text.
+    #[error("there is an API token with this text already")]
+    TokenExists,
+    /// The account may have no more keys.
+    #[error("the account has {limit} TURN keys, and that is the most it may have: delete one first")]
+    TooManyKeys {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The database did not answer, or refused.
+    #[error("the store failed")]
+    Database(#[from] sqlx::Error),
+    /// A row holds what this binary never writes.
+    #[error("the store holds an invalid {what}: restore a backup")]
+    Corrupt {
+        /// Which column.
+        what: &'static str,
+    },
+}

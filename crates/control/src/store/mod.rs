@@ -1,0 +1,260 @@
+//! The store: accounts, API tokens, TURN keys and the denials table.
+//!
+//! [`Store`] is one type whatever the database behind it; SQL lives only below this module, in one folder per
+//! database. Plaintext secrets are made here, handed out once, and only their SHA-256 is written.
+//!
+//! What every database behind it must keep:
+//! - a call that returned `Ok` is durable;
+//! - a key's deletion and its denial are one transaction, and so is an account's with those of its keys;
+//! - `denials.seq` grows in the order of commits, so a reader that remembers the last one misses none.
+
+mod error;
+mod secret;
+mod sqlite;
+mod types;
+
+pub use error::StoreError;
+pub use secret::{SecretHash, TokenText};
+pub use types::{
+    Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewToken, Permission,
+    Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
+};
+
+use credentials::{CredentialId, Denial, MAX_TTL_SECS, TurnKeyId};
+
+use sqlite::Sqlite;
+
+/// Most TURN keys an account may have unless the store is told otherwise.
+pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
+
+/// Added to the time for which a deleted key is denied. Another process may mint with the key until it has read
+/// the denial, and its clock may be a little ahead.
+const KEY_DENIAL_MARGIN_SECS: u64 = 60;
+
+/// The accounts, tokens, keys and denials of a deployment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Backend,
+    keys_per_account: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Sqlite(Sqlite),
+}
+
+/// Calls the same method on whichever database is behind the store.
+macro_rules! on_backend {
+    ($store:expr, $db:ident => $call:expr) => {
+        match &$store.backend {
+            Backend::Sqlite($db) => $call.await,
+        }
+    };
+}
+
+impl Store {
+    /// Opens the store at `sqlite:PATH`, making the file (readable by its owner only) and bringing its tables
+    /// up to date when needed.
+    ///
+    /// # Errors
+    /// One that names the path and what to do: see [`StoreError`].
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return Err(StoreError::Scheme { url: url.to_owned() });
+        };
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if path.is_empty() || path.starts_with(':') {
+            return Err(StoreError::NoPath { url: url.to_owned() });
+        }
+        let backend = Backend::Sqlite(Sqlite::open(path.as_ref()).await?);
+        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT })
+    }
+
+    /// The same store, with another limit of TURN keys in an account.
+    #[must_use]
+    pub fn with_keys_per_account(mut self, limit: u32) -> Self {
+        self.keys_per_account = limit;
+        self
+    }
+
+    /// Finishes what is being written and closes the database.
+    pub async fn close(&self) {
+        on_backend!(self, db => db.close());
+    }
+
+    /// On a store without any account makes the first one and an API token for it with Calls Write, both or
+    /// neither. `None` when there is an account already.
+    pub async fn bootstrap(
+        &self,
+        account: Option<AccountId>,
+        token: Option<TokenText>,
+    ) -> Result<Option<Bootstrapped>, StoreError> {
+        let account = new_account(account, "default")?;
+        let token = new_token(&account.id, "bootstrap", Permission::Write, None, token)?;
+        let made = on_backend!(self, db => db.bootstrap(&account, &token.token, &token.text.hash()))?;
+        Ok(made.then_some(Bootstrapped { account, token }))
+    }
+
+    /// Whether no account was ever made (or all are deleted).
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        on_backend!(self, db => db.is_empty())
+    }
+
+    /// Makes an account; its id is made up where none is given.
+    pub async fn create_account(&self, id: Option<AccountId>, name: &str) -> Result<Account, StoreError> {
+        let account = new_account(id, name)?;
+        on_backend!(self, db => db.insert_account(&account))?;
+        Ok(account)
+    }
+
+    /// All accounts, oldest first.
+    pub async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        on_backend!(self, db => db.accounts())
+    }
+
+    /// The account with this id.
+    pub async fn account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
+        on_backend!(self, db => db.account(id))
+    }
+
+    /// Deletes an account, its API tokens and its keys, and denies every credential of those keys. `None` when
+    /// there is no such account.
+    pub async fn delete_account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
+        on_backend!(self, db => db.delete_account(id, key_denied_until()))
+    }
+
+    /// Makes an API token. `text` fixes what it reads; otherwise it is 40 random characters.
+    pub async fn create_token(
+        &self,
+        account: &AccountId,
+        name: &str,
+        permission: Permission,
+        expires_on: Option<Timestamp>,
+        text: Option<TokenText>,
+    ) -> Result<NewToken, StoreError> {
+        let token = new_token(account, name, permission, expires_on, text)?;
+        on_backend!(self, db => db.insert_token(&token.token, &token.text.hash()))?;
+        Ok(token)
+    }
+
+    /// An account's API tokens, oldest first.
+    pub async fn tokens(&self, account: &AccountId) -> Result<Vec<ApiToken>, StoreError> {
+        on_backend!(self, db => db.tokens(account))
+    }
+
+    /// The API token with this text. It may be expired or disabled: see [`ApiToken::is_active`].
+    pub async fn token_with_text(&self, text: &str) -> Result<Option<ApiToken>, StoreError> {
+        let hash = SecretHash::of(text.as_bytes());
+        on_backend!(self, db => db.token_with_hash(&hash))
+    }
+
+    /// Deletes an API token. `None` when there is no such token.
+    pub async fn delete_token(&self, id: &TokenId) -> Result<Option<ApiToken>, StoreError> {
+        on_backend!(self, db => db.delete_token(id))
+    }
+
+    /// Makes a TURN key. Its secret is in the answer and can never be read again.
+    pub async fn create_key(&self, account: &AccountId, name: &str) -> Result<NewKey, StoreError> {
+        let now = Timestamp::now();
+        let uid = TurnKeyId::from_bytes(secret::random_bytes()?);
+        let key = TurnKey { uid, name: name.to_owned(), created: now, modified: now };
+        let secret = secret::key_secret()?;
+        let record = KeyRecord { account: account.clone(), secret_hash: SecretHash::of(secret.as_bytes()) };
+        on_backend!(self, db => db.insert_key(&key, &record, self.keys_per_account))?;
+        Ok(NewKey { key, record, secret })
+    }
+
+    /// An account's TURN keys, oldest first.
+    pub async fn keys(&self, account: &AccountId) -> Result<Vec<TurnKey>, StoreError> {
+        on_backend!(self, db => db.keys(account))
+    }
+
+    /// One TURN key of an account.
+    pub async fn key(&self, account: &AccountId, uid: TurnKeyId) -> Result<Option<TurnKey>, StoreError> {
+        on_backend!(self, db => db.key(account, uid))
+    }
+
+    /// Gives a TURN key another name. `None` when the account has no such key.
+    pub async fn rename_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        name: &str,
+    ) -> Result<Option<TurnKey>, StoreError> {
+        on_backend!(self, db => db.rename_key(account, uid, name))
+    }
+
+    /// Deletes a TURN key and denies every credential that it minted. `None` when the account has no such key.
+    pub async fn delete_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+    ) -> Result<Option<TurnKey>, StoreError> {
+        on_backend!(self, db => db.delete_key(account, uid, key_denied_until()))
+    }
+
+    /// What the credential API must know of every TURN key.
+    pub async fn key_records(&self) -> Result<Vec<(TurnKeyId, KeyRecord)>, StoreError> {
+        on_backend!(self, db => db.key_records())
+    }
+
+    /// What the credential API must know of one TURN key.
+    pub async fn key_record(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, StoreError> {
+        on_backend!(self, db => db.key_record(uid))
+    }
+
+    /// Denies a credential until `until` (its expiry, unix seconds). Denying it again changes nothing, and one
+    /// that has expired needs no denial.
+    pub async fn revoke(&self, id: CredentialId, until: u64) -> Result<(), StoreError> {
+        if until <= Timestamp::now().unix_secs() {
+            return Ok(());
+        }
+        on_backend!(self, db => db.insert_denial(Denial::Credential { id, until }))
+    }
+
+    /// The first `limit` denials after `seq` in the feed's order, expired ones too as long as they are kept.
+    pub async fn denials_after(&self, seq: i64, limit: u32) -> Result<Vec<FeedEntry>, StoreError> {
+        on_backend!(self, db => db.denials_after(seq, limit))
+    }
+
+    /// Forgets the denials that are no longer needed at `now` (unix seconds); says how many.
+    pub async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
+        on_backend!(self, db => db.purge_denials(now))
+    }
+}
+
+fn new_account(id: Option<AccountId>, name: &str) -> Result<Account, StoreError> {
+    let id = match id {
+        Some(id) => id,
+        None => AccountId::from_bytes(secret::random_bytes()?),
+    };
+    Ok(Account { id, name: name.to_owned(), created_on: Timestamp::now() })
+}
+
+fn new_token(
+    account: &AccountId,
+    name: &str,
+    permission: Permission,
+    expires_on: Option<Timestamp>,
+    text: Option<TokenText>,
+) -> Result<NewToken, StoreError> {
+    let text = match text {
+        Some(text) => text,
+        None => TokenText::random()?,
+    };
+    let token = ApiToken {
+        id: TokenId::from_bytes(secret::random_bytes()?),
+        account: account.clone(),
+        name: name.to_owned(),
+        permission,
+        created_on: Timestamp::now(),
+        expires_on,
+        status: TokenStatus::Active,
+    };
+    Ok(NewToken { token, text })
+}
+
+/// Until when a key that is deleted now has to be denied, unix seconds.
+fn key_denied_until() -> u64 {
+    Timestamp::now().unix_secs() + u64::from(MAX_TTL_SECS) + KEY_DENIAL_MARGIN_SECS
+}

@@ -1,0 +1,104 @@
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Sqlite, Transaction, is_duplicate};
+use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
+
+impl Sqlite {
+    pub(in crate::store) async fn is_empty(&self) -> Result<bool, StoreError> {
+        let any: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts)").fetch_one(&self.read).await?;
+        Ok(!any)
+    }
+
+    pub(in crate::store) async fn bootstrap(
+        &self,
+        account: &Account,
+        token: &ApiToken,
+        hash: &SecretHash,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let any: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts)").fetch_one(&mut *tx).await?;
+        if any {
+            return Ok(false);
+        }
+        insert(&mut tx, account).await?;
+        super::tokens::insert(&mut tx, token, hash).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    pub(in crate::store) async fn insert_account(&self, account: &Account) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        insert(&mut tx, account).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        let rows = sqlx::query("SELECT id, name, created_on FROM accounts ORDER BY created_on, id")
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    pub(in crate::store) async fn account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
+        let row = sqlx::query("SELECT id, name, created_on FROM accounts WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    pub(in crate::store) async fn delete_account(
+        &self,
+        id: &AccountId,
+        denied_until: u64,
+    ) -> Result<Option<Account>, StoreError> {
+        let mut tx = self.begin().await?;
+        super::denials::insert_for_keys_of(&mut tx, id, denied_until).await?;
+        let row = sqlx::query("DELETE FROM accounts WHERE id = ? RETURNING id, name, created_on")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        row.as_ref().map(from_row).transpose()
+    }
+}
+
+async fn insert(tx: &mut Transaction, account: &Account) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO accounts (id, name, created_on) VALUES (?, ?, ?)")
+        .bind(account.id.as_str())
+        .bind(&account.name)
+        .bind(account.created_on.unix_micros())
+        .execute(&mut **tx)
+        .await
+        .map_err(|error| match is_duplicate(&error) {
+            true => StoreError::AccountExists(account.id.clone()),
+            false => error.into(),
+        })?;
+    Ok(())
+}
+
+/// That the account exists, for a row that is to belong to it.
+pub(super) async fn require(tx: &mut Transaction, id: &AccountId) -> Result<(), StoreError> {
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts WHERE id = ?)")
+        .bind(id.as_str())
+        .fetch_one(&mut **tx)
+        .await?;
+    if exists { Ok(()) } else { Err(StoreError::NoSuchAccount(id.clone())) }
+}
+
+fn from_row(row: &SqliteRow) -> Result<Account, StoreError> {
+    Ok(Account {
+        id: id(row.try_get("id")?)?,
+        name: row.try_get("name")?,
+        created_on: Timestamp::from_unix_micros(row.try_get("created_on")?),
+    })
+}
+
+/// An account id as it stands in a column.
+pub(super) fn id(text: &str) -> Result<AccountId, StoreError> {
+    text.parse().map_err(|_| StoreError::Corrupt { what: "account id" })
+}

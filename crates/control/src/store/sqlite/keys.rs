@@ -1,0 +1,139 @@
+use credentials::{Denial, TurnKeyId};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Sqlite, accounts, denials, fixed};
+use crate::store::{AccountId, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
+
+impl Sqlite {
+    pub(in crate::store) async fn insert_key(
+        &self,
+        key: &TurnKey,
+        record: &KeyRecord,
+        limit: u32,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        accounts::require(&mut tx, &record.account).await?;
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM turn_keys WHERE account_id = ?")
+            .bind(record.account.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        if count >= i64::from(limit) {
+            return Err(StoreError::TooManyKeys { limit });
+        }
+        sqlx::query(
+            "INSERT INTO turn_keys (uid, account_id, name, secret_hash, created, modified) \
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(key.uid.as_bytes().as_slice())
+        .bind(record.account.as_str())
+        .bind(&key.name)
+        .bind(record.secret_hash.as_bytes())
+        .bind(key.created.unix_micros())
+        .bind(key.modified.unix_micros())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn keys(&self, account: &AccountId) -> Result<Vec<TurnKey>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT uid, name, created, modified FROM turn_keys WHERE account_id = ? ORDER BY created, uid",
+        )
+        .bind(account.as_str())
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    pub(in crate::store) async fn key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+    ) -> Result<Option<TurnKey>, StoreError> {
+        let row = sqlx::query(
+            "SELECT uid, name, created, modified FROM turn_keys WHERE uid = ? AND account_id = ?",
+        )
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .fetch_optional(&self.read)
+        .await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    pub(in crate::store) async fn rename_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        name: &str,
+    ) -> Result<Option<TurnKey>, StoreError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(
+            "UPDATE turn_keys SET name = ?, modified = ? WHERE uid = ? AND account_id = ? \
+             RETURNING uid, name, created, modified",
+        )
+        .bind(name)
+        .bind(Timestamp::now().unix_micros())
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    pub(in crate::store) async fn delete_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        denied_until: u64,
+    ) -> Result<Option<TurnKey>, StoreError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(
+            "DELETE FROM turn_keys WHERE uid = ? AND account_id = ? RETURNING uid, name, created, modified",
+        )
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        denials::insert(&mut *tx, Denial::Key { key: uid, until: denied_until }).await?;
+        tx.commit().await?;
+        from_row(&row).map(Some)
+    }
+
+    pub(in crate::store) async fn key_records(&self) -> Result<Vec<(TurnKeyId, KeyRecord)>, StoreError> {
+        let rows =
+            sqlx::query("SELECT uid, account_id, secret_hash FROM turn_keys").fetch_all(&self.read).await?;
+        rows.iter().map(|row| Ok((uid(row)?, record(row)?))).collect()
+    }
+
+    pub(in crate::store) async fn key_record(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, StoreError> {
+        let row = sqlx::query("SELECT account_id, secret_hash FROM turn_keys WHERE uid = ?")
+            .bind(uid.as_bytes().as_slice())
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(record).transpose()
+    }
+}
+
+fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {
+    Ok(TurnKey {
+        uid: uid(row)?,
+        name: row.try_get("name")?,
+        created: Timestamp::from_unix_micros(row.try_get("created")?),
+        modified: Timestamp::from_unix_micros(row.try_get("modified")?),
+    })
+}
+
+fn uid(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
+    Ok(TurnKeyId::from_bytes(fixed(row.try_get("uid")?, "key uid")?))
+}
+
+fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+    Ok(KeyRecord {
+        account: accounts::id(row.try_get("account_id")?)?,
+        secret_hash: SecretHash::from_bytes(fixed(row.try_get("secret_hash")?, "key secret hash")?),
+    })
+}

@@ -1,0 +1,125 @@
+//! The store in one SQLite file.
+//!
+//! One connection writes, so writers of this process queue in memory and not on SQLite's lock; other processes
+//! (the command line) are waited for with the busy timeout. Reads have connections of their own: with the
+//! write-ahead log they neither wait for the writer nor hold it up.
+
+mod accounts;
+mod denials;
+mod keys;
+mod tokens;
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use crate::store::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_CONNECTIONS: u32 = 4;
+
+/// SQLite's result codes, as sqlx gives them.
+mod code {
+    pub(super) const CORRUPT: &str = "11";
+    pub(super) const NOT_A_DATABASE: &str = "26";
+}
+
+type Transaction = sqlx::Transaction<'static, sqlx::Sqlite>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Sqlite {
+    write: SqlitePool,
+    read: SqlitePool,
+}
+
+impl Sqlite {
+    pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
+        create_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(false)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        let write = connect(path, options.clone(), 1).await?;
+        migrate(path, &write).await?;
+        let read = connect(path, options, READ_CONNECTIONS).await?;
+        Ok(Self { write, read })
+    }
+
+    pub(super) async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
+    /// A transaction that holds the write lock from its start: what it reads cannot change before it commits.
+    async fn begin(&self) -> Result<Transaction, StoreError> {
+        Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// Makes the file where it is missing, for its owner only, and shows that it can be written.
+fn create_private(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    Ok(())
+}
+
+async fn connect(
+    path: &Path,
+    options: SqliteConnectOptions,
+    connections: u32,
+) -> Result<SqlitePool, StoreError> {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options)
+        .await
+        .map_err(|error| open_error(path, error))
+}
+
+async fn migrate(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
+    let path = path.to_owned();
+    MIGRATIONS.run(pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(migration) => StoreError::Newer { path, migration },
+        MigrateError::VersionMismatch(migration) => StoreError::Foreign { path, migration },
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => open_error(&path, error),
+        error => StoreError::Open { path, source: error.into() },
+    })
+}
+
+fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some(code::NOT_A_DATABASE | code::CORRUPT) => StoreError::NotADatabase { path: path.to_owned() },
+        _ => StoreError::Open { path: path.to_owned(), source: error.into() },
+    }
+}
+
+/// Whether a statement was refused because a row with the same unique columns exists.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// The bytes of a column that has a fixed length.
+fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Corrupt { what })
+}
