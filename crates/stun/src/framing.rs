@@ -1,0 +1,121 @@
+//! How STUN messages and `ChannelData` follow each other on TCP and TLS. RFC 8489 §6.2.2, RFC 8656 §12.5.
+
+use crate::{HEADER_LEN, Kind, MAGIC_COOKIE, channel_data, padded};
+
+/// The longest frame: a `ChannelData` header, 65,535 bytes and a byte of padding, or the largest STUN message.
+pub const MAX_FRAME: usize = HEADER_LEN + 65_535 + 3;
+
+/// What the bytes at the front of a stream are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// Not enough bytes yet: at least this many in all are needed to go on.
+    Incomplete {
+        /// From the frame's first byte.
+        needed: usize,
+    },
+    /// A whole STUN message or `ChannelData` message (its padding included) of this many bytes.
+    Complete {
+        /// From the frame's first byte.
+        length: usize,
+    },
+}
+
+/// The stream is neither STUN nor `ChannelData`, so its next frame cannot be found: it has to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream carries neither STUN nor ChannelData")]
+pub struct NotAFrame;
+
+/// Looks at the front of a stream's unread bytes.
+///
+/// # Errors
+/// As soon as the bytes can no longer become a frame.
+pub fn next(bytes: &[u8]) -> Result<Frame, NotAFrame> {
+    let of_length = |length: usize| {
+        if bytes.len() < length { Frame::Incomplete { needed: length } } else { Frame::Complete { length } }
+    };
+    match (Kind::of(bytes), bytes) {
+        (Kind::Stun, &[_, _, l0, l1, ref rest @ ..]) => {
+            let length = usize::from(u16::from_be_bytes([l0, l1]));
+            let cookie = MAGIC_COOKIE.to_be_bytes();
+            let seen = rest.len().min(cookie.len());
+            // RFC 8489 §5: the length is a multiple of four and the cookie is fixed; without them this is not STUN.
+            if length % 4 != 0 || rest.get(..seen) != cookie.get(..seen) {
+                return Err(NotAFrame);
+            }
+            Ok(of_length(HEADER_LEN + length))
+        }
+        (Kind::ChannelData, &[_, _, l0, l1, ..]) => {
+            // RFC 8656 §12.5: over TCP and TLS ChannelData is padded to a multiple of four, not counted in its length.
+            Ok(of_length(padded(channel_data::HEADER_LEN + usize::from(u16::from_be_bytes([l0, l1])))))
+        }
+        (Kind::Unknown, [_, ..]) => Err(NotAFrame),
+        _ => Ok(Frame::Incomplete { needed: 4 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::cast_possible_truncation, reason = "test values are small")]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_cannot_become_a_frame_is_refused_at_once() {
+        for garbage in
+            [&b"POST / HTTP/1.1"[..], &[0x16, 3, 1], &[0x50, 0], &[0, 1, 0, 3], &[0, 1, 0, 0, 0x21, 0x13]]
+        {
+            assert_eq!(next(garbage), Err(NotAFrame), "{garbage:?}");
+        }
+        assert_eq!(next(&[]), Ok(Frame::Incomplete { needed: 4 }));
+        assert_eq!(next(&[0, 1, 0, 8]), Ok(Frame::Incomplete { needed: 28 }));
+        assert_eq!(next(&[0x40, 0, 0, 5]), Ok(Frame::Incomplete { needed: 12 }));
+        assert_eq!(next(&[0x4F, 0xFF, 0xFF, 0xFF]), Ok(Frame::Incomplete { needed: 65_540 }));
+    }
+
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        (any::<bool>(), 0usize..300).prop_map(|(stun, length)| {
+            let mut bytes = if stun {
+                let length = length & !3;
+                let mut bytes = vec![0, 1, (length >> 8) as u8, length as u8, 0x21, 0x12, 0xA4, 0x42];
+                bytes.resize(HEADER_LEN + length, 7);
+                bytes
+            } else {
+                vec![0x41, 2, (length >> 8) as u8, length as u8]
+            };
+            if !stun {
+                bytes.resize(padded(4 + length), 9);
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found_at_every_split(frames in proptest::collection::vec(frame(), 1..8)) {
+            let stream: Vec<u8> = frames.concat();
+            let mut start = 0;
+            for expected in &frames {
+                for end in start..=stream.len() {
+                    match next(&stream[start..end]) {
+                        Ok(Frame::Complete { length }) => {
+                            prop_assert_eq!(length, expected.len());
+                            prop_assert!(end - start >= length);
+                        }
+                        Ok(Frame::Incomplete { needed }) => {
+                            prop_assert!(end - start < expected.len());
+                            prop_assert!(needed > end - start && needed <= expected.len());
+                        }
+                        Err(NotAFrame) => prop_assert!(false, "split at {}", end),
+                    }
+                }
+                start += expected.len();
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = next(&bytes);
+        }
+    }
+}
