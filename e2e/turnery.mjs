@@ -152,12 +152,12 @@ class Turnery {
     return this.request('POST', `/v1/turn/keys/${key.uid}/credentials/${action}`, { headers, body });
   }
 
-  /** A minted credential, `{ iceServers, urls, username, credential }`; `urls` are the TURN ones. */
+  /** A minted credential, `{ urls, username, credential, expiresAtMs }`; `urls` are the TURN ones. */
   async mint(key, body = { ttl: 600 }) {
     const response = await this.credentials(key, 'generate-ice-servers', body);
     assert.equal(response.status, 201, response.text);
-    const { iceServers } = JSON.parse(response.text);
-    return { iceServers, ...iceServers.find((server) => server.credential !== undefined) };
+    const { iceServers, expiresAt } = JSON.parse(response.text);
+    return { ...iceServers.find((server) => server.credential !== undefined), expiresAtMs: Date.parse(expiresAt) };
   }
 
   async revoke(key, username) {
