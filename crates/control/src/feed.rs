@@ -16,7 +16,7 @@ use crate::store::{FeedEntry, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 /// An expired denial is kept a little longer, for nodes whose clocks are behind.
 const PURGE_GRACE_SECS: u64 = 300;
 const PAGE: u32 = 1_000;

@@ -1,7 +1,22 @@
-//! Turnery's HTTP side.
+//! Turnery's HTTP side: the account and credential APIs, the store behind them, and the feed of what relays must
+//! refuse.
+//!
+//! [`Store`](store::Store) holds what has to survive. [`Control`] serves the APIs on it; whoever runs a relay in
+//! the same process subscribes to its [`Feed`]. Credentials themselves are sealed by the `credentials` crate and
+//! stored nowhere.
 
+mod api;
+mod control;
 mod feed;
 mod ice;
 mod keys;
 mod rate;
+mod serve;
 pub mod store;
+mod try_page;
+
+pub use control::{Config, Control, Dev};
+pub use feed::Feed;
+pub use ice::{IceTransport, IceUrls};
+pub use rate::Rate;
+pub use serve::ServeError;

@@ -74,9 +74,8 @@ async fn insert(tx: &mut Transaction, account: &Account) -> Result<(), StoreErro
         .bind(account.created_on.unix_micros())
         .execute(&mut **tx)
         .await
-        .map_err(|error| match is_duplicate(&error) {
-            true => StoreError::AccountExists(account.id.clone()),
-            false => error.into(),
+        .map_err(|error| {
+            if is_duplicate(&error) { StoreError::AccountExists(account.id.clone()) } else { error.into() }
         })?;
     Ok(())
 }

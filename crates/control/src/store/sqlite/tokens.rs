@@ -77,10 +77,7 @@ pub(super) async fn insert(
     .bind(token.status.as_column())
     .execute(&mut **tx)
     .await
-    .map_err(|error| match is_duplicate(&error) {
-        true => StoreError::TokenExists,
-        false => error.into(),
-    })?;
+    .map_err(|error| if is_duplicate(&error) { StoreError::TokenExists } else { error.into() })?;
     Ok(())
 }
 

@@ -1,0 +1,73 @@
+//! A request's body: a JSON object of optional fields, whatever `Content-Type` says. Unknown fields are ignored.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use credentials::{CustomIdentifier, MAX_TTL_SECS, MIN_TTL_SECS};
+use serde_json::{Map, Value};
+
+use crate::api::ApiError;
+use crate::api::error::MAX_NAME_CHARS;
+
+const DEFAULT_TTL_SECS: u32 = 86_400;
+
+/// The object; empty where there was no body.
+#[derive(Debug)]
+pub(super) struct Fields(Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            match rejection.into_response().status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
+                _ => ApiError::BodyUnreadable,
+            }
+        })?;
+        Self::read(&bytes)
+    }
+}
+
+impl Fields {
+    fn read(bytes: &[u8]) -> Result<Self, ApiError> {
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(ApiError::BodyNotObject),
+            Err(_) => Err(ApiError::BodyNotJson),
+        }
+    }
+
+    pub(super) fn name(&self) -> Result<Option<&str>, ApiError> {
+        match self.0.get("name") {
+            None => Ok(None),
+            Some(Value::String(name)) if name.chars().count() > MAX_NAME_CHARS => Err(ApiError::NameTooLong),
+            Some(Value::String(name)) => Ok(Some(name)),
+            Some(_) => Err(ApiError::NameType),
+        }
+    }
+
+    pub(super) fn ttl_secs(&self) -> Result<u32, ApiError> {
+        let Some(value) = self.0.get("ttl") else { return Ok(DEFAULT_TTL_SECS) };
+        let secs = value.as_u64().and_then(|secs| u32::try_from(secs).ok());
+        secs.filter(|secs| (MIN_TTL_SECS..=MAX_TTL_SECS).contains(secs)).ok_or(ApiError::Ttl)
+    }
+
+    pub(super) fn custom_identifier(&self) -> Result<CustomIdentifier, ApiError> {
+        match self.0.get("customIdentifier") {
+            None => Ok(CustomIdentifier::default()),
+            Some(Value::String(text)) => {
+                CustomIdentifier::try_from(text.as_str()).map_err(|_| ApiError::CustomIdentifierTooLong)
+            }
+            Some(_) => Err(ApiError::CustomIdentifierType),
+        }
+    }
+
+    pub(super) fn username(&self) -> Result<&str, ApiError> {
+        self.0.get("username").and_then(Value::as_str).filter(|it| !it.is_empty()).ok_or(ApiError::Username)
+    }
+}

@@ -1,0 +1,120 @@
+//! `/v1/turn/keys/{key_id}/credentials`: minting and revoking. Minting touches no database.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
+use serde::Serialize;
+
+use crate::api::ApiError;
+use crate::api::auth::KeyHolder;
+use crate::api::body::Fields;
+use crate::control::Shared;
+use crate::ice::IceUrls;
+use crate::store::Timestamp;
+
+/// An answer of the `generate` calls.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Generated<T> {
+    ice_servers: T,
+    expires_at: Timestamp,
+    ttl: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct IceServer {
+    urls: Vec<String>,
+    #[serde(flatten)]
+    login: Option<Login>,
+}
+
+#[derive(Debug, Serialize)]
+struct Login {
+    username: String,
+    credential: String,
+}
+
+impl<T: Serialize> IntoResponse for Generated<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::CREATED, Json(self)).into_response()
+    }
+}
+
+pub(super) async fn generate_ice_servers(
+    KeyHolder { key, .. }: KeyHolder,
+    State(shared): State<Arc<Shared>>,
+    fields: Fields,
+) -> Result<Generated<Vec<IceServer>>, ApiError> {
+    ice_servers(&shared.keyring, &shared.config.ice, key, fields.ttl_secs()?, fields.custom_identifier()?)
+}
+
+/// A fresh credential with its URLs, in the array form.
+pub(crate) fn ice_servers(
+    keyring: &ArcSwap<Keyring>,
+    ice: &IceUrls,
+    key: TurnKeyId,
+    ttl_secs: u32,
+    custom_identifier: CustomIdentifier,
+) -> Result<Generated<Vec<IceServer>>, ApiError> {
+    let (login, expires_at) = mint(keyring, key, ttl_secs, custom_identifier)?;
+    let stun = Some(ice.stun.clone()).filter(|urls| !urls.is_empty());
+    let stun = stun.map(|urls| IceServer { urls, login: None });
+    let turn = IceServer { urls: ice.turn.clone(), login: Some(login) };
+    Ok(Generated { ice_servers: stun.into_iter().chain([turn]).collect(), expires_at, ttl: ttl_secs })
+}
+
+pub(super) async fn generate(
+    KeyHolder { key, .. }: KeyHolder,
+    State(shared): State<Arc<Shared>>,
+    fields: Fields,
+) -> Result<Generated<IceServer>, ApiError> {
+    let ttl = fields.ttl_secs()?;
+    let (login, expires_at) = mint(&shared.keyring, key, ttl, fields.custom_identifier()?)?;
+    let IceUrls { stun, turn } = &shared.config.ice;
+    let urls = stun.iter().chain(turn).cloned().collect();
+    Ok(Generated { ice_servers: IceServer { urls, login: Some(login) }, expires_at, ttl })
+}
+
+fn mint(
+    keyring: &ArcSwap<Keyring>,
+    key: TurnKeyId,
+    ttl_secs: u32,
+    custom_identifier: CustomIdentifier,
+) -> Result<(Login, Timestamp), ApiError> {
+    let claims = Claims { key, issued_at: Timestamp::now().unix_secs(), ttl_secs, custom_identifier };
+    let minted = keyring.load().mint(&claims).map_err(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "minting failed");
+        ApiError::Internal
+    })?;
+    let login = Login { username: minted.username, credential: minted.password };
+    Ok((login, Timestamp::from_unix_secs(minted.expires_at)))
+}
+
+pub(super) async fn revoke_in_path(
+    KeyHolder { key, username }: KeyHolder,
+    State(shared): State<Arc<Shared>>,
+) -> Result<StatusCode, ApiError> {
+    revoke(&shared, key, &username.ok_or(ApiError::NoSuchCredential)?).await
+}
+
+pub(super) async fn revoke_in_body(
+    KeyHolder { key, .. }: KeyHolder,
+    State(shared): State<Arc<Shared>>,
+    fields: Fields,
+) -> Result<StatusCode, ApiError> {
+    revoke(&shared, key, fields.username()?).await
+}
+
+/// Answers when the denial is durable and the relays of this process know it.
+async fn revoke(shared: &Shared, key: TurnKeyId, username: &str) -> Result<StatusCode, ApiError> {
+    let opened = shared.keyring.load().open(username.as_bytes()).ok();
+    let opened = opened.filter(|it| it.claims.key == key).ok_or(ApiError::NoSuchCredential)?;
+    shared.store.revoke(opened.id, opened.claims.expires_at()).await?;
+    shared.feed.catch_up().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,200 @@
+//! Every way in which the API says no: one table of status, code and text.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use credentials::{MAX_CUSTOM_IDENTIFIER_BYTES, MAX_TTL_SECS, MIN_TTL_SECS};
+
+use crate::api::MAX_BODY_BYTES;
+use crate::api::envelope;
+use crate::keys::Miss;
+use crate::store::StoreError;
+
+/// Most characters of a TURN key's name.
+pub(super) const MAX_NAME_CHARS: usize = 255;
+
+/// A refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ApiError {
+    /// The account API was asked without an `Authorization` header.
+    NoCredentials,
+    /// `Authorization` is there, but is not `Bearer` and a token.
+    MalformedAuthorization,
+    /// No such API token, or not any more.
+    UnknownToken,
+    /// The token may not do this.
+    LacksPermission,
+    /// The token belongs to another account.
+    ForeignAccount,
+    /// The credential API was asked without a TURN key's secret.
+    NoSecret,
+    /// The TURN key has another secret.
+    WrongSecret,
+    /// No such TURN key.
+    NoSuchKey,
+    /// Not a credential of this TURN key.
+    NoSuchCredential,
+    /// Nothing has this path.
+    NoRoute,
+    /// The path is right and the method is not.
+    MethodNotAllowed,
+    /// The body is longer than anybody needs.
+    BodyTooLarge,
+    /// The connection broke in the body.
+    BodyUnreadable,
+    /// The body is not JSON.
+    BodyNotJson,
+    /// The body is JSON, but not an object.
+    BodyNotObject,
+    /// `name` is no string.
+    NameType,
+    /// `name` is too long.
+    NameTooLong,
+    /// `ttl` is no whole number in its range.
+    Ttl,
+    /// `customIdentifier` is no string.
+    CustomIdentifierType,
+    /// `customIdentifier` is too long.
+    CustomIdentifierTooLong,
+    /// `username` is missing or no string.
+    Username,
+    /// The account may have no more TURN keys.
+    TooManyKeys {
+        /// How many it may have.
+        limit: u32,
+    },
+    /// Asked too often.
+    RateLimited {
+        /// When to come back, in seconds.
+        retry_after_secs: u64,
+    },
+    /// A request for the try page's own use came from elsewhere.
+    ForeignOrigin,
+    /// The request did not arrive in time.
+    TimedOut,
+    /// Our fault; the log knows more.
+    Internal,
+}
+
+impl ApiError {
+    fn status_and_code(self) -> (StatusCode, u32) {
+        match self {
+            Self::NoCredentials => (StatusCode::BAD_REQUEST, 9106),
+            Self::MalformedAuthorization => (StatusCode::BAD_REQUEST, 6003),
+            Self::UnknownToken | Self::NoSecret | Self::WrongSecret => (StatusCode::UNAUTHORIZED, 10_000),
+            Self::LacksPermission | Self::ForeignAccount => (StatusCode::FORBIDDEN, 10_000),
+            Self::NoSuchKey => (StatusCode::NOT_FOUND, 20_008),
+            Self::NoSuchCredential => (StatusCode::NOT_FOUND, 20_009),
+            Self::NoRoute => (StatusCode::NOT_FOUND, 7003),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, 10_405),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 20_010),
+            Self::BodyUnreadable => (StatusCode::BAD_REQUEST, 20_011),
+            Self::BodyNotJson => (StatusCode::BAD_REQUEST, 20_012),
+            Self::BodyNotObject => (StatusCode::BAD_REQUEST, 20_013),
+            Self::NameType => (StatusCode::BAD_REQUEST, 20_014),
+            Self::NameTooLong => (StatusCode::BAD_REQUEST, 20_015),
+            Self::Ttl => (StatusCode::BAD_REQUEST, 20_016),
+            Self::CustomIdentifierType => (StatusCode::BAD_REQUEST, 20_017),
+            Self::CustomIdentifierTooLong => (StatusCode::BAD_REQUEST, 20_018),
+            Self::Username => (StatusCode::BAD_REQUEST, 20_019),
+            Self::TooManyKeys { .. } => (StatusCode::CONFLICT, 20_020),
+            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, 20_021),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, 20_022),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, 20_023),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
+        }
+    }
+
+    fn message(self) -> String {
+        let fixed = match self {
+            Self::NoCredentials => "No credentials: send the header `Authorization: Bearer <API token>`",
+            Self::MalformedAuthorization => "Invalid request headers",
+            Self::UnknownToken => "Authentication error",
+            Self::LacksPermission => "Authentication error: the API token lacks the permission Calls Write",
+            Self::ForeignAccount => "Authentication error: the API token belongs to another account",
+            Self::NoSecret => {
+                "Authentication error: send the header `Authorization: Bearer <the TURN key's secret>`"
+            }
+            Self::WrongSecret => "Authentication error: this is not the secret of the TURN key",
+            Self::NoSuchKey => "There is no such TURN key",
+            Self::NoSuchCredential => "The username is no credential of this TURN key",
+            Self::NoRoute => "Could not route the request: the path is unknown, or an id in it cannot be one",
+            Self::MethodNotAllowed => "Method not allowed: the header `Allow` lists those that are",
+            Self::BodyUnreadable => "The body could not be read to its end",
+            Self::BodyNotJson => "The body is not JSON in UTF-8",
+            Self::BodyNotObject => "The body must be a JSON object",
+            Self::NameType => "name must be a string",
+            Self::CustomIdentifierType => "customIdentifier must be a string",
+            Self::Username => "username is missing: give the credential's username as a string",
+            Self::RateLimited { .. } => "Too many requests: wait as the header `Retry-After` says",
+            Self::ForeignOrigin => {
+                "Only the try page itself may ask for this, opened by address or as localhost"
+            }
+            Self::TimedOut => "The request took too long to arrive or to be answered",
+            Self::Internal => "Internal error: the server's log says more",
+            Self::BodyTooLarge => return format!("The body is longer than {MAX_BODY_BYTES} bytes"),
+            Self::NameTooLong => return format!("name must have at most {MAX_NAME_CHARS} characters"),
+            Self::Ttl => {
+                return format!(
+                    "ttl must be a whole number of seconds from {MIN_TTL_SECS} to {MAX_TTL_SECS}"
+                );
+            }
+            Self::CustomIdentifierTooLong => {
+                return format!(
+                    "customIdentifier must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8"
+                );
+            }
+            Self::TooManyKeys { limit } => {
+                return format!("The account has {limit} TURN keys, and may have no more: delete one first");
+            }
+        };
+        fixed.to_owned()
+    }
+
+    /// What lies behind it, for callers that look deeper.
+    fn chain(self) -> Option<(u32, &'static str)> {
+        match self {
+            Self::MalformedAuthorization => {
+                Some((6111, "Invalid format for Authorization header: it must be `Bearer <API token>`"))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        let mut response = envelope::failure(status, code, &self.message(), self.chain());
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Self::RateLimited { retry_after_secs } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_secs));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooManyKeys { limit } => Self::TooManyKeys { limit },
+            // The account was deleted while its token was looked at.
+            StoreError::NoSuchAccount(_) => Self::UnknownToken,
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<Miss> for ApiError {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Busy(retry_after_secs) => Self::RateLimited { retry_after_secs },
+            Miss::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The HTTP interface: one file per resource.
+//!
+//! Both surfaces, the account API below `/client/v4` and the credential API below `/v1`, speak the same failure
+//! envelope: see [`envelope`] and [`error`].
+
+mod accounts;
+mod auth;
+mod body;
+mod credentials;
+mod envelope;
+mod error;
+mod fallback;
+mod tokens;
+mod turn_keys;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, RawPathParams};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub(crate) use credentials::ice_servers;
+pub(crate) use error::ApiError;
+
+use crate::control::Shared;
+use crate::try_page;
+
+/// Most bytes of a request's body.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// In which time a request's body must be there and the answer made.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything this crate serves.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
+    const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
+
+    Router::new()
+        .route("/client/v4/accounts", get(accounts::list))
+        .route("/client/v4/user/tokens/verify", get(tokens::verify))
+        .route("/client/v4/accounts/{account_id}/tokens/verify", get(tokens::verify_in_account))
+        .route(KEYS, get(turn_keys::list).post(turn_keys::create))
+        .route(KEY, get(turn_keys::one).put(turn_keys::update).delete(turn_keys::delete))
+        .route("/v1/turn/keys/{key_id}/credentials/generate", post(credentials::generate))
+        .route(
+            "/v1/turn/keys/{key_id}/credentials/generate-ice-servers",
+            post(credentials::generate_ice_servers),
+        )
+        .route("/v1/turn/keys/{key_id}/credentials/revoke", post(credentials::revoke_in_body))
+        .route("/v1/turn/keys/{key_id}/credentials/{username}/revoke", post(credentials::revoke_in_path))
+        .route(
+            "/v1/turn/keys/{key_id}/credentials/username/{username}/revoke",
+            post(credentials::revoke_in_path),
+        )
+        .route("/healthz", get(async || "ok"))
+        .merge(try_page::routes(&shared))
+        .fallback(fallback::no_route)
+        .method_not_allowed_fallback(fallback::method_not_allowed)
+        .with_state(shared)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(fallback::panicked))
+        .layer(axum::middleware::from_fn(fallback::bounded_in_time))
+        .layer(axum::middleware::map_response(with_common_headers))
+}
+
+/// Answers hold secrets, and none of them is a document to guess the type of.
+async fn with_common_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The path's parameter `name` as a `T`. An id that cannot be one is a path that leads nowhere.
+fn path_param<T: std::str::FromStr>(params: &RawPathParams, name: &str) -> Result<T, ApiError> {
+    params
+        .iter()
+        .find(|(param, _)| *param == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or(ApiError::NoRoute)
+}

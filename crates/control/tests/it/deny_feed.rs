@@ -1,0 +1,101 @@
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use control::store::Store;
+use control::{Control, Feed};
+use credentials::{CredentialId, Denial};
+
+use crate::http::request;
+use crate::server::{now, server, url};
+
+type Heard = Arc<Mutex<Vec<Denial>>>;
+
+async fn subscribe(feed: &Feed) -> Heard {
+    let heard = Heard::default();
+    let into = Arc::clone(&heard);
+    feed.subscribe(move |denial| into.lock().unwrap().push(denial)).await.unwrap();
+    heard
+}
+
+fn id(n: u8) -> CredentialId {
+    CredentialId::from_bytes([n; 16])
+}
+
+fn denial(n: u8, until: u64) -> Denial {
+    Denial::Credential { id: id(n), until }
+}
+
+#[tokio::test]
+async fn subscribers_have_a_denial_before_the_answer() {
+    let server = server().await;
+    let heard = subscribe(&server.control.feed()).await;
+    let (uid, secret) = server.key().await;
+    let generate = request("POST", format!("/v1/turn/keys/{uid}/credentials/generate")).bearer(&secret);
+    let username = server.send(generate).await.json()["iceServers"]["username"].as_str().unwrap().to_owned();
+
+    let revoke = format!("/v1/turn/keys/{uid}/credentials/{username}/revoke");
+    assert_eq!(server.send(request("POST", &*revoke).bearer(&secret)).await.status, 204);
+    let opened = server.keyring.load().open(username.as_bytes()).unwrap();
+    let revoked = Denial::Credential { id: opened.id, until: opened.claims.expires_at() };
+    assert_eq!(*heard.lock().unwrap(), [revoked]);
+
+    let delete = request("DELETE", format!("{}/{uid}", server.keys_path())).bearer(&server.token);
+    server.send(delete).await.success(200, "delete");
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard.len(), 2);
+    let Denial::Key { key, until } = heard[1] else { panic!("{heard:?}") };
+    assert_eq!(key.to_string(), uid);
+    assert!(until >= now() + 48 * 3600, "every credential of the key has expired by then");
+}
+
+#[tokio::test]
+async fn every_subscriber_hears_all_once_and_in_order() {
+    let server = server().await;
+    let feed = server.control.feed();
+    let until = now() + 1_000;
+    let elsewhere = Store::open(&url(&server.dir)).await.unwrap();
+    elsewhere.revoke(id(1), until).await.unwrap();
+    elsewhere.revoke(id(2), until).await.unwrap();
+    let first = subscribe(&feed).await;
+    elsewhere.revoke(id(3), until).await.unwrap();
+    let second = subscribe(&feed).await;
+    elsewhere.revoke(id(2), until).await.unwrap();
+    elsewhere.revoke(id(4), until).await.unwrap();
+    // Nobody calls: the polling finds it.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let all: Vec<_> = (1..=4).map(|n| denial(n, until)).collect();
+    assert_eq!(*first.lock().unwrap(), all);
+    assert_eq!(*second.lock().unwrap(), all);
+}
+
+#[tokio::test]
+async fn a_long_feed_is_read_in_whole_and_survives_a_restart() {
+    let server = server().await;
+    let until = now() + 1_000;
+    for n in 0..2_500_u32 {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        server.store.revoke(CredentialId::from_bytes(bytes), until).await.unwrap();
+    }
+    let store = Store::open(&url(&server.dir)).await.unwrap();
+    let control = Control::new(crate::server::config(), store, Arc::clone(&server.keyring)).await.unwrap();
+    let heard = subscribe(&control.feed()).await;
+    assert_eq!(heard.lock().unwrap().len(), 2_500);
+}
+
+#[tokio::test]
+async fn a_failing_store_does_not_end_the_feed() {
+    let server = server().await;
+    let feed = server.control.feed();
+    let heard = subscribe(&feed).await;
+    let running = tokio::spawn({
+        let feed = feed.clone();
+        async move { feed.run().await }
+    });
+    server.store.close().await;
+    assert!(feed.catch_up().await.is_err());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!running.is_finished());
+    assert!(heard.lock().unwrap().is_empty());
+    running.abort();
+}
