@@ -4,6 +4,8 @@
 //! Parsing borrows, never allocates, never panics and looks at no clock; writing goes into a buffer the caller
 //! gives. What a message *means* is not decided here.
 
+#![warn(clippy::iter_over_hash_type)]
+
 pub mod address;
 mod attribute;
 pub mod channel_data;

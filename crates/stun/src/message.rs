@@ -88,7 +88,7 @@ impl fmt::Debug for Method {
 }
 
 /// Why bytes are no STUN message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ParseError {
     /// Shorter than the header, or than its length field says.
     #[error("the message is cut")]

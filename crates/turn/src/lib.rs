@@ -1,1 +1,42 @@
-//! Placeholder.
+//! A TURN server (RFC 8656) as a deterministic state machine: packets, time and commands go in, packets and
+//! events come out. It has no socket, clock, thread or source of randomness of its own, so it can be
+//! simulated, fuzzed and replayed.
+//!
+//! There are two lanes. What one packet causes is the return value of [`Server::from_client`] or
+//! [`Server::from_peer`]: an [`Action`], with the packet rewritten in place. What time and commands cause is
+//! queued, and taken with [`Server::poll_output`].
+//!
+//! One `Server` belongs to one worker. What workers share, the [`RelayPorts`], is touched only when a relayed
+//! address is taken or returned.
+
+#![warn(clippy::iter_over_hash_type)]
+
+mod allocate;
+mod allocation;
+mod auth;
+mod binding;
+mod channel;
+mod config;
+mod five_tuple;
+mod nonce;
+mod packet;
+mod permission;
+mod policy;
+mod port;
+mod refresh;
+mod reply;
+mod send;
+mod server;
+mod time;
+
+pub use config::{Config, Limits, RelayAddress};
+pub use five_tuple::{Client, FiveTuple, Transport};
+pub use nonce::NonceKey;
+pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
+pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
+pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
+pub use reply::{Refusal, Reply};
+pub use server::{
+    Action, Command, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server, Shared,
+};
+pub use time::Time;

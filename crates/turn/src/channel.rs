@@ -1,0 +1,54 @@
+//! ChannelBind and ChannelData. RFC 8656 §12.
+
+use stun::{AttributeType, ChannelNumber, Message, channel_data};
+
+use crate::auth::Authenticated;
+use crate::permission::{check_family, peer};
+use crate::reply::Answer;
+use crate::server::{Action, DropReason, Server};
+use crate::{Client, Packet, Refusal, Time};
+
+impl Server {
+    pub(crate) fn channel_bind(
+        &mut self,
+        now: Time,
+        client: Client,
+        message: &Message<'_>,
+        identity: &Authenticated,
+    ) -> Result<Answer, Refusal> {
+        let limits = self.config.limits;
+        let channel_expires_ms = now.after_secs(self.config.channel_lifetime_secs);
+        let permission_expires_ms = now.after_secs(self.config.permission_lifetime_secs);
+        let relayed = self.allocation_of(now, client, identity)?.1.relayed;
+        // RFC 8656 §12.2: both attributes are needed, and the number lies in 0x4000 to 0x4FFF, or it is 400.
+        let number = message.attribute(AttributeType::CHANNEL_NUMBER).and_then(ChannelNumber::from_attribute);
+        let number = number.ok_or(Refusal::ChannelNumberInvalid)?;
+        let peer = peer(message)?;
+        check_family(relayed, peer)?;
+        self.config.policy.check(peer).map_err(Refusal::PeerForbidden)?;
+        let (_, allocation) = self.allocation_of(now, client, identity)?;
+        // RFC 8656 §12.2: the bind also installs or refreshes a permission for the peer's address.
+        allocation.reserve_permissions(std::iter::once(peer.ip()), now.monotonic_ms, limits.permissions)?;
+        allocation.bind(number, peer, now.monotonic_ms, channel_expires_ms, limits.channels)?;
+        allocation.permit(peer.ip(), permission_expires_ms);
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn channel_data(&mut self, now: Time, client: Client, packet: &mut Packet<'_>) -> Action {
+        let Some((number, length)) = channel_data::parse(packet.bytes()) else {
+            return Action::Drop(DropReason::MalformedChannelData);
+        };
+        let Some((_, allocation)) = self.allocations.of_client(&client.five_tuple, now.monotonic_ms) else {
+            return Action::Drop(DropReason::NoAllocation);
+        };
+        // RFC 8656 §12.6: ChannelData on a channel that is not bound is discarded in silence.
+        let Some(peer) = allocation.peer_of(number, now.monotonic_ms) else {
+            return Action::Drop(DropReason::NoChannel);
+        };
+        let relay = allocation.relay;
+        match packet.narrow(channel_data::HEADER_LEN, length) {
+            Ok(()) => Action::ToPeer { relay, peer },
+            Err(_) => Action::Drop(DropReason::NoRoom),
+        }
+    }
+}

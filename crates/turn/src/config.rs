@@ -1,0 +1,70 @@
+use std::net::IpAddr;
+
+use crate::PeerPolicy;
+
+/// What a server is told when it is made.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// REALM: ASCII, 1 to 127 characters. It is in every 401, so a short one keeps reflection small.
+    pub realm: String,
+    /// Where relayed addresses are made: the first of a family serves all requests for it.
+    pub relay_addresses: Vec<RelayAddress>,
+    /// Which peers may be reached.
+    pub policy: PeerPolicy,
+    /// LIFETIME when the client asks for none or less, in seconds. RFC 8656 §7.2: 600.
+    pub default_lifetime_secs: u32,
+    /// The longest LIFETIME granted, in seconds. RFC 8656 §7.2: 3600.
+    pub max_lifetime_secs: u32,
+    /// How long a permission lasts, in seconds. RFC 8656 §9: 300.
+    pub permission_lifetime_secs: u32,
+    /// How long a channel lasts, in seconds. RFC 8656 §12: 600.
+    pub channel_lifetime_secs: u32,
+    /// How old a nonce may be, in seconds. RFC 8489 §9.2.
+    pub nonce_lifetime_secs: u32,
+    /// The bounds of every table.
+    pub limits: Limits,
+}
+
+/// The bounds of a server's tables: each holds for one worker's server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocations that live at once; one more is refused with 508.
+    pub allocations: usize,
+    /// Permissions of one allocation; one more is refused with 508.
+    pub permissions: usize,
+    /// Channels of one allocation; one more is refused with 508.
+    pub channels: usize,
+    /// Denials remembered.
+    pub denials: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { allocations: 65_536, permissions: 128, channels: 128, denials: 4_000_000 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            realm: "turnery".to_owned(),
+            relay_addresses: Vec::new(),
+            policy: PeerPolicy::default(),
+            default_lifetime_secs: 600,
+            max_lifetime_secs: 3_600,
+            permission_lifetime_secs: 300,
+            channel_lifetime_secs: 600,
+            nonce_lifetime_secs: 3_600,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// An address that peers see and the local one it stands for: the same, unless a NAT maps one to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// Told to clients in XOR-RELAYED-ADDRESS.
+    pub public: IpAddr,
+    /// What relay sockets are bound to; of the same family.
+    pub local: IpAddr,
+}

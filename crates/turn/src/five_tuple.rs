@@ -1,0 +1,40 @@
+use std::net::SocketAddr;
+
+/// How a client reaches the server. RFC 8656 §3.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream of frames.
+    Tcp,
+}
+
+impl Transport {
+    /// Whether messages follow each other on a stream, where ChannelData is padded. RFC 8656 §12.5.
+    pub fn is_stream(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp => true,
+        }
+    }
+}
+
+/// What identifies a client, and with it its allocation. RFC 8656 §2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FiveTuple {
+    /// Between client and server.
+    pub transport: Transport,
+    /// The client's address as the server sees it.
+    pub client: SocketAddr,
+    /// The server's address that the client sends to.
+    pub server: SocketAddr,
+}
+
+/// A client and the way to send to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Who it is.
+    pub five_tuple: FiveTuple,
+    /// The caller's own handle for the socket or connection; handed back, never looked at.
+    pub via: u32,
+}

@@ -1,0 +1,132 @@
+//! Stateless nonces: a timestamp and a MAC that binds it to one client, so that an unauthenticated sender costs
+//! no memory. RFC 8489 §9.2, relaying attacks of RFC 8656 §21.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::ZeroizeOnDrop;
+
+use crate::{FiveTuple, Time, Transport};
+
+/// 18 bytes in base64url: short, for every byte of a 401 is one that a spoofed source can have reflected.
+pub(crate) const LEN: usize = 24;
+const STAMP_LEN: usize = 4;
+const MAC_LEN: usize = 14;
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Makes and checks nonces; the same for all workers of a process.
+#[derive(Clone, ZeroizeOnDrop)]
+pub struct NonceKey([u8; 32]);
+
+impl NonceKey {
+    /// A key of 32 random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(random)
+    }
+
+    /// A nonce for this client.
+    pub(crate) fn issue(&self, now: Time, client: &FiveTuple) -> [u8; LEN] {
+        // 32 bits of seconds wrap after 136 years; only differences count.
+        let [.., a, b, c, d] = (now.monotonic_ms / 1_000).to_be_bytes();
+        self.nonce([a, b, c, d], client)
+    }
+
+    /// Whether `nonce` was issued to this client no more than `lifetime_secs` ago.
+    pub(crate) fn accepts(&self, nonce: &[u8], now: Time, client: &FiveTuple, lifetime_secs: u32) -> bool {
+        let Some(stamp) = nonce.first_chunk::<6>().copied().and_then(decode_stamp) else { return false };
+        let expected = self.nonce(stamp, client);
+        let [.., a, b, c, d] = (now.monotonic_ms / 1_000).to_be_bytes();
+        let age = u32::from_be_bytes([a, b, c, d]).wrapping_sub(u32::from_be_bytes(stamp));
+        bool::from(expected.ct_eq(nonce)) && age <= lifetime_secs
+    }
+
+    fn nonce(&self, stamp: [u8; STAMP_LEN], client: &FiveTuple) -> [u8; LEN] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(&stamp);
+        mac.update(&[match client.transport {
+            Transport::Udp => 0,
+            Transport::Tcp => 1,
+        }]);
+        match client.client.ip() {
+            IpAddr::V4(ip) => mac.update(&ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => mac.update(&ip.octets()),
+        }
+        mac.update(&client.client.port().to_be_bytes());
+        let tag = mac.finalize().into_bytes();
+        let mut bytes = [0; STAMP_LEN + MAC_LEN];
+        let from = stamp.iter().chain(tag.iter());
+        bytes.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        encode(&bytes)
+    }
+}
+
+impl fmt::Debug for NonceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NonceKey")
+    }
+}
+
+fn encode(bytes: &[u8; STAMP_LEN + MAC_LEN]) -> [u8; LEN] {
+    let mut text = [0; LEN];
+    for (to, from) in text.chunks_exact_mut(4).zip(bytes.chunks_exact(3)) {
+        let bits = from.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+        for (place, to) in to.iter_mut().enumerate() {
+            let sextet = (bits >> (18 - 6 * place)) & 0x3F;
+            *to = ALPHABET.get(sextet as usize).copied().unwrap_or_default();
+        }
+    }
+    text
+}
+
+fn decode_stamp(text: [u8; 6]) -> Option<[u8; STAMP_LEN]> {
+    let mut bits = 0u64;
+    for character in text {
+        let sextet = ALPHABET.iter().position(|a| a == character)?;
+        bits = bits << 6 | sextet as u64;
+    }
+    let [.., a, b, c, d] = (bits >> 4).to_be_bytes();
+    Some([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(address: &str) -> FiveTuple {
+        FiveTuple {
+            transport: Transport::Udp,
+            client: address.parse().unwrap(),
+            server: "192.0.2.9:3478".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn rfc8489_9_2_a_nonce_is_bound_to_its_client_and_expires() {
+        let key = NonceKey::new([7; 32]);
+        let at = |secs: u64| Time { monotonic_ms: secs * 1_000, unix_ms: 0 };
+        let ours = client("192.0.2.1:5000");
+        let nonce = key.issue(at(1_000), &ours);
+        assert!(nonce.iter().all(u8::is_ascii_graphic));
+        assert!(key.accepts(&nonce, at(1_000), &ours, 600));
+        assert!(key.accepts(&nonce, at(1_600), &ours, 600));
+        assert!(!key.accepts(&nonce, at(1_601), &ours, 600), "expired");
+        assert!(!key.accepts(&nonce, at(999), &ours, 600), "from the future");
+        for other in ["192.0.2.1:5001", "192.0.2.2:5000", "[::1]:5000"] {
+            assert!(!key.accepts(&nonce, at(1_000), &client(other), 600), "{other}");
+        }
+        let tcp = FiveTuple { transport: Transport::Tcp, ..ours };
+        assert!(!key.accepts(&nonce, at(1_000), &tcp, 600));
+        assert!(!NonceKey::new([8; 32]).accepts(&nonce, at(1_000), &ours, 600), "another server's");
+        for place in 0..LEN {
+            let mut forged = nonce;
+            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            assert!(!key.accepts(&forged, at(1_000), &ours, 600), "forged at {place}");
+        }
+        assert!(!key.accepts(&nonce[..23], at(1_000), &ours, 600));
+        assert!(!key.accepts(&[&nonce[..], b"A"].concat(), at(1_000), &ours, 600));
+        assert!(!key.accepts(b"", at(1_000), &ours, 600));
+    }
+}

@@ -1,0 +1,222 @@
+//! The one place where responses are written.
+
+use std::net::SocketAddr;
+
+use stun::{
+    AttributeType, Class, ErrorCode, Fingerprint, LongTermKey, Message, MessageWriter, Method, Overflow,
+};
+
+use crate::auth::is_known;
+use crate::{Forbidden, nonce};
+
+/// What a request was answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// The success response of this method.
+    Success(Method),
+    /// An error response.
+    Refused(Refusal),
+}
+
+/// Why a request was refused: finer than its error code, for metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// No MESSAGE-INTEGRITY: the first step of every client.
+    Unauthenticated,
+    /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE.
+    IncompleteCredentials,
+    /// The nonce is too old, another client's, or forged.
+    StaleNonce,
+    /// The username is not one that this deployment sealed.
+    UnknownUsername,
+    /// MESSAGE-INTEGRITY does not verify.
+    WrongPassword,
+    /// The credential's time is over.
+    CredentialExpired,
+    /// The credential was revoked or its key deleted.
+    CredentialDenied,
+    /// Another credential made the allocation.
+    WrongCredentials,
+    /// Comprehension-required attributes that this server does not know.
+    UnknownAttributes,
+    /// The 5-tuple has an allocation already.
+    AllocationExists,
+    /// The 5-tuple has no allocation.
+    NoAllocation,
+    /// REQUESTED-TRANSPORT is missing.
+    TransportMissing,
+    /// A TCP allocation asked for over UDP.
+    TransportMismatch,
+    /// REQUESTED-TRANSPORT names a protocol that is not relayed.
+    TransportUnsupported,
+    /// No relay address of the requested family, or no such family.
+    FamilyUnsupported,
+    /// An attribute's value has the wrong form.
+    MalformedAttribute,
+    /// XOR-PEER-ADDRESS is missing.
+    PeerMissing,
+    /// The peer's family is not the allocation's.
+    PeerFamilyMismatch,
+    /// The peer may not be reached.
+    PeerForbidden(Forbidden),
+    /// CHANNEL-NUMBER is missing or out of range.
+    ChannelNumberInvalid,
+    /// The channel is bound to another peer, or the peer to another channel.
+    ChannelConflict,
+    /// The server holds as many allocations as it may.
+    TooManyAllocations,
+    /// The allocation holds as many permissions as it may.
+    TooManyPermissions,
+    /// The allocation holds as many channels as it may.
+    TooManyChannels,
+    /// No relay port is free, or none could be opened.
+    NoRelayPort,
+}
+
+impl Refusal {
+    /// The error code it is answered with.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Unauthenticated
+            | Self::UnknownUsername
+            | Self::WrongPassword
+            | Self::CredentialExpired
+            | Self::CredentialDenied => ErrorCode::UNAUTHENTICATED,
+            Self::IncompleteCredentials
+            | Self::TransportMissing
+            | Self::TransportMismatch
+            | Self::MalformedAttribute
+            | Self::PeerMissing
+            | Self::ChannelNumberInvalid
+            | Self::ChannelConflict => ErrorCode::BAD_REQUEST,
+            Self::StaleNonce => ErrorCode::STALE_NONCE,
+            Self::WrongCredentials => ErrorCode::WRONG_CREDENTIALS,
+            Self::UnknownAttributes => ErrorCode::UNKNOWN_ATTRIBUTE,
+            Self::AllocationExists | Self::NoAllocation => ErrorCode::ALLOCATION_MISMATCH,
+            Self::TransportUnsupported => ErrorCode::UNSUPPORTED_TRANSPORT_PROTOCOL,
+            Self::FamilyUnsupported => ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED,
+            Self::PeerFamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
+            Self::PeerForbidden(_) => ErrorCode::FORBIDDEN,
+            Self::TooManyAllocations
+            | Self::TooManyPermissions
+            | Self::TooManyChannels
+            | Self::NoRelayPort => ErrorCode::INSUFFICIENT_CAPACITY,
+        }
+    }
+
+    /// Its name as a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::IncompleteCredentials => "incomplete_credentials",
+            Self::StaleNonce => "stale_nonce",
+            Self::UnknownUsername => "unknown_username",
+            Self::WrongPassword => "wrong_password",
+            Self::CredentialExpired => "credential_expired",
+            Self::CredentialDenied => "credential_denied",
+            Self::WrongCredentials => "wrong_credentials",
+            Self::UnknownAttributes => "unknown_attributes",
+            Self::AllocationExists => "allocation_exists",
+            Self::NoAllocation => "no_allocation",
+            Self::TransportMissing => "transport_missing",
+            Self::TransportMismatch => "transport_mismatch",
+            Self::TransportUnsupported => "transport_unsupported",
+            Self::FamilyUnsupported => "family_unsupported",
+            Self::MalformedAttribute => "malformed_attribute",
+            Self::PeerMissing => "peer_missing",
+            Self::PeerFamilyMismatch => "peer_family_mismatch",
+            Self::PeerForbidden(_) => "peer_forbidden",
+            Self::ChannelNumberInvalid => "channel_number_invalid",
+            Self::ChannelConflict => "channel_conflict",
+            Self::TooManyAllocations => "too_many_allocations",
+            Self::TooManyPermissions => "too_many_permissions",
+            Self::TooManyChannels => "too_many_channels",
+            Self::NoRelayPort => "no_relay_port",
+        }
+    }
+}
+
+/// What a success response says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Binding,
+    Allocated { relayed: SocketAddr, lifetime_secs: u32 },
+    Refreshed { lifetime_secs: u32 },
+    Done,
+}
+
+/// What every response to one request needs to know.
+pub(crate) struct Response<'r> {
+    pub(crate) request: &'r Message<'r>,
+    pub(crate) client: SocketAddr,
+    /// Set once the request's integrity is verified: the response is then protected with it.
+    pub(crate) key: Option<&'r LongTermKey>,
+    pub(crate) realm: &'r str,
+    pub(crate) nonce: &'r dyn Fn() -> [u8; nonce::LEN],
+}
+
+impl Response<'_> {
+    /// Writes the response to `buffer`; its length.
+    pub(crate) fn write(
+        &self,
+        outcome: Result<Answer, Refusal>,
+        buffer: &mut [u8],
+    ) -> Result<usize, Overflow> {
+        let class = if outcome.is_ok() { Class::Success } else { Class::Error };
+        let mut writer = MessageWriter::new(buffer, class, self.request.method(), self.request.transaction());
+        match outcome {
+            Ok(answer) => self.write_answer(answer, &mut writer),
+            Err(refusal) => self.write_refusal(refusal, &mut writer),
+        }
+        if let Some(key) = self.key {
+            // RFC 8489 §9.2.4: responses to an authenticated request carry its integrity.
+            writer.integrity(key);
+        }
+        if self.request.fingerprint() == Fingerprint::Verified {
+            // RFC 8489 §7.3: a client that uses FINGERPRINT needs it to tell the response from other traffic.
+            writer.fingerprint();
+        }
+        writer.finish()
+    }
+
+    fn write_answer(&self, answer: Answer, writer: &mut MessageWriter<'_>) {
+        match answer {
+            Answer::Binding => {
+                // RFC 8489 §6.3.1.1: the response carries the source address the server saw.
+                writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
+            }
+            Answer::Allocated { relayed, lifetime_secs } => {
+                // RFC 8656 §7.2: XOR-RELAYED-ADDRESS, LIFETIME and XOR-MAPPED-ADDRESS.
+                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+                writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
+                writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
+            }
+            Answer::Refreshed { lifetime_secs } => {
+                writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
+            }
+            Answer::Done => {}
+        }
+    }
+
+    fn write_refusal(&self, refusal: Refusal, writer: &mut MessageWriter<'_>) {
+        let code = refusal.code();
+        // A spoofed source gets no byte more than it needs; whoever is authenticated gets the reason in words.
+        writer.error_code(code, if self.key.is_some() { code.reason() } else { "" });
+        if matches!(code, ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE) {
+            // RFC 8489 §9.2.4: 401 and 438 carry REALM and a fresh NONCE.
+            writer.attribute(AttributeType::REALM, self.realm.as_bytes());
+            writer.attribute(AttributeType::NONCE, &(self.nonce)());
+        }
+        if refusal == Refusal::UnknownAttributes {
+            // RFC 8489 §6.3.1: the unknown comprehension-required attributes are listed.
+            let mut list = [0; 64];
+            let unknown = self.request.unknown_attributes(is_known);
+            let length = list
+                .chunks_exact_mut(2)
+                .zip(unknown)
+                .map(|(to, kind)| to.copy_from_slice(&kind.0.to_be_bytes()))
+                .count();
+            writer.attribute(AttributeType::UNKNOWN_ATTRIBUTES, list.get(..2 * length).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Send and Data indications, and what comes back from peers. RFC 8656 §11 and §12.6.
+
+use std::net::SocketAddr;
+
+use rand_chacha::rand_core::Rng;
+use stun::{AttributeType, Message, TransactionId, channel_data, write_data_indication_header};
+
+use crate::auth::is_known;
+use crate::permission::peer;
+use crate::server::{Action, DropReason, RelayId, Server};
+use crate::{Client, Packet, Time};
+
+impl Server {
+    /// A Send indication: its data goes to the peer, everything wrong is dropped in silence.
+    pub(crate) fn send(
+        &mut self,
+        now: Time,
+        client: Client,
+        message: &Message<'_>,
+    ) -> Result<Forward, DropReason> {
+        let (_, allocation) = self
+            .allocations
+            .of_client(&client.five_tuple, now.monotonic_ms)
+            .ok_or(DropReason::NoAllocation)?;
+        // RFC 8489 §6.3.2: an indication with unknown comprehension-required attributes is discarded.
+        if message.unknown_attributes(is_known).next().is_some() {
+            return Err(DropReason::UnknownAttribute);
+        }
+        // RFC 8656 §11.2: both XOR-PEER-ADDRESS and DATA must be there.
+        let peer = peer(message).map_err(|_| DropReason::MissingAttribute)?;
+        let data = message.attributes().find(|attribute| attribute.kind == AttributeType::DATA);
+        let data = data.ok_or(DropReason::MissingAttribute)?;
+        if !allocation.permits(peer.ip(), now.monotonic_ms) {
+            return Err(DropReason::NoPermission);
+        }
+        let relay = allocation.relay;
+        // A permission covers all ports of its address, the policy need not: it is asked for each.
+        self.config.policy.check(peer).map_err(|_| DropReason::PeerForbidden)?;
+        Ok(Forward { relay, peer, offset: data.offset + 4, length: data.value.len() })
+    }
+
+    pub(crate) fn data(
+        &mut self,
+        now: Time,
+        relay: RelayId,
+        peer: SocketAddr,
+        packet: &mut Packet<'_>,
+    ) -> Action {
+        let Some(allocation) = self.allocations.of_relay(relay, now.monotonic_ms) else {
+            return Action::Drop(DropReason::NoAllocation);
+        };
+        // RFC 8656 §11.3: without a permission for the source's address the datagram is discarded.
+        if !allocation.permits(peer.ip(), now.monotonic_ms) {
+            return Action::Drop(DropReason::NoPermission);
+        }
+        let client = allocation.client;
+        let length = packet.bytes().len();
+        let written = match (allocation.channel_to(peer, now.monotonic_ms), u16::try_from(length)) {
+            (_, Err(_)) => return Action::Drop(DropReason::NoRoom),
+            // RFC 8656 §12.6: with a channel bound to the peer it goes out as ChannelData,
+            (Some(number), Ok(length)) => {
+                let padding = if client.five_tuple.transport.is_stream() {
+                    channel_data::stream_padding(length.into())
+                } else {
+                    0
+                };
+                packet.prepend(&channel_data::header(number, length)).and_then(|()| packet.pad(padding))
+            }
+            // RFC 8656 §11.3: and else as a Data indication.
+            (None, Ok(_)) => {
+                let mut transaction = [0; 12];
+                self.rng.fill_bytes(&mut transaction);
+                let transaction = TransactionId::from_bytes(transaction);
+                packet
+                    .prepend_with(|room| write_data_indication_header(room, transaction, peer, length))
+                    .and_then(|()| packet.pad(length.next_multiple_of(4) - length))
+            }
+        };
+        match written {
+            Ok(()) => Action::ToClient(client),
+            Err(_) => Action::Drop(DropReason::NoRoom),
+        }
+    }
+}
+
+/// Which part of a Send indication goes where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forward {
+    pub(crate) relay: RelayId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+}

@@ -1,0 +1,387 @@
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use credentials::{Denial, DenySet, DenySetFull, Keyring};
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method, ParseError};
+
+use crate::allocation::{Allocation, AllocationId, Allocations};
+use crate::auth::{Authenticated, Authority, is_known};
+use crate::binding::binding;
+use crate::port::RelayPort;
+use crate::reply::{Answer, Response};
+use crate::{
+    Client, Config, FiveTuple, MAX_REPLY, NonceKey, Packet, PeerPolicy, Refusal, RelayPorts, Reply, Time,
+};
+
+/// What to do with the packet that was given in, now rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Drop(DropReason),
+    /// Send it back on the way it came: it is the response.
+    Reply(Reply),
+    /// Send it from this relay socket to this peer: it is the application's data.
+    ToPeer {
+        /// From where.
+        relay: RelayId,
+        /// To whom.
+        peer: SocketAddr,
+    },
+    /// Send it to this client: it is ChannelData or a Data indication.
+    ToClient(Client),
+}
+
+/// Why a packet is answered with nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Neither STUN nor ChannelData.
+    NotStun,
+    /// STUN, but broken.
+    MalformedStun(ParseError),
+    /// FINGERPRINT is there and wrong.
+    WrongFingerprint,
+    /// A response, or an indication that only servers send.
+    UnexpectedClass,
+    /// A method this server does not know.
+    UnknownMethod,
+    /// A request without integrity, and not the one that a client begins with.
+    Unauthenticated,
+    /// No live allocation for the client or relay socket.
+    NoAllocation,
+    /// ChannelData with a channel number out of range, or cut.
+    MalformedChannelData,
+    /// ChannelData on a channel that is not bound.
+    NoChannel,
+    /// No permission for the peer.
+    NoPermission,
+    /// The peer may not be reached.
+    PeerForbidden,
+    /// A Send indication without XOR-PEER-ADDRESS or DATA.
+    MissingAttribute,
+    /// An indication with an unknown comprehension-required attribute.
+    UnknownAttribute,
+    /// The data and its header fit into no message or not into the buffer.
+    NoRoom,
+}
+
+/// A relay socket, by the number the caller gave it: small and dense, for tables are indexed by it. The number
+/// may be used again once the socket's [`Output::Ended`] has been taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayId(pub u32);
+
+impl RelayId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The one thing a server asks for while it handles a request: so that Allocate is one step without a pending state.
+pub trait RelaySockets {
+    /// Opens a UDP socket bound to exactly this local address.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
+    fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
+}
+
+/// Why a relay socket could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenError {
+    /// The port is taken.
+    InUse,
+    /// Anything else, such as no more file descriptors.
+    Failed,
+}
+
+/// What is told to a server from outside its packets.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Refuse this credential or key from now on, and end its allocations.
+    Deny(Denial),
+    /// Verify with this keyring from now on.
+    Keyring(Arc<Keyring>),
+    /// Apply this policy to every permission, channel and Send from now on.
+    Policy(Arc<PeerPolicy>),
+    /// The client's connection is closed.
+    ClientGone(FiveTuple),
+}
+
+/// What time and commands bring about.
+#[derive(Debug)]
+pub enum Output {
+    /// An allocation is over: close the relay socket, then drop the output, which frees the port.
+    Ended {
+        /// Its client.
+        client: Client,
+        /// Its socket.
+        relay: RelayId,
+        /// Its port.
+        port: RelayPort,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// Why an allocation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// The client refreshed it with a lifetime of zero.
+    Deleted,
+    /// Its lifetime or its credential ran out.
+    Expired,
+    /// Its credential was revoked or its key deleted.
+    Denied,
+    /// The client's connection was closed.
+    ClientGone,
+}
+
+/// What all servers of a process have in common.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Opens usernames.
+    pub keyring: Arc<Keyring>,
+    /// Makes and checks nonces.
+    pub nonces: NonceKey,
+    /// The relay ports.
+    pub ports: Arc<RelayPorts>,
+}
+
+/// A TURN server: see the crate's documentation for how it is driven.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) config: Config,
+    pub(crate) shared: Shared,
+    pub(crate) rng: ChaCha12Rng,
+    pub(crate) allocations: Allocations,
+    denials: DenySet,
+    /// At most one entry for each allocation that ever was and is not taken yet.
+    outputs: VecDeque<Output>,
+}
+
+impl Server {
+    /// A server without allocations. All its randomness comes from `seed`, which must be secret and its own.
+    ///
+    /// # Panics
+    /// When the realm is empty or longer than 127 bytes, or the lifetimes are out of order.
+    pub fn new(config: Config, shared: Shared, seed: [u8; 32]) -> Self {
+        assert!((1..=127).contains(&config.realm.len()), "a realm has 1 to 127 bytes");
+        assert!(
+            config.default_lifetime_secs <= config.max_lifetime_secs,
+            "the default is within the maximum"
+        );
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let allocations = Allocations::new(rng.next_u64());
+        let denials = DenySet::new(config.limits.denials);
+        Self { config, shared, rng, allocations, denials, outputs: VecDeque::new() }
+    }
+
+    /// Handles what a client sent: one datagram or one frame of a stream, ChannelData with its padding or without.
+    pub fn from_client(
+        &mut self,
+        now: Time,
+        client: Client,
+        packet: &mut Packet<'_>,
+        sockets: &mut impl RelaySockets,
+    ) -> Action {
+        match Kind::of(packet.bytes()) {
+            Kind::ChannelData => self.channel_data(now, client, packet),
+            Kind::Stun => self.message(now, client, packet, sockets).unwrap_or_else(Action::Drop),
+            Kind::Unknown => Action::Drop(DropReason::NotStun),
+        }
+    }
+
+    /// Handles a datagram that a peer sent to a relay socket.
+    pub fn from_peer(
+        &mut self,
+        now: Time,
+        relay: RelayId,
+        peer: SocketAddr,
+        packet: &mut Packet<'_>,
+    ) -> Action {
+        self.data(now, relay, peer, packet)
+    }
+
+    /// Carries out a command. Outputs may follow.
+    ///
+    /// # Errors
+    /// When a denial cannot be remembered because the set is full; its live allocations are ended all the same.
+    pub fn command(&mut self, now: Time, command: Command) -> Result<(), DenySetFull> {
+        match command {
+            Command::Deny(denial) => {
+                while let Some(id) = self.allocations.denied_by(denial) {
+                    self.end(id, EndReason::Denied);
+                }
+                self.denials.insert(denial, now.unix_secs())?;
+            }
+            Command::Keyring(keyring) => self.shared.keyring = keyring,
+            Command::Policy(policy) => self.config.policy = PeerPolicy::clone(&policy),
+            Command::ClientGone(five_tuple) => {
+                if let Some(id) = self.allocations.by_client(&five_tuple) {
+                    self.end(id, EndReason::ClientGone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what time has made due. Outputs may follow.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.end_expired(now);
+    }
+
+    /// When [`Server::handle_timeout`] is next due, in monotonic milliseconds. Changes with every other call.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.allocations.next_expiry().map(|(at, _)| at)
+    }
+
+    /// The next output, until there is none: to be drained after every other call.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether the client has an allocation, one that has expired but was not ended yet included.
+    pub fn has_allocation(&self, client: &FiveTuple) -> bool {
+        self.allocations.holds(client)
+    }
+
+    /// How many allocations there are.
+    pub fn allocation_count(&self) -> usize {
+        self.allocations.len()
+    }
+
+    fn message(
+        &mut self,
+        now: Time,
+        client: Client,
+        packet: &mut Packet<'_>,
+        sockets: &mut impl RelaySockets,
+    ) -> Result<Action, DropReason> {
+        let message = Message::parse(packet.bytes()).map_err(DropReason::MalformedStun)?;
+        // RFC 8489 §7.3: a message with a wrong FINGERPRINT is discarded in silence.
+        if message.fingerprint() == Fingerprint::Wrong {
+            return Err(DropReason::WrongFingerprint);
+        }
+        match (message.class(), message.method()) {
+            (Class::Request, _) => {
+                let mut buffer = [0; MAX_REPLY];
+                let (reply, length) = self.request(now, client, &message, sockets, &mut buffer)?;
+                let bytes = buffer.get(..length).ok_or(DropReason::NoRoom)?;
+                packet.replace(bytes).map_err(|_| DropReason::NoRoom)?;
+                Ok(Action::Reply(reply))
+            }
+            (Class::Indication, Method::SEND) => {
+                let forward = self.send(now, client, &message)?;
+                packet.narrow(forward.offset, forward.length).map_err(|_| DropReason::NoRoom)?;
+                Ok(Action::ToPeer { relay: forward.relay, peer: forward.peer })
+            }
+            _ => Err(DropReason::UnexpectedClass),
+        }
+    }
+
+    fn request(
+        &mut self,
+        now: Time,
+        client: Client,
+        message: &Message<'_>,
+        sockets: &mut impl RelaySockets,
+        buffer: &mut [u8; MAX_REPLY],
+    ) -> Result<(Reply, usize), DropReason> {
+        let method = message.method();
+        let mut key = None;
+        let outcome = match method {
+            Method::BINDING => binding(message),
+            Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
+                self.expect_integrity(client, message)?;
+                let authenticated = self.authority().authenticate(now, &client.five_tuple, message);
+                authenticated.and_then(|identity| {
+                    let outcome = self.authenticated_request(now, client, message, &identity, sockets);
+                    key = Some(identity.key);
+                    outcome
+                })
+            }
+            // A request of an unknown method tells a scanner nothing.
+            _ => return Err(DropReason::UnknownMethod),
+        };
+        let response = Response {
+            request: message,
+            client: client.five_tuple.client,
+            key: key.as_ref(),
+            realm: &self.config.realm,
+            nonce: &|| self.shared.nonces.issue(now, &client.five_tuple),
+        };
+        let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
+        Ok((outcome.map_or_else(Reply::Refused, |_| Reply::Success(method)), length))
+    }
+
+    /// Only Allocate may begin without integrity: other requests of strangers are not worth a reflected byte.
+    fn expect_integrity(&self, client: Client, message: &Message<'_>) -> Result<(), DropReason> {
+        let expected = message.method() == Method::ALLOCATE
+            || message.attribute(AttributeType::MESSAGE_INTEGRITY).is_some()
+            || self.allocations.holds(&client.five_tuple);
+        if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
+    }
+
+    fn authenticated_request(
+        &mut self,
+        now: Time,
+        client: Client,
+        message: &Message<'_>,
+        identity: &Authenticated,
+        sockets: &mut impl RelaySockets,
+    ) -> Result<Answer, Refusal> {
+        // RFC 8489 §6.3.1: after authentication, unknown comprehension-required attributes are 420.
+        if message.unknown_attributes(is_known).next().is_some() {
+            return Err(Refusal::UnknownAttributes);
+        }
+        match message.method() {
+            Method::ALLOCATE => self.allocate(now, client, message, identity, sockets),
+            Method::REFRESH => self.refresh(now, client, message, identity),
+            Method::CREATE_PERMISSION => self.create_permission(now, client, message, identity),
+            _ => self.channel_bind(now, client, message, identity),
+        }
+    }
+
+    fn authority(&self) -> Authority<'_> {
+        Authority {
+            keyring: &self.shared.keyring,
+            denials: &self.denials,
+            nonces: &self.shared.nonces,
+            nonce_lifetime_secs: self.config.nonce_lifetime_secs,
+            realm: &self.config.realm,
+        }
+    }
+
+    /// The client's live allocation, if this credential made it.
+    pub(crate) fn allocation_of(
+        &mut self,
+        now: Time,
+        client: Client,
+        identity: &Authenticated,
+    ) -> Result<(AllocationId, &mut Allocation), Refusal> {
+        // RFC 8656 §5: a request about an allocation that does not exist is 437,
+        let found = self.allocations.of_client(&client.five_tuple, now.monotonic_ms);
+        let (id, allocation) = found.ok_or(Refusal::NoAllocation)?;
+        // RFC 8656 §5: and one with another credential than the allocation's is 441.
+        if allocation.credential != identity.credential {
+            return Err(Refusal::WrongCredentials);
+        }
+        Ok((id, allocation))
+    }
+
+    pub(crate) fn end_expired(&mut self, now: Time) {
+        while let Some((at, id)) = self.allocations.next_expiry()
+            && at <= now.monotonic_ms
+        {
+            self.end(id, EndReason::Expired);
+        }
+    }
+
+    pub(crate) fn end(&mut self, id: AllocationId, reason: EndReason) {
+        if let Some(Allocation { client, relay, port, .. }) = self.allocations.remove(id) {
+            self.outputs.push_back(Output::Ended { client, relay, port, reason });
+        }
+    }
+}
