@@ -113,7 +113,7 @@ impl Control {
         let feed = self.feed();
         tokio::select! {
             done = serve::serve(listener, self.router(), shutdown) => done,
-            () = feed.run() => unreachable!("the feed is followed for ever"),
+            never = feed.run() => never,
         }
     }
 }

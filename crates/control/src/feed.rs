@@ -75,7 +75,7 @@ impl Feed {
 
     /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and
     /// asked again, less and less often.
-    pub async fn run(&self) {
+    pub async fn run(&self) -> ! {
         let mut wait = POLL_INTERVAL;
         let mut purged = Instant::now();
         loop {

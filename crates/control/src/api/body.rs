@@ -7,8 +7,8 @@ use axum::response::IntoResponse;
 use credentials::{CustomIdentifier, MAX_TTL_SECS, MIN_TTL_SECS};
 use serde_json::{Map, Value};
 
-use crate::api::ApiError;
 use crate::api::error::MAX_NAME_CHARS;
+use crate::api::{ApiError, MAX_BODY_BYTES};
 
 const DEFAULT_TTL_SECS: u32 = 86_400;
 
@@ -26,6 +26,9 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
                 _ => ApiError::BodyUnreadable,
             }
         })?;
+        if bytes.len() > MAX_BODY_BYTES {
+            return Err(ApiError::BodyTooLarge);
+        }
         Self::read(&bytes)
     }
 }

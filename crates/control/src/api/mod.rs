@@ -31,6 +31,8 @@ use crate::try_page;
 
 /// Most bytes of a request's body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// So many bytes are read all the same: a client that is cut off while it sends may never see why.
+const MAX_READ_BYTES: usize = 4 * MAX_BODY_BYTES;
 /// In which time a request's body must be there and the answer made.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -61,7 +63,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .with_state(shared)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_READ_BYTES))
         .layer(CatchPanicLayer::custom(fallback::panicked))
         .layer(axum::middleware::from_fn(fallback::bounded_in_time))
         .layer(axum::middleware::map_response(with_common_headers))

@@ -2,6 +2,9 @@ use std::path::PathBuf;
 
 use crate::store::AccountId;
 
+/// What lies behind an error, whatever database it comes from.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why the store could not do what it was asked. Each is one line that says what to do; the cause, where there
 /// is one, is the error's source.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +49,7 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
         /// What the database said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// A newer binary has changed the tables.
     #[error(
@@ -91,11 +94,25 @@ pub enum StoreError {
     },
     /// The database did not answer, or refused.
     #[error("the store failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] Cause),
     /// A row holds what this binary never writes.
     #[error("the store holds an invalid {what}: restore a backup")]
     Corrupt {
         /// Which column.
         what: &'static str,
     },
+}
+
+/// The database's own words, without those that sqlx puts around them: it says the cause twice.
+pub(super) fn cause(error: sqlx::Error) -> Cause {
+    match error {
+        sqlx::Error::Database(error) => error.into_error(),
+        error => error.into(),
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(cause(error))
+    }
 }

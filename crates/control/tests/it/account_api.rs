@@ -308,3 +308,10 @@ async fn the_server_ends_when_told_so() {
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
     drop(idle);
 }
+
+#[tokio::test]
+async fn a_body_that_is_far_too_large_is_cut_off() {
+    let server = server().await;
+    let huge = request("POST", server.keys_path()).bearer(&server.token).body(vec![b' '; 256 * 1024]);
+    check(&server, huge, 413, 20_010).await;
+}

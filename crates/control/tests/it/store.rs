@@ -190,3 +190,32 @@ async fn two_processes_write_at_once() {
     tokio::join!(create(&store), create(&other));
     assert_eq!(store.keys(&account.id).await.unwrap().len(), 100);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_may_open_a_new_store_at_once() {
+    for _ in 0..10 {
+        let dir = TempDir::new().unwrap();
+        let opening: Vec<_> = (0..4)
+            .map(|_| {
+                let url = url(&dir);
+                tokio::spawn(async move { Store::open(&url).await.map(drop) })
+            })
+            .collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap_or_else(|error| panic!("{}", line(&error)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_store_says_its_fault_once() {
+    let (dir, store) = store().await;
+    store.close().await;
+    let path = dir.path().join("turnery.db");
+    let mut connection =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let text = open_error(&url(&dir)).await;
+    assert_eq!(text.matches("table accounts already exists").count(), 1, "{text}");
+}

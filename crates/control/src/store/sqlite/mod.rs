@@ -22,6 +22,7 @@ use sqlx::sqlite::{
 };
 
 use crate::store::StoreError;
+use crate::store::error::cause;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -71,13 +72,19 @@ impl Sqlite {
     }
 }
 
-/// Makes the file where it is missing, for its owner only, and shows that it can be written.
+/// Makes the file where it is missing, for its owner only.
+///
+/// A file that is there is not opened: closing it would drop the locks that SQLite, should this process have the
+/// store open already, holds on it.
 fn create_private(path: &Path) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(io::ErrorKind::IsADirectory.into());
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(()),
+        Err(_) => match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        },
     }
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    Ok(())
 }
 
 async fn connect(
@@ -96,21 +103,25 @@ async fn connect(
         .map_err(|error| open_error(path, error))
 }
 
+/// Brings the tables up to date, under the write lock: of several processes that start at once, one does it.
 async fn migrate(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
-    let path = path.to_owned();
-    MIGRATIONS.run(pool).await.map_err(|error| match error {
-        MigrateError::VersionMissing(migration) => StoreError::Newer { path, migration },
-        MigrateError::VersionMismatch(migration) => StoreError::Foreign { path, migration },
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => open_error(&path, error),
-        error => StoreError::Open { path, source: error.into() },
-    })
+    let database_error = |error| open_error(path, error);
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(database_error)?;
+    // Not `run`: a future that borrows a connection through `Acquire` is not `Send`.
+    MIGRATIONS.run_direct(None, &mut *tx, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(migration) => StoreError::Newer { path: path.to_owned(), migration },
+        MigrateError::VersionMismatch(migration) => StoreError::Foreign { path: path.to_owned(), migration },
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => database_error(error),
+        error => StoreError::Open { path: path.to_owned(), source: error.into() },
+    })?;
+    tx.commit().await.map_err(database_error)
 }
 
 fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    match code.as_deref() {
-        Some(code::NOT_A_DATABASE | code::CORRUPT) => StoreError::NotADatabase { path: path.to_owned() },
-        _ => StoreError::Open { path: path.to_owned(), source: error.into() },
+    let path = path.to_owned();
+    match error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() {
+        Some(code::NOT_A_DATABASE | code::CORRUPT) => StoreError::NotADatabase { path },
+        _ => StoreError::Open { path, source: cause(error) },
     }
 }
 
