@@ -21,19 +21,23 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use tokio::time::{Instant, sleep};
+
 use crate::store::StoreError;
 use crate::store::error::cause;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_CONNECTIONS: u32 = 4;
 
-/// SQLite's result codes, as sqlx gives them.
+/// SQLite's result codes.
 mod code {
-    pub(super) const CORRUPT: &str = "11";
-    pub(super) const NOT_A_DATABASE: &str = "26";
+    pub(super) const BUSY: u32 = 5;
+    pub(super) const CORRUPT: u32 = 11;
+    pub(super) const NOT_A_DATABASE: u32 = 26;
 }
 
 type Transaction = sqlx::Transaction<'static, sqlx::Sqlite>;
@@ -51,13 +55,13 @@ impl Sqlite {
             .filename(path)
             .create_if_missing(false)
             .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
-        let write = connect(path, options.clone(), 1).await?;
+        let database_error = |error| open_error(path, error);
+        let write = connect_for_writing(options.clone()).await.map_err(database_error)?;
         migrate(path, &write).await?;
-        let read = connect(path, options, READ_CONNECTIONS).await?;
+        let read = connect(options, READ_CONNECTIONS).await.map_err(database_error)?;
         Ok(Self { write, read })
     }
 
@@ -87,11 +91,22 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn connect(
-    path: &Path,
-    options: SqliteConnectOptions,
-    connections: u32,
-) -> Result<SqlitePool, StoreError> {
+/// Turns the write-ahead log on, which stays so. That needs the file for itself, and SQLite's own busy timeout does
+/// not wait for it: other processes may be starting too.
+async fn connect_for_writing(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let options = options.journal_mode(SqliteJournalMode::Wal);
+    let start = Instant::now();
+    loop {
+        match connect(options.clone(), 1).await {
+            Err(error) if has_code(&error, code::BUSY) && start.elapsed() < BUSY_TIMEOUT => {
+                sleep(BUSY_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn connect(options: SqliteConnectOptions, connections: u32) -> Result<SqlitePool, sqlx::Error> {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
@@ -100,7 +115,6 @@ async fn connect(
         .max_lifetime(None)
         .connect_with(options)
         .await
-        .map_err(|error| open_error(path, error))
 }
 
 /// Brings the tables up to date, under the write lock: of several processes that start at once, one does it.
@@ -119,10 +133,16 @@ async fn migrate(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
 
 fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
     let path = path.to_owned();
-    match error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() {
-        Some(code::NOT_A_DATABASE | code::CORRUPT) => StoreError::NotADatabase { path },
-        _ => StoreError::Open { path, source: cause(error) },
+    if has_code(&error, code::NOT_A_DATABASE) || has_code(&error, code::CORRUPT) {
+        return StoreError::NotADatabase { path };
     }
+    StoreError::Open { path, source: cause(error) }
+}
+
+/// Whether the database answered with this result code, or one of those that extend it.
+fn has_code(error: &sqlx::Error, code: u32) -> bool {
+    let answer = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    answer.and_then(|answer| answer.parse::<u32>().ok()).is_some_and(|answer| answer & 0xff == code)
 }
 
 /// Whether a statement was refused because a row with the same unique columns exists.
