@@ -62,7 +62,12 @@ async fn every_subscriber_hears_all_once_and_in_order() {
     elsewhere.revoke(id(2), until).await.unwrap();
     elsewhere.revoke(id(4), until).await.unwrap();
     // Nobody calls: the polling finds it.
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let arrived = async {
+        while second.lock().unwrap().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), arrived).await.expect("polling finds it soon");
     let all: Vec<_> = (1..=4).map(|n| denial(n, until)).collect();
     assert_eq!(*first.lock().unwrap(), all);
     assert_eq!(*second.lock().unwrap(), all);
