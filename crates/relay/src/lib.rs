@@ -1,1 +1,201 @@
-//! Placeholder.
+//! Sockets and threads around the sans-IO TURN server: one worker per core, each with its own sockets
+//! (SO_REUSEPORT), its own [`turn::Server`] and its own buffers. No lock and no shared cache line is on the
+//! packet's way, and no async runtime.
+//!
+//! All `unsafe` of the project is in this crate's `sys` module.
+
+mod batch;
+mod clock;
+mod config;
+mod connection;
+mod counters;
+mod stream;
+mod sys;
+mod udp;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use turn::{Command, NonceKey, RelayPorts, Shared, Transport};
+
+pub use config::{BindError, Config, Listener, ListenerError, StreamLimits};
+pub use counters::Totals;
+
+use counters::Counters;
+use worker::{Message, Sockets, Worker};
+
+/// Commands that may wait for one worker; whoever gives the next one waits too.
+const INBOX: usize = 1_024;
+/// What is asked for as a listener's receive buffer; the system may give less.
+const LISTENER_BUFFER_BYTES: usize = 8 << 20;
+const TCP_BACKLOG: i32 = 1_024;
+
+/// Every listener open, nothing served yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    listeners: Vec<Listener>,
+    workers: Vec<Sockets>,
+}
+
+/// A running relay. Dropping it leaves the workers running; [`Relay::stop`] ends them.
+#[derive(Debug)]
+pub struct Relay {
+    workers: Vec<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    inbox: SyncSender<Message>,
+    wake: Arc<sys::Wake>,
+    counters: Arc<Counters>,
+    thread: JoinHandle<()>,
+}
+
+impl Bound {
+    /// Opens every listener for every worker. Port 0 takes any free port, the same for all workers.
+    ///
+    /// # Errors
+    /// Names the listener that cannot be opened; none is left open then.
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        let workers = config.workers.max(1);
+        let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
+        let mut listeners = Vec::new();
+        for wanted in &config.listeners {
+            let failed = |source| BindError { listener: *wanted, source };
+            // Without SO_REUSEPORT first: with it, another Turnery on this port would go unnoticed.
+            let probe = open(*wanted, false).map_err(failed)?;
+            let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(wanted.address);
+            drop(probe);
+            let listener = Listener { address, ..*wanted };
+            for worker in &mut sockets {
+                let socket = open(listener, true).map_err(failed)?;
+                match listener.transport {
+                    Transport::Udp => {
+                        worker.udp.push(udp::UdpListener::new(socket, listener).map_err(failed)?);
+                    }
+                    Transport::Tcp => {
+                        socket.listen(TCP_BACKLOG).map_err(failed)?;
+                        worker.tcp.push((socket.into(), listener));
+                    }
+                }
+            }
+            listeners.push(listener);
+        }
+        Ok(Self { config, listeners, workers: sockets })
+    }
+
+    /// The listeners, with the ports that are really open.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system gives no thread, descriptor or randomness.
+    pub fn start(self) -> io::Result<Relay> {
+        sys::raise_open_files();
+        let Config { mut turn, relay_ports, keyring, stream_limits, .. } = self.config;
+        let addresses: Vec<SocketAddr> = self.listeners.iter().map(|listener| listener.address).collect();
+        turn.policy = turn.policy.with_own_addresses(&addresses, &turn.relay_addresses, relay_ports);
+        let local = turn.relay_addresses.iter().map(|address| address.local);
+        let shared = Shared {
+            keyring,
+            nonces: NonceKey::new(sys::random()?),
+            ports: Arc::new(RelayPorts::new(relay_ports, local)),
+        };
+        let clock = clock::Clock::start();
+        let mut workers = Vec::new();
+        for (index, sockets) in self.workers.into_iter().enumerate() {
+            let (inbox, commands) = sync_channel(INBOX);
+            let wake = Arc::new(sys::Wake::new()?);
+            let counters = Arc::new(Counters::default());
+            let server = turn::Server::new(turn.clone(), shared.clone(), sys::random()?);
+            let worker = Worker::new(
+                server,
+                sockets,
+                stream_limits,
+                clock,
+                (commands, Arc::clone(&wake)),
+                Arc::clone(&counters),
+            )?;
+            let thread = std::thread::Builder::new()
+                .name(format!("relay-{index}"))
+                .spawn(move || run_or_abort(worker))?;
+            workers.push(Handle { inbox, wake, counters, thread });
+        }
+        Ok(Relay { workers })
+    }
+}
+
+/// A worker that panics takes its clients' traffic with it in silence; the process must not go on as if it were well.
+fn run_or_abort(mut worker: Worker) {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a relay worker cannot go on");
+            std::process::abort();
+        }
+        Err(_) => {
+            tracing::error!("a relay worker panicked");
+            std::process::abort();
+        }
+    }
+}
+
+impl Relay {
+    /// Gives a command to every worker; each acts on it before its next packets. Waits while inboxes are full.
+    pub fn command(&self, command: &Command) {
+        for worker in &self.workers {
+            // A send fails only when the worker has ended, and then there is nobody left to command.
+            if worker.inbox.send(Message::Command(command.clone())).is_ok() {
+                worker.wake.wake();
+            }
+        }
+    }
+
+    /// The sums of all workers' counters, as they are now.
+    pub fn totals(&self) -> Totals {
+        self.workers.iter().map(|worker| worker.counters.totals()).sum()
+    }
+
+    /// Ends the workers and waits for them; their sockets are closed then.
+    pub fn stop(self) {
+        for worker in &self.workers {
+            let _ = worker.inbox.send(Message::Stop);
+            worker.wake.wake();
+        }
+        for worker in self.workers {
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+fn open(listener: Listener, reuse_port: bool) -> io::Result<Socket> {
+    let (kind, protocol) = match listener.transport {
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+    };
+    let domain = Domain::for_address(listener.address);
+    let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
+    if domain == Domain::IPV6 {
+        // An IPv6 listener is an IPv6 listener: the IPv4 one has its own socket.
+        socket.set_only_v6(true)?;
+    }
+    if listener.transport == Transport::Tcp {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(reuse_port)?;
+    if listener.transport == Transport::Udp {
+        sys::set_receive_buffer(&socket, LISTENER_BUFFER_BYTES);
+    }
+    socket.bind(&SockAddr::from(listener.address))?;
+    Ok(socket)
+}

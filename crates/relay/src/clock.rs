@@ -1,0 +1,21 @@
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use turn::Time;
+
+/// Both clocks, read once per round of a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(crate) fn now(self) -> Time {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Time { monotonic_ms: millis(self.start.elapsed()), unix_ms: millis(unix) }
+    }
+}

@@ -1,0 +1,134 @@
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use credentials::Keyring;
+use turn::{PortRange, Transport};
+
+/// What a relay is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients come in.
+    pub listeners: Vec<Listener>,
+    /// How many worker threads; at least one.
+    pub workers: usize,
+    /// The server of each worker. Its policy is told the listeners and relay addresses by the relay.
+    pub turn: turn::Config,
+    /// Where relayed addresses get their ports.
+    pub relay_ports: PortRange,
+    /// Opens usernames.
+    pub keyring: Arc<Keyring>,
+    /// Bounds for TCP clients.
+    pub stream_limits: StreamLimits,
+}
+
+/// An address that clients send to, written `udp://IP:PORT` or `tcp://IP:PORT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// How.
+    pub transport: Transport,
+    /// Where; a wildcard address listens on all of its family.
+    pub address: SocketAddr,
+}
+
+/// The text is no listener.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListenerError {
+    /// No scheme, or one that is unknown.
+    #[error("{0:?} does not begin with udp:// or tcp://")]
+    Scheme(String),
+    /// What follows is no address.
+    #[error("{0:?}: behind the scheme comes IP:PORT, such as udp://0.0.0.0:3478 or tcp://[::]:3478")]
+    Address(String),
+}
+
+impl FromStr for Listener {
+    type Err = ListenerError;
+
+    fn from_str(text: &str) -> Result<Self, ListenerError> {
+        let schemes = [("udp://", Transport::Udp), ("tcp://", Transport::Tcp)];
+        let found =
+            schemes.iter().find_map(|(scheme, transport)| Some((text.strip_prefix(scheme)?, *transport)));
+        let (address, transport) = found.ok_or_else(|| ListenerError::Scheme(text.to_owned()))?;
+        let address = address.parse().map_err(|_| ListenerError::Address(text.to_owned()))?;
+        Ok(Self { transport, address })
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+/// A listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listener}")]
+pub struct BindError {
+    /// Which one.
+    pub listener: Listener,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Bounds for clients on streams; each holds for one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// Connections open at once from one address.
+    pub connections_per_address: usize,
+    /// Bytes that may wait for a client which does not read; what comes then is dropped, whole frames at a time.
+    pub outbound_bytes: usize,
+    /// The longest frame before the client has an allocation, in bytes.
+    pub unallocated_frame_bytes: usize,
+    /// How long the rest of a frame may take, in milliseconds.
+    pub partial_frame_ms: u64,
+    /// How long a connection may be silent while it has no allocation, in milliseconds.
+    pub unallocated_idle_ms: u64,
+    /// How long a connection may be without an allocation at all, in milliseconds.
+    pub unallocated_total_ms: u64,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            connections_per_address: 1_024,
+            outbound_bytes: 256 << 10,
+            unallocated_frame_bytes: 2_048,
+            partial_frame_ms: 10_000,
+            unallocated_idle_ms: 15_000,
+            unallocated_total_ms: 120_000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_read_and_wrong_ones_explained() {
+        for good in ["udp://0.0.0.0:3478", "tcp://[::]:3478", "tcp://127.0.0.1:0"] {
+            assert_eq!(good.parse::<Listener>().unwrap().to_string(), good);
+        }
+        for (bad, hint) in [
+            ("", "udp:// or tcp://"),
+            ("0.0.0.0:3478", "udp:// or tcp://"),
+            ("http://0.0.0.0:3478", "udp:// or tcp://"),
+            ("udp://0.0.0.0", "IP:PORT"),
+            ("udp://localhost:3478", "IP:PORT"),
+            ("tcp://0.0.0.0:70000", "IP:PORT"),
+        ] {
+            let error = bad.parse::<Listener>().unwrap_err().to_string();
+            assert!(error.contains(hint) && error.contains(bad), "{error}");
+        }
+    }
+}

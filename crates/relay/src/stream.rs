@@ -1,0 +1,145 @@
+//! The stream clients of one worker: accepted within bounds, looked at again before a deadline can be missed by much.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use slab::Slab;
+use turn::{Client, FiveTuple, Transport};
+
+use crate::connection::Connection;
+use crate::sys::{Epoll, Interest};
+use crate::worker::Token;
+use crate::{Listener, StreamLimits};
+
+/// How often a connection's deadlines are looked at, in milliseconds: how late one may be noticed.
+const CHECK_MS: u64 = 2_500;
+/// Connections taken from a listener before its worker looks at other sockets again.
+const ACCEPTS_PER_ROUND: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Connections {
+    slab: Slab<Connection>,
+    /// Anyone can connect, so the hash is keyed.
+    per_address: HashMap<IpAddr, usize>,
+    /// One entry for each connection: when to look at its deadlines.
+    checks: BTreeSet<(u64, usize)>,
+    pub(crate) limits: StreamLimits,
+}
+
+impl Connections {
+    pub(crate) fn new(limits: StreamLimits) -> Self {
+        Self { slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn entry(&mut self, id: usize) -> Option<&mut Connection> {
+        self.slab.get_mut(id)
+    }
+
+    /// The connection of this client, if it is still the one that the handle meant.
+    pub(crate) fn of_client(&mut self, client: &Client) -> Option<(usize, &mut Connection)> {
+        let id = client.via as usize;
+        let connection = self.slab.get_mut(id)?;
+        (connection.client == *client).then_some((id, connection))
+    }
+
+    /// Accepts what waits on a listener; how many connections were refused because a bound was reached.
+    pub(crate) fn accept(&mut self, listener: &(TcpListener, Listener), epoll: &Epoll, now_ms: u64) -> usize {
+        let mut refused = 0;
+        for _ in 0..ACCEPTS_PER_ROUND {
+            match listener.0.accept() {
+                Ok((stream, from)) => {
+                    if !self.admit(stream, from, listener.1, epoll, now_ms).unwrap_or(false) {
+                        refused += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The client gave up first, or descriptors ran out: the next round tries again.
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a connection");
+                    break;
+                }
+            }
+        }
+        refused
+    }
+
+    fn admit(
+        &mut self,
+        stream: std::net::TcpStream,
+        from: SocketAddr,
+        listener: Listener,
+        epoll: &Epoll,
+        now_ms: u64,
+    ) -> io::Result<bool> {
+        let from_address = self.per_address.get(&from.ip()).copied().unwrap_or(0);
+        if self.slab.len() >= self.limits.connections || from_address >= self.limits.connections_per_address {
+            return Ok(false);
+        }
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let server =
+            if listener.address.ip().is_unspecified() { stream.local_addr()? } else { listener.address };
+        let entry = self.slab.vacant_entry();
+        let id = entry.key();
+        let Ok(via) = u32::try_from(id) else { return Ok(false) };
+        let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
+        epoll.add(&stream, Token::Connection(via).pack(), Interest::Read)?;
+        entry.insert(Connection::new(stream, Client { five_tuple, via }, now_ms));
+        *self.per_address.entry(from.ip()).or_default() += 1;
+        self.checks.insert((now_ms + CHECK_MS, id));
+        Ok(true)
+    }
+
+    /// Closes a connection; its client.
+    pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
+        let five_tuple = self.slab.try_remove(id)?.client.five_tuple;
+        let address = five_tuple.client.ip();
+        if let Some(count) = self.per_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&address);
+            }
+        }
+        Some(five_tuple)
+    }
+
+    /// When a connection has to be looked at next.
+    pub(crate) fn next_check(&self) -> Option<u64> {
+        self.checks.first().map(|(at, _)| *at)
+    }
+
+    /// A connection that has to be closed because a deadline has passed; call until there is none.
+    pub(crate) fn overdue(
+        &mut self,
+        now_ms: u64,
+        is_allocated: impl Fn(&FiveTuple) -> bool,
+    ) -> Option<usize> {
+        while let Some((at, id)) = self.checks.first().copied()
+            && at <= now_ms
+        {
+            self.checks.remove(&(at, id));
+            // An entry may outlive its connection, and its number may be another's by now: that one has its own entry.
+            let Some(connection) = self.slab.get_mut(id) else { continue };
+            let since = |ms: u64| now_ms.saturating_sub(ms);
+            let limits = &self.limits;
+            let allocated = is_allocated(&connection.client.five_tuple);
+            if allocated {
+                connection.allocated_until_ms = now_ms;
+            }
+            let slow_frame =
+                connection.partial_since_ms.is_some_and(|ms| since(ms) >= limits.partial_frame_ms);
+            let idle = !allocated && since(connection.heard_ms) >= limits.unallocated_idle_ms;
+            let useless = !allocated && since(connection.allocated_until_ms) >= limits.unallocated_total_ms;
+            if slow_frame || idle || useless {
+                return Some(id);
+            }
+            self.checks.insert((now_ms + CHECK_MS, id));
+        }
+        None
+    }
+}

@@ -1,0 +1,88 @@
+//! UDP sockets: the listeners that clients send to, and the relay sockets that peers send to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use slab::Slab;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use turn::{OpenError, RelayId, RelaySockets};
+
+use crate::Listener;
+use crate::sys::{Epoll, Interest, receive_destination};
+use crate::worker::Token;
+
+#[derive(Debug)]
+pub(crate) struct UdpListener {
+    socket: Socket,
+    pub(crate) address: SocketAddr,
+    /// Bound to a wildcard address: replies must name the address they come from.
+    pub(crate) is_wildcard: bool,
+}
+
+impl UdpListener {
+    pub(crate) fn new(socket: Socket, listener: Listener) -> io::Result<Self> {
+        let is_wildcard = listener.address.ip().is_unspecified();
+        if is_wildcard {
+            receive_destination(&socket, listener.address.is_ipv4())?;
+        }
+        Ok(Self { socket, address: listener.address, is_wildcard })
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for UdpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The relay sockets of one worker: an allocation each.
+#[derive(Debug, Default)]
+pub(crate) struct Relays {
+    sockets: Slab<Socket>,
+}
+
+impl Relays {
+    pub(crate) fn socket(&self, relay: RelayId) -> Option<&Socket> {
+        self.sockets.get(relay.0 as usize)
+    }
+
+    /// Closes a relay socket; epoll forgets it with its last descriptor.
+    pub(crate) fn close(&mut self, relay: RelayId) {
+        self.sockets.try_remove(relay.0 as usize);
+    }
+}
+
+/// The capability that a server opens relay sockets with: the sockets, and the epoll instance that waits for them.
+pub(crate) struct Opener<'w> {
+    pub(crate) relays: &'w mut Relays,
+    pub(crate) epoll: &'w Epoll,
+}
+
+impl RelaySockets for Opener<'_> {
+    fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => OpenError::InUse,
+            _ => {
+                tracing::debug!(%error, "cannot open a relay socket");
+                OpenError::Failed
+            }
+        };
+        let domain = Domain::for_address(local);
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP));
+        let socket = socket.map_err(failed)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(true).map_err(failed)?;
+        }
+        socket.bind(&SockAddr::from(local)).map_err(failed)?;
+        let entry = self.relays.sockets.vacant_entry();
+        let id = RelayId(u32::try_from(entry.key()).map_err(|_| OpenError::Failed)?);
+        self.epoll.add(&socket, Token::Relay(id).pack(), Interest::Read).map_err(failed)?;
+        entry.insert(socket);
+        Ok(id)
+    }
+}

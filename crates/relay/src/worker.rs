@@ -1,0 +1,366 @@
+//! One worker: a loop around one TURN server, waiting on epoll only.
+
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use stun::framing::{self, Frame};
+use turn::{Action, Client, Command, FiveTuple, Output, RelayId, Reply, Server, Time, Transport};
+
+use crate::batch::{Batch, Slot};
+use crate::clock::Clock;
+use crate::connection::Written;
+use crate::counters::Counters;
+use crate::stream::Connections;
+use crate::sys::{Epoll, Event, Interest, Wake};
+use crate::udp::{Opener, Relays, UdpListener};
+use crate::{Listener, StreamLimits};
+
+/// Room for the longest frame, begun in an earlier read, and as much again.
+const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
+
+/// What is told to a worker from other threads.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Command(Command),
+    Stop,
+}
+
+/// The listeners of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) udp: Vec<UdpListener>,
+    pub(crate) tcp: Vec<(TcpListener, Listener)>,
+}
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token {
+    Wake,
+    Udp(u32),
+    Tcp(u32),
+    Relay(RelayId),
+    Connection(u32),
+}
+
+impl Token {
+    pub(crate) fn pack(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Wake => (0, 0),
+            Self::Udp(index) => (1, index),
+            Self::Tcp(index) => (2, index),
+            Self::Relay(RelayId(index)) => (3, index),
+            Self::Connection(index) => (4, index),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    fn unpack(bits: u64) -> Self {
+        let index = u32::try_from(bits & 0xFFFF_FFFF).unwrap_or_default();
+        match bits >> 32 {
+            1 => Self::Udp(index),
+            2 => Self::Tcp(index),
+            3 => Self::Relay(RelayId(index)),
+            4 => Self::Connection(index),
+            _ => Self::Wake,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    server: Server,
+    sockets: Sockets,
+    relays: Relays,
+    connections: Connections,
+    /// Connections that a write has shown to be dead.
+    broken: Vec<usize>,
+    batch: Batch,
+    stream_buffer: Box<[u8]>,
+    epoll: Epoll,
+    clock: Clock,
+    inbox: Receiver<Message>,
+    wake: Arc<Wake>,
+    counters: Arc<Counters>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        server: Server,
+        sockets: Sockets,
+        limits: StreamLimits,
+        clock: Clock,
+        (inbox, wake): (Receiver<Message>, Arc<Wake>),
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(&*wake, Token::Wake.pack(), Interest::Read)?;
+        for (listener, index) in sockets.udp.iter().zip(0..) {
+            epoll.add(listener, Token::Udp(index).pack(), Interest::Read)?;
+        }
+        for ((listener, _), index) in sockets.tcp.iter().zip(0..) {
+            epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
+        }
+        Ok(Self {
+            server,
+            sockets,
+            relays: Relays::default(),
+            connections: Connections::new(limits),
+            broken: Vec::new(),
+            batch: Batch::new(),
+            stream_buffer: vec![0; STREAM_BUFFER].into(),
+            epoll,
+            clock,
+            inbox,
+            wake,
+            counters,
+            stopping: false,
+        })
+    }
+
+    /// Serves until it is told to stop.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::new();
+        while !self.stopping {
+            self.epoll.wait(&mut events, self.timeout_ms())?;
+            let now = self.clock.now();
+            for event in &events {
+                self.ready(now, *event);
+            }
+            self.flush();
+            self.server.handle_timeout(now);
+            self.close_connections(now);
+            self.end_allocations();
+        }
+        Ok(())
+    }
+
+    /// Milliseconds until something is due.
+    fn timeout_ms(&self) -> Option<u64> {
+        let due = [self.server.poll_timeout(), self.connections.next_check()].into_iter().flatten().min()?;
+        Some(due.saturating_sub(self.clock.now().monotonic_ms))
+    }
+
+    fn ready(&mut self, now: Time, event: Event) {
+        match Token::unpack(event.token) {
+            Token::Wake => self.read_inbox(now),
+            Token::Udp(index) => self.read_listener(now, index),
+            Token::Relay(relay) => self.read_relay(now, relay),
+            Token::Tcp(index) => {
+                if let Some(listener) = self.sockets.tcp.get(index as usize) {
+                    let refused = self.connections.accept(listener, &self.epoll, now.monotonic_ms);
+                    self.counters.connections_refused.add(refused as u64);
+                    self.counters.connections.set(self.connections.len() as u64);
+                }
+            }
+            Token::Connection(index) => {
+                if event.writable {
+                    self.flush_connection(index as usize);
+                }
+                self.read_connection(now, index as usize);
+            }
+        }
+    }
+
+    fn read_inbox(&mut self, now: Time) {
+        self.wake.clear();
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Stop => self.stopping = true,
+                Message::Command(command) => {
+                    if let Err(error) = self.server.command(now, command) {
+                        tracing::error!(%error, "a denial is lost: raise the limit on denials");
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_listener(&mut self, now: Time, index: u32) {
+        if self.batch.is_full() {
+            self.flush();
+        }
+        let Some(listener) = self.sockets.udp.get(index as usize) else { return };
+        let address = listener.address;
+        // An error is one of an earlier datagram; what else is wrong shows when nothing arrives.
+        let _ = self.batch.receive(listener);
+        let mut next = 0;
+        while let Some((slot, received)) = self.batch.take(next) {
+            next += 1;
+            let server = received.destination.map_or(address, |ip| SocketAddr::new(ip, address.port()));
+            let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
+            self.handle_client_packet(now, Client { five_tuple, via: index }, slot, received.length);
+        }
+    }
+
+    fn read_relay(&mut self, now: Time, relay: RelayId) {
+        if self.batch.is_full() {
+            self.flush();
+        }
+        let Some(socket) = self.relays.socket(relay) else { return };
+        let _ = self.batch.receive(socket);
+        let mut next = 0;
+        while let Some((slot, received)) = self.batch.take(next) {
+            next += 1;
+            let mut packet = self.batch.packet(slot, received.length);
+            let action = self.server.from_peer(now, relay, received.from, &mut packet);
+            let range = packet.range();
+            self.act(action, None, slot, range);
+        }
+    }
+
+    fn handle_client_packet(&mut self, now: Time, client: Client, slot: Slot, length: usize) {
+        let mut packet = self.batch.packet(slot, length);
+        let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
+        let action = self.server.from_client(now, client, &mut packet, &mut opener);
+        let range = packet.range();
+        self.act(action, Some(client), slot, range);
+    }
+
+    fn act(&mut self, action: Action, from: Option<Client>, slot: Slot, range: Range<usize>) {
+        let bytes = range.len() as u64;
+        match (action, from) {
+            (Action::Reply(reply), Some(client)) => {
+                match reply {
+                    Reply::Success(_) => self.counters.successes.add(1),
+                    Reply::Refused(_) => self.counters.refusals.add(1),
+                }
+                self.send_to_client(&client, slot, range);
+            }
+            (Action::ToPeer { relay, peer }, _) => {
+                if let Some(socket) = self.relays.socket(relay) {
+                    self.counters.packets_to_peers.add(1);
+                    self.counters.bytes_to_peers.add(bytes);
+                    let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
+                    self.batch.send(socket, slot, range, peer, None);
+                }
+            }
+            (Action::ToClient(client), _) => {
+                self.counters.packets_to_clients.add(1);
+                self.counters.bytes_to_clients.add(bytes);
+                self.send_to_client(&client, slot, range);
+            }
+            (Action::Drop(reason), _) => {
+                tracing::trace!(?reason, "dropped");
+                self.counters.drops.add(1);
+            }
+            (Action::Reply(_), None) => {}
+        }
+    }
+
+    fn send_to_client(&mut self, client: &Client, slot: Slot, range: Range<usize>) {
+        match client.five_tuple.transport {
+            Transport::Udp => {
+                let Some(listener) = self.sockets.udp.get(client.via as usize) else { return };
+                let source = listener.is_wildcard.then(|| client.five_tuple.server.ip());
+                self.batch.send(listener.raw_fd(), slot, range, client.five_tuple.client, source);
+            }
+            Transport::Tcp => {
+                let limit = self.connections.limits.outbound_bytes;
+                let Some((id, connection)) = self.connections.of_client(client) else { return };
+                match connection.write(self.batch.bytes(slot, range), limit) {
+                    Ok(Written::Sent) => {}
+                    Ok(Written::Waits) => {
+                        let token = Token::Connection(client.via).pack();
+                        if self.epoll.modify(connection, token, Interest::ReadWrite).is_err() {
+                            self.broken.push(id);
+                        }
+                    }
+                    Ok(Written::Dropped) => self.counters.send_failures.add(1),
+                    Err(_) => self.broken.push(id),
+                }
+            }
+        }
+    }
+
+    fn flush_connection(&mut self, id: usize) {
+        let Some(connection) = self.connections.entry(id) else { return };
+        let token = Token::Connection(connection.client.via).pack();
+        match connection.flush() {
+            Ok(false) => {}
+            Ok(true) if self.epoll.modify(connection, token, Interest::Read).is_ok() => {}
+            Ok(true) | Err(_) => self.broken.push(id),
+        }
+    }
+
+    fn read_connection(&mut self, now: Time, id: usize) {
+        let mut buffer = mem::take(&mut self.stream_buffer);
+        if !self.read_frames(now, id, &mut buffer) {
+            self.broken.push(id);
+        }
+        self.stream_buffer = buffer;
+    }
+
+    /// Reads once and handles every whole frame; whether the connection can go on.
+    fn read_frames(&mut self, now: Time, id: usize, buffer: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.entry(id) else { return true };
+        let client = connection.client;
+        let Ok(Some(length)) = connection.read(buffer) else { return false };
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        let mut completed = false;
+        loop {
+            match framing::next(rest) {
+                Ok(Frame::Complete { length }) => {
+                    let Some((frame, behind)) = rest.split_at_checked(length) else { return false };
+                    rest = behind;
+                    completed = true;
+                    if self.batch.is_full() {
+                        self.flush();
+                    }
+                    let Some((slot, length)) = self.batch.put(frame) else { return false };
+                    if let Some(connection) = self.connections.entry(id) {
+                        connection.heard_ms = now.monotonic_ms;
+                    }
+                    self.handle_client_packet(now, client, slot, length);
+                }
+                Ok(Frame::Incomplete { needed }) => {
+                    let bounded = needed <= self.connections.limits.unallocated_frame_bytes;
+                    if !bounded && !self.server.has_allocation(&client.five_tuple) {
+                        return false;
+                    }
+                    if let Some(connection) = self.connections.entry(id) {
+                        connection.keep(rest, completed, now.monotonic_ms);
+                    }
+                    return true;
+                }
+                Err(framing::NotAFrame) => return false,
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let failed = self.batch.flush();
+        self.counters.send_failures.add(failed as u64);
+    }
+
+    fn close_connections(&mut self, now: Time) {
+        let server = &self.server;
+        while let Some(id) =
+            self.connections.overdue(now.monotonic_ms, |five_tuple| server.has_allocation(five_tuple))
+        {
+            self.counters.connections_refused.add(1);
+            self.broken.push(id);
+        }
+        while let Some(id) = self.broken.pop() {
+            if let Some(five_tuple) = self.connections.close(id) {
+                // It cannot fail: only a denial can.
+                let _ = self.server.command(now, Command::ClientGone(five_tuple));
+            }
+        }
+        self.counters.connections.set(self.connections.len() as u64);
+    }
+
+    /// Closes what has ended: after the flush, for packets to send may refer to the sockets.
+    fn end_allocations(&mut self) {
+        while let Some(Output::Ended { client, relay, port, reason }) = self.server.poll_output() {
+            self.relays.close(relay);
+            drop(port);
+            tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
+        }
+        self.counters.allocations.set(self.server.allocation_count() as u64);
+    }
+}
