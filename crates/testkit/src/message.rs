@@ -1,0 +1,99 @@
+//! Messages as a client writes them, right ones and, for tests, wrong ones.
+
+use std::net::SocketAddr;
+
+use stun::{
+    AttributeType, ChannelNumber, Class, HEADER_LEN, LongTermKey, MessageWriter, Method, TransactionId,
+    channel_data,
+};
+use turn::Transport;
+
+/// REQUESTED-TRANSPORT's value for UDP. RFC 8656 §18.8.
+pub const REQUESTED_UDP: [u8; 4] = [17, 0, 0, 0];
+/// REQUESTED-ADDRESS-FAMILY's value for IPv4. RFC 8656 §18.6.
+pub const FAMILY_IPV4: [u8; 4] = [1, 0, 0, 0];
+/// REQUESTED-ADDRESS-FAMILY's value for IPv6. RFC 8656 §18.6.
+pub const FAMILY_IPV6: [u8; 4] = [2, 0, 0, 0];
+
+/// What a client puts into a request besides what it asks for. RFC 8489 §9.2.
+#[derive(Debug, Clone)]
+pub struct Signature {
+    /// USERNAME.
+    pub username: Vec<u8>,
+    /// REALM, as the server said.
+    pub realm: Vec<u8>,
+    /// NONCE, as the server said.
+    pub nonce: Vec<u8>,
+    /// What MESSAGE-INTEGRITY is made with.
+    pub key: LongTermKey,
+}
+
+impl Signature {
+    /// The signature of whoever knows this password.
+    pub fn new(username: &str, password: &str, realm: &[u8], nonce: &[u8]) -> Self {
+        Self {
+            username: username.as_bytes().to_vec(),
+            realm: realm.to_vec(),
+            nonce: nonce.to_vec(),
+            key: LongTermKey::new(username.as_bytes(), realm, password.as_bytes()),
+        }
+    }
+
+    /// Adds USERNAME, REALM, NONCE and MESSAGE-INTEGRITY.
+    pub fn sign(&self, writer: &mut MessageWriter<'_>) {
+        writer.attribute(AttributeType::USERNAME, &self.username);
+        writer.attribute(AttributeType::REALM, &self.realm);
+        writer.attribute(AttributeType::NONCE, &self.nonce);
+        writer.integrity(&self.key);
+    }
+}
+
+/// One message of this class and method, with the attributes that `fill` writes.
+///
+/// # Panics
+/// When it would be longer than a message can be.
+pub fn write(
+    class: Class,
+    method: Method,
+    transaction: TransactionId,
+    fill: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    let mut buffer = vec![0; HEADER_LEN + usize::from(u16::MAX)];
+    let mut writer = MessageWriter::new(&mut buffer, class, method, transaction);
+    fill(&mut writer);
+    let length = writer.finish().expect("a test's message is not longer than messages can be");
+    buffer.truncate(length);
+    buffer.shrink_to_fit();
+    buffer
+}
+
+/// A request.
+pub fn request(
+    method: Method,
+    transaction: TransactionId,
+    fill: impl FnOnce(&mut MessageWriter<'_>),
+) -> Vec<u8> {
+    write(Class::Request, method, transaction, fill)
+}
+
+/// A Send indication. RFC 8656 §11.1.
+pub fn send_indication(transaction: TransactionId, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
+    write(Class::Indication, Method::SEND, transaction, |writer| {
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        writer.attribute(AttributeType::DATA, data);
+    })
+}
+
+/// A ChannelData message, padded on a stream. RFC 8656 §12.5.
+///
+/// # Panics
+/// When the data is longer than 65,535 bytes.
+pub fn channel_data(transport: Transport, channel: ChannelNumber, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len()).expect("ChannelData carries at most 65,535 bytes");
+    let mut bytes = channel_data::header(channel, length).to_vec();
+    bytes.extend_from_slice(data);
+    if transport.is_stream() {
+        bytes.resize(bytes.len() + channel_data::stream_padding(data.len()), 0);
+    }
+    bytes
+}

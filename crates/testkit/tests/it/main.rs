@@ -1,0 +1,5 @@
+//! The test tools, tested.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod blocking;
+mod client;
