@@ -1,0 +1,12 @@
+//! The relay on real sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+mod deadlines;
+mod fixture;
+mod relaying;
+mod start;
