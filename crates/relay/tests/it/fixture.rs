@@ -63,16 +63,7 @@ impl Running {
 
     pub(crate) fn connect(&self, listener: usize, credential: &Credential) -> BlockingClient {
         let Listener { transport, address } = self.listeners[listener];
-        self.connect_to(address, transport, credential)
-    }
-
-    pub(crate) fn connect_to(
-        &self,
-        address: SocketAddr,
-        transport: Transport,
-        credential: &Credential,
-    ) -> BlockingClient {
-        BlockingClient::connect(address, transport, &credential.username, &credential.password).unwrap()
+        connect_to(address, transport, credential)
     }
 
     /// Waits until the counters say so.
@@ -91,6 +82,14 @@ impl Drop for Running {
             relay.stop();
         }
     }
+}
+
+pub(crate) fn connect_to(
+    address: SocketAddr,
+    transport: Transport,
+    credential: &Credential,
+) -> BlockingClient {
+    BlockingClient::connect(address, transport, &credential.username, &credential.password).unwrap()
 }
 
 /// A peer's socket.

@@ -3,7 +3,7 @@ use std::time::Instant;
 use credentials::Denial;
 use turn::{Command, Transport};
 
-use crate::fixture::{KEY, LONG, Running, SHORT, config, peer, receive, unix_now};
+use crate::fixture::{KEY, LONG, Running, SHORT, config, connect_to, peer, receive, unix_now};
 
 /// Both directions, by indication and by channel, in several sizes, and every byte counted as it should be.
 fn check_echo(running: &Running, listener: usize, peer_address: &str) {
@@ -65,7 +65,7 @@ fn a_wildcard_listener_answers_from_the_address_it_was_reached_at() {
         for host in hosts {
             let address = (host.parse::<std::net::IpAddr>().unwrap(), running.listeners[0].address.port());
             // The client's socket is connected: an answer from another address would never reach it.
-            let mut client = running.connect_to(address.into(), Transport::Udp, &running.credential(600));
+            let mut client = connect_to(address.into(), Transport::Udp, &running.credential(600));
             client.binding().unwrap();
             client.allocate().unwrap();
         }
