@@ -84,7 +84,7 @@ fn encode(bytes: &[u8; STAMP_LEN + MAC_LEN]) -> [u8; LEN] {
 fn decode_stamp(text: [u8; 6]) -> Option<[u8; STAMP_LEN]> {
     let mut bits = 0u64;
     for character in text {
-        let sextet = ALPHABET.iter().position(|a| a == character)?;
+        let sextet = ALPHABET.iter().position(|a| *a == character)?;
         bits = bits << 6 | sextet as u64;
     }
     let [.., a, b, c, d] = (bits >> 4).to_be_bytes();

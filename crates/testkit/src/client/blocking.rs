@@ -134,6 +134,14 @@ impl BlockingClient {
         self.patience = patience;
     }
 
+    /// The socket of a UDP client, for a caller that goes on by itself: the allocation lives until it expires.
+    pub fn into_udp_socket(self) -> Option<UdpSocket> {
+        match self.socket {
+            Socket::Udp(socket) => Some(socket),
+            Socket::Tcp(..) => None,
+        }
+    }
+
     /// Its own end of the socket.
     ///
     /// # Errors
