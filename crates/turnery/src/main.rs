@@ -1,1 +1,25 @@
-fn main() {}
+//! Turnery: a whole TURN service in one binary. Here configuration, command line, logging and signals live, and here
+//! the relay and the HTTP side meet: the binary carries each denial from one to the other.
+
+mod announce;
+mod cli;
+mod commands;
+mod config;
+mod keyring_file;
+mod listen;
+mod serve;
+mod table;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line whatever the causes say.
+            let lines = format!("{error:#}");
+            eprintln!("turnery: {}", lines.split('\n').map(str::trim).collect::<Vec<_>>().join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}

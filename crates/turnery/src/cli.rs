@@ -1,0 +1,282 @@
+//! The command line: what there is to say, and where it is carried out.
+
+use std::ffi::OsString;
+use std::process::exit;
+
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use control::store::{AccountId, Permission, Timestamp, TokenId};
+use credentials::TurnKeyId;
+
+use crate::commands;
+use crate::config::{Global, Layer, Place, Settings};
+use crate::serve;
+
+/// clap's own code for a wrong command line.
+const USAGE: i32 = 2;
+const MAX_NAME_CHARS: usize = 255;
+
+const EXAMPLES: &str = "\
+Examples:
+  turnery serve --dev                       try it out on this machine
+  turnery serve --config /etc/turnery.toml  run it
+  turnery key create --name web             a TURN key, with its secret
+  turnery token create --permission calls-read --json
+
+Every flag is also a variable of the environment (--data-dir is TURNERY_DATA_DIR) and, for `serve`, a key of the
+configuration file (data_dir). Flags beat variables, variables beat the file.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  turnery serve --dev
+  turnery serve --data-dir /var/lib/turnery --public-host turn.example.org --relay-address 198.51.100.7/10.0.0.5
+
+Environment:
+  TURNERY_<FLAG>             each flag in capitals with _ for -; lists are separated by commas; empty is not set
+  TURNERY_BOOTSTRAP_ACCOUNT  first start only: the account's id, 32 hex digits [default: random]
+  TURNERY_BOOTSTRAP_TOKEN    first start only: the API token, 32 to 128 of A-Za-z0-9_- [default: random]
+  NO_COLOR                   no colours in the log
+
+The first start makes an account and an API token and prints them once. When every listener is open, the last line on
+standard output is `ready api=http://... turn=udp://...,tcp://...`. SIGTERM and SIGINT end it, exit code 0; SIGHUP reads
+the keyring again.";
+
+/// A whole TURN service: relay, credentials and their API.
+#[derive(Debug, Parser)]
+#[command(name = "turnery", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<Layer>),
+    /// Accounts: what keys and API tokens belong to
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// API tokens: what the account API asks for
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// TURN keys: what mints credentials
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The keyring: what seals credentials
+    #[command(subcommand)]
+    Keyring(KeyringCommand),
+}
+
+/// How the outcome is told.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Output {
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whose keys or tokens.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Owner {
+    /// The account [default: the only one there is]
+    #[arg(long, value_name = "ID")]
+    pub(crate) account: Option<AccountId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Show all accounts
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make an account
+    Create {
+        /// Its name, for people
+        #[arg(long, default_value = "", value_parser = name)]
+        name: String,
+        /// Its id, 1 to 32 hex digits [default: random]
+        #[arg(long, value_name = "ID")]
+        id: Option<AccountId>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete an account with its tokens and keys; traffic of its keys' credentials stops within a second
+    Delete {
+        /// Which one
+        id: AccountId,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Show an account's API tokens
+    List {
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make an API token; it is shown this once
+    Create {
+        /// Its name, for people
+        #[arg(long, default_value = "", value_parser = name)]
+        name: String,
+        /// calls-read (get and list) or calls-write (that, and create, update, delete)
+        #[arg(long, default_value = "calls-write")]
+        permission: Permission,
+        /// From when on it is refused, as 2030-01-02T03:04:05Z [default: never]
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Timestamp>,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete an API token
+    Delete {
+        /// Which one
+        id: TokenId,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Show an account's TURN keys
+    List {
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a TURN key; its secret is shown this once
+    Create {
+        /// Its name, for people
+        #[arg(long, default_value = "", value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a TURN key another name
+    Rename {
+        /// Which one
+        uid: TurnKeyId,
+        /// Its new name
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a TURN key; traffic of its credentials stops within a second
+    Delete {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum KeyringCommand {
+    /// Show the keyring's keys, never their secrets
+    Show {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Seal new credentials with a new key; those handed out stay good until they expire
+    Rotate {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.chars().count() > MAX_NAME_CHARS {
+        return Err(format!("a name has at most {MAX_NAME_CHARS} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the command line and does what it says.
+pub(crate) fn run() -> Result<()> {
+    let Cli { global, command } = parse(std::env::args_os());
+    let env = |name: &str| std::env::var_os(name);
+    let place = || Place::load(&global, &env);
+    match command {
+        Command::Serve(flags) => serve::run(Settings::load(&global, *flags, &env)?),
+        Command::Account(command) => block_on(commands::account(&place()?, command)),
+        Command::Token(command) => block_on(commands::token(&place()?, command)),
+        Command::Key(command) => block_on(commands::key(&place()?, command)),
+        Command::Keyring(command) => commands::keyring(&place()?, command),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(work)
+}
+
+/// Ends the process where there is nothing to run: help, version, or a fault in one line.
+fn parse(args: impl Iterator<Item = OsString>) -> Cli {
+    Cli::try_parse_from(args).unwrap_or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            eprintln!("turnery: {}", one_line(&error));
+            exit(USAGE)
+        }
+    })
+}
+
+/// clap's message without its usage, on one line.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default();
+    let message = message.split("\n\nFor more information").next().unwrap_or_default();
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let message = words.join(" ");
+    format!("{} (see --help)", message.strip_prefix("error: ").unwrap_or(&message))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_explained_in_one_line() {
+        for (args, hint) in [
+            (vec!["serve", "--no-such-flag"], "'--no-such-flag'"),
+            (vec!["srve"], "'srve'"),
+            (vec!["key", "delete"], "<UID>"),
+            (vec!["key", "delete", "x"], "32 lower-case hex digits"),
+            (vec!["serve", "--realm"], "--realm"),
+            (vec!["token", "create", "--permission", "all"], "calls-read"),
+        ] {
+            let args = std::iter::once("turnery").chain(args);
+            let line = one_line(&Cli::try_parse_from(args).unwrap_err());
+            assert!(line.contains(hint) && !line.contains('\n'), "{line}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Where settings come from: flags, the environment, a file. Each gives the same fields, as text, and the first that
+//! gives one wins.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use serde::{Deserialize, Deserializer};
+
+/// What one source says, not yet looked at. The field's name is its key in the file, with `TURNERY_` before it its
+/// variable, with dashes its flag.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Layer {
+    #[arg(skip)]
+    pub(crate) data_dir: Option<String>,
+    #[arg(skip)]
+    pub(crate) store: Option<String>,
+    #[arg(skip)]
+    pub(crate) log: Option<String>,
+    /// Where HTTP is served: both APIs and the try page. IP:PORT; port 0 takes any free one [default:
+    /// 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) api_listen: Option<String>,
+    /// Where TURN clients come in, repeatable: udp://IP:PORT or tcp://IP:PORT; port 0 takes any free one [default:
+    /// udp and tcp on 0.0.0.0:3478, with --dev on 127.0.0.1:3478]
+    #[arg(long, value_name = "URL")]
+    pub(crate) turn_listen: Option<Vec<String>>,
+    /// The host name or address in the URLs handed out: what clients connect to [default: the first relay address]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) public_host: Option<String>,
+    /// The address that peers see and, behind a one-to-one NAT, after a slash the one to bind; at most one for IPv4
+    /// and one for IPv6 [default: the machine's own, with --dev loopback]
+    #[arg(long, value_name = "PUBLIC[/LOCAL]")]
+    pub(crate) relay_address: Option<Vec<String>>,
+    /// The UDP ports of relayed addresses, both ends included, from 1024 up [default: 49152-65535]
+    #[arg(long, value_name = "MIN-MAX")]
+    pub(crate) relay_ports: Option<String>,
+    /// Peers that may be reached although they are not on the public internet, repeatable: a prefix such as
+    /// 10.1.0.0/16, or one address
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_peer: Option<Vec<String>>,
+    /// Peers that may not be reached in any case, repeatable; stronger than --allow-peer
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) deny_peer: Option<Vec<String>>,
+    /// Relay threads, 1 to 256 [default: one for each core]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) workers: Option<String>,
+    /// The realm of STUN's long-term credentials, 1 to 127 characters [default: turnery]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) realm: Option<String>,
+    /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
+    /// TURN key, and without --data-dir forgets everything at the end
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) dev: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number")]
+enum TextOrNumber {
+    Text(String),
+    Number(i64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected true or false")]
+enum TextOrBool {
+    Text(String),
+    Bool(bool),
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Some(match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Text(text) => text,
+        TextOrNumber::Number(number) => number.to_string(),
+    }))
+}
+
+fn text_or_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Some(match TextOrBool::deserialize(deserializer)? {
+        TextOrBool::Text(text) => text,
+        TextOrBool::Bool(value) => value.to_string(),
+    }))
+}
+
+/// Reads variables of the environment; tests give their own.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<std::ffi::OsString>;
+
+/// A variable's text; one that is empty counts as not set.
+///
+/// # Errors
+/// When it is not UTF-8.
+pub(crate) fn variable(env: Env<'_>, name: &str) -> Result<Option<String>> {
+    match env(name).map(std::ffi::OsString::into_string) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Some(Err(raw)) => Err(anyhow!("the environment's {name} is not UTF-8: {}", raw.display())),
+    }
+}
+
+impl Layer {
+    /// What the environment says. Lists are separated by commas.
+    pub(crate) fn from_env(env: Env<'_>) -> Result<Self> {
+        let text = |field: &str| variable(env, &variable_name(field));
+        let list = |field: &str| -> Result<Option<Vec<String>>> {
+            let split = |text: String| text.split(',').map(|item| item.trim().to_owned()).collect();
+            Ok(text(field)?.map(split))
+        };
+        Ok(Self {
+            data_dir: text("data_dir")?,
+            store: text("store")?,
+            log: text("log")?,
+            api_listen: text("api_listen")?,
+            turn_listen: list("turn_listen")?,
+            public_host: text("public_host")?,
+            relay_address: list("relay_address")?,
+            relay_ports: text("relay_ports")?,
+            allow_peer: list("allow_peer")?,
+            deny_peer: list("deny_peer")?,
+            workers: text("workers")?,
+            realm: text("realm")?,
+            dev: text("dev")?,
+        })
+    }
+
+    /// What the file says.
+    pub(crate) fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            anyhow!("cannot read the configuration {}: {}", path.display(), fault(&error))
+        })?;
+        toml::from_str(&text)
+            .map_err(|error| {
+                let start = error.span().map_or(0, |span| span.start);
+                let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+                anyhow!("line {line}: {}", error.message().replace('\n', ", "))
+            })
+            .with_context(|| format!("in the configuration {}", path.display()))
+    }
+}
+
+/// What the operating system said, without the number.
+pub(crate) fn fault(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn variable_name(field: &str) -> String {
+    format!("TURNERY_{}", field.to_ascii_uppercase())
+}
+
+/// The layers, strongest first.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    pub(crate) flags: Layer,
+    pub(crate) env: Layer,
+    pub(crate) file: Option<(PathBuf, Layer)>,
+}
+
+/// A value and who gave it.
+#[derive(Debug, Clone)]
+pub(crate) struct Given<T> {
+    pub(crate) value: T,
+    pub(crate) source: Source,
+}
+
+/// Who gave a value: as an operator would look for it.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Flag(String),
+    Variable(String),
+    Key(&'static str, PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::Key(name, path) => write!(f, "{name} in {}", path.display()),
+        }
+    }
+}
+
+impl Layers {
+    /// The strongest layer's value of a field, by the field's name.
+    pub(crate) fn first<T: Clone>(
+        &self,
+        field: &'static str,
+        of: impl Fn(&Layer) -> &Option<T>,
+    ) -> Option<Given<T>> {
+        let flag = || Source::Flag(format!("--{}", field.replace('_', "-")));
+        let given = |layer: &Layer, source: &dyn Fn() -> Source| {
+            of(layer).clone().map(|value| Given { value, source: source() })
+        };
+        given(&self.flags, &flag)
+            .or_else(|| given(&self.env, &|| Source::Variable(variable_name(field))))
+            .or_else(|| {
+                let (path, layer) = self.file.as_ref()?;
+                given(layer, &|| Source::Key(field, path.clone()))
+            })
+    }
+}
+
+impl<T> Given<T> {
+    /// The value as `parse` reads it; a fault is told with the source in front.
+    pub(crate) fn read<U>(&self, parse: impl FnOnce(&T) -> Result<U>) -> Result<U> {
+        parse(&self.value).with_context(|| self.source.to_string())
+    }
+}
+
+impl Given<Vec<String>> {
+    /// The same for every item of a list.
+    pub(crate) fn read_each<U>(&self, parse: impl Fn(&str) -> Result<U>) -> Result<Vec<U>> {
+        self.read(|items| items.iter().map(|item| parse(item)).collect())
+    }
+}

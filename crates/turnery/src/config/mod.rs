@@ -1,0 +1,319 @@
+//! The configuration: defaults, then the file, then the environment, then flags; the later one wins. What is wrong is
+//! told with the place it came from, the value and what would be right.
+
+mod address;
+mod layer;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use control::store::{AccountId, TokenText};
+use relay::Listener;
+use tracing_subscriber::EnvFilter;
+use turn::{Cidr, PeerPolicy, PortRange, RelayAddress};
+
+pub(crate) use layer::{Env, Layer, fault};
+use layer::{Given, Layers, variable};
+
+const MAX_WORKERS: usize = 256;
+const DEFAULT_LISTENERS: [&str; 2] = ["udp://0.0.0.0:3478", "tcp://0.0.0.0:3478"];
+const DEV_LISTENERS: [&str; 2] = ["udp://127.0.0.1:3478", "tcp://127.0.0.1:3478"];
+/// What `--dev` lets peers be on: loopback, private networks and carriers' shared space. Not link-local, where clouds
+/// keep their metadata.
+const DEV_PEERS: [&str; 7] =
+    ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+
+/// The flags that every command has.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Global {
+    /// The directory of the database and the keyring [default: $STATE_DIRECTORY, /var/lib/turnery for root, else
+    /// ~/.local/state/turnery; with --dev a temporary one]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) data_dir: Option<String>,
+    /// The database, as sqlite:PATH [default: turnery.db in the data directory]
+    #[arg(long, value_name = "URL", global = true)]
+    pub(crate) store: Option<String>,
+    /// A TOML file with the same settings: keys are the flags' names with _ for -, unknown ones are refused
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as info,relay=debug
+    /// [default: info]
+    #[arg(long, value_name = "FILTER", global = true)]
+    pub(crate) log: Option<String>,
+}
+
+/// Where the data is: what the commands beside `serve` need to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Holds the keyring and, unless `store` says otherwise, the database. `None`: a temporary one, for `--dev`.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The store's URL; by default in the data directory.
+    pub(crate) store: Option<String>,
+}
+
+/// Everything `serve` is told. Each field has been checked as far as that is possible without opening anything.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where the data is.
+    pub(crate) place: Place,
+    /// The filter of the log.
+    pub(crate) log: EnvFilter,
+    /// Where HTTP is served.
+    pub(crate) api_listen: SocketAddr,
+    /// Where TURN clients come in; at least one.
+    pub(crate) turn_listen: Vec<Listener>,
+    /// The host in the URLs handed out.
+    pub(crate) public_host: String,
+    /// At least one, at most one of each family.
+    pub(crate) relay_addresses: Vec<RelayAddress>,
+    /// The ports of relayed addresses.
+    pub(crate) relay_ports: PortRange,
+    /// Which peers may be reached.
+    pub(crate) policy: PeerPolicy,
+    /// Relay threads, 1 to 256.
+    pub(crate) workers: usize,
+    /// 1 to 127 characters that stand for themselves in a quoted string.
+    pub(crate) realm: String,
+    /// Whether it is only tried out.
+    pub(crate) dev: bool,
+    /// The first account's id, if it is chosen.
+    pub(crate) bootstrap_account: Option<AccountId>,
+    /// The first API token's text, if it is chosen.
+    pub(crate) bootstrap_token: Option<TokenText>,
+    /// What the operator should hear once logging works.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Place {
+    /// For the commands beside `serve`.
+    pub(crate) fn load(global: &Global, env: Env<'_>) -> Result<Self> {
+        Self::read(&layers(global, Layer::default(), env)?, env, false)
+    }
+
+    fn read(layers: &Layers, env: Env<'_>, dev: bool) -> Result<Self> {
+        let data_dir = match layers.first("data_dir", |layer| &layer.data_dir) {
+            Some(given) => Some(PathBuf::from(given.read(|text| {
+                ensure!(!text.is_empty(), "is empty; name a directory");
+                Ok(text.clone())
+            })?)),
+            None if dev => None,
+            None => Some(default_data_dir(env)?),
+        };
+        let store = layers.first("store", |layer| &layer.store).map(|given| given.value);
+        Ok(Self { data_dir, store })
+    }
+}
+
+impl Settings {
+    /// Reads all sources. Finds the machine's own addresses where none are given; opens nothing for good.
+    ///
+    /// # Errors
+    /// Names the flag, variable or key, its value, the fault, and what would be right.
+    pub(crate) fn load(global: &Global, flags: Layer, env: Env<'_>) -> Result<Self> {
+        let layers = layers(global, flags, env)?;
+        let dev = match layers.first("dev", |layer| &layer.dev) {
+            Some(given) => given.read(|text| boolean(text))?,
+            None => false,
+        };
+        let mut warnings = Vec::new();
+        let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
+        Ok(Self {
+            place: Place::read(&layers, env, dev)?,
+            log: log_filter(&layers)?,
+            api_listen: api_listen(&layers)?,
+            turn_listen: turn_listen(&layers, dev)?,
+            public_host: public_host(&layers, dev, &relay_addresses)?,
+            relay_ports: match layers.first("relay_ports", |layer| &layer.relay_ports) {
+                Some(given) => given.read(|text| text.parse().with_context(|| format!("{text:?}")))?,
+                None => PortRange::default(),
+            },
+            policy: policy(&layers, dev)?,
+            workers: workers(&layers)?,
+            realm: realm(&layers)?,
+            dev,
+            bootstrap_account: bootstrap_account(env)?,
+            bootstrap_token: bootstrap_token(env)?,
+            relay_addresses,
+            warnings,
+        })
+    }
+}
+
+fn layers(global: &Global, flags: Layer, env: Env<'_>) -> Result<Layers> {
+    let Global { data_dir, store, config, log } = global.clone();
+    let flags = Layer { data_dir, store, log, ..flags };
+    let config = config.or(variable(env, "TURNERY_CONFIG")?.map(PathBuf::from));
+    let file = match config {
+        Some(path) => {
+            let layer = Layer::from_file(&path)?;
+            Some((path, layer))
+        }
+        None => None,
+    };
+    Ok(Layers { flags, env: Layer::from_env(env)?, file })
+}
+
+fn default_data_dir(env: Env<'_>) -> Result<PathBuf> {
+    // systemd names it where a unit has StateDirectory=; of several, separated by colons, the first is taken.
+    if let Some(given) = variable(env, "STATE_DIRECTORY")? {
+        return Ok(PathBuf::from(given.split(':').next().unwrap_or_default()));
+    }
+    if is_root() {
+        return Ok(PathBuf::from("/var/lib/turnery"));
+    }
+    if let Some(state) = variable(env, "XDG_STATE_HOME")? {
+        return Ok(PathBuf::from(state).join("turnery"));
+    }
+    let home = variable(env, "HOME")?.context("where the data should be is not known: give --data-dir")?;
+    Ok(PathBuf::from(home).join(".local/state/turnery"))
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn boolean(text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => bail!("{text:?} is neither true nor false"),
+    }
+}
+
+fn log_filter(layers: &Layers) -> Result<EnvFilter> {
+    match layers.first("log", |layer| &layer.log) {
+        Some(given) => given.read(|text| {
+            EnvFilter::try_new(text).map_err(|error| {
+                anyhow!("{text:?}: {error}; write a level or a filter such as info,relay=debug")
+            })
+        }),
+        None => Ok(EnvFilter::new("info")),
+    }
+}
+
+fn api_listen(layers: &Layers) -> Result<SocketAddr> {
+    match layers.first("api_listen", |layer| &layer.api_listen) {
+        Some(given) => given.read(|text| {
+            text.parse().map_err(|_| anyhow!("{text:?} is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080"))
+        }),
+        None => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+    }
+}
+
+fn turn_listen(layers: &Layers, dev: bool) -> Result<Vec<Listener>> {
+    let Some(given) = layers.first("turn_listen", |layer| &layer.turn_listen) else {
+        let defaults = if dev { DEV_LISTENERS } else { DEFAULT_LISTENERS };
+        return defaults.iter().map(|text| Ok(text.parse()?)).collect();
+    };
+    let listeners: Vec<Listener> = given.read_each(|text| Ok(text.parse::<Listener>()?))?;
+    given.read(|_| {
+        ensure!(!listeners.is_empty(), "the list is empty; a relay needs at least one listener");
+        for (index, listener) in listeners.iter().enumerate() {
+            let before = listeners.get(..index).unwrap_or_default();
+            ensure!(listener.address.port() == 0 || !before.contains(listener), "{listener} is given twice");
+        }
+        Ok(())
+    })?;
+    Ok(listeners)
+}
+
+fn public_host(layers: &Layers, dev: bool, relay_addresses: &[RelayAddress]) -> Result<String> {
+    if let Some(given) = layers.first("public_host", |layer| &layer.public_host) {
+        return given.read(|text| address::host(text));
+    }
+    let own = relay_addresses.first().filter(|_| !dev).map(|address| address.public.to_string());
+    Ok(own.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string()))
+}
+
+fn relay_addresses(layers: &Layers, dev: bool, warnings: &mut Vec<String>) -> Result<Vec<RelayAddress>> {
+    if let Some(given) = layers.first("relay_address", |layer| &layer.relay_address) {
+        let addresses = given.read_each(address::relay_address)?;
+        given.read(|_| address::one_per_family(&addresses))?;
+        return Ok(addresses);
+    }
+    if dev {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        return Ok(loopback.into_iter().filter(|ip| address::is_bindable(*ip)).map(address::same).collect());
+    }
+    let own = address::own_addresses();
+    if own.is_empty() {
+        warnings.push(
+            "this machine has no route to the internet, so relayed addresses are on 127.0.0.1; name the address \
+             that peers see with --relay-address"
+                .to_owned(),
+        );
+        return Ok(vec![address::same(Ipv4Addr::LOCALHOST.into())]);
+    }
+    for ip in own.iter().filter(|ip| !address::is_global(**ip)) {
+        warnings.push(format!(
+            "relayed addresses are on {ip}, which is private: peers elsewhere cannot reach it; name the address \
+             that they see with --relay-address PUBLIC/{ip}"
+        ));
+    }
+    Ok(own.into_iter().map(address::same).collect())
+}
+
+fn policy(layers: &Layers, dev: bool) -> Result<PeerPolicy> {
+    let cidrs = |given: Option<Given<Vec<String>>>| -> Result<Vec<Cidr>> {
+        given.map_or(Ok(Vec::new()), |given| given.read_each(|text| Ok(text.parse()?)))
+    };
+    let mut allow = cidrs(layers.first("allow_peer", |layer| &layer.allow_peer))?;
+    let deny = cidrs(layers.first("deny_peer", |layer| &layer.deny_peer))?;
+    if dev {
+        let more: Result<Vec<Cidr>, _> = DEV_PEERS.iter().map(|text| text.parse()).collect();
+        allow.extend(more?);
+    }
+    Ok(PeerPolicy::new(allow, deny))
+}
+
+fn workers(layers: &Layers) -> Result<usize> {
+    let cores = || available_parallelism().map_or(1, NonZero::get).min(MAX_WORKERS);
+    let Some(given) = layers.first("workers", |layer| &layer.workers) else { return Ok(cores()) };
+    given.read(|text| {
+        let count = text.parse().ok().filter(|count| (1..=MAX_WORKERS).contains(count));
+        count.ok_or_else(|| anyhow!("{text:?} is not a number of threads from 1 to {MAX_WORKERS}"))
+    })
+}
+
+fn realm(layers: &Layers) -> Result<String> {
+    let Some(given) = layers.first("realm", |layer| &layer.realm) else { return Ok("turnery".to_owned()) };
+    given.read(|text| {
+        // RFC 8489 §14.9: a realm is what may stand in a quoted string; without the escapes, so that it has one form.
+        let plain = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
+        ensure!(
+            (1..=127).contains(&text.len()) && text.bytes().all(plain),
+            "{text:?} is not 1 to 127 printable ASCII characters without \" and \\"
+        );
+        Ok(text.clone())
+    })
+}
+
+fn bootstrap_account(env: Env<'_>) -> Result<Option<AccountId>> {
+    let name = "TURNERY_BOOTSTRAP_ACCOUNT";
+    let Some(text) = variable(env, name)? else { return Ok(None) };
+    let id = text.parse().ok().filter(|_| text.len() == 32);
+    Ok(Some(id.with_context(|| {
+        format!("{name}: {text:?} is not 32 hex digits; `openssl rand -hex 16` makes a good one")
+    })?))
+}
+
+fn bootstrap_token(env: Env<'_>) -> Result<Option<TokenText>> {
+    let name = "TURNERY_BOOTSTRAP_TOKEN";
+    let Some(text) = variable(env, name)? else { return Ok(None) };
+    // The value is a secret, so it is not shown.
+    let token = text.parse().ok();
+    let length = text.len();
+    Ok(Some(token.with_context(|| {
+        format!(
+            "{name}: a value of {length} bytes that is not 32 to 128 characters of A-Z, a-z, 0-9, _ and -; \
+             `openssl rand -hex 32` makes a good one"
+        )
+    })?))
+}
+
+#[cfg(test)]
+mod tests;

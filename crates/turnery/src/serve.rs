@@ -1,0 +1,351 @@
+//! `turnery serve`: everything is opened before anything runs, so that a start that cannot work leaves nothing
+//! half-started and does not use up the token that is shown once.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use control::store::{Bootstrapped, NewKey, Store, TurnKey};
+use control::{Control, Dev, IceTransport, IceUrls};
+use credentials::{Claims, Credential, CustomIdentifier, Keyring};
+use relay::{Bound, Listener, Relay, StreamLimits};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use turn::{Command, Transport};
+
+use crate::announce::{self, FirstStart, Trial};
+use crate::config::Settings;
+use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
+use crate::listen;
+
+/// How often the keyring's file is looked at.
+const KEYRING_POLL: Duration = Duration::from_secs(1);
+/// The key that `--dev` makes is found again by its name.
+const DEV_KEY_NAME: &str = "dev";
+const DEV_TTL_SECS: u32 = 86_400;
+/// How long what still runs on the runtime is waited for at the very end.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// Runs the service until it is told to end.
+///
+/// # Errors
+/// When it cannot start, or a part of it fails for good.
+pub(crate) fn run(mut settings: Settings) -> Result<()> {
+    start_logging(&mut settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(serve(&settings));
+    runtime.shutdown_timeout(LAST_WAIT);
+    done
+}
+
+fn start_logging(settings: &mut Settings) {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let filter = std::mem::take(&mut settings.log);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(!no_color && std::io::stderr().is_terminal())
+        .init();
+}
+
+async fn serve(settings: &Settings) -> Result<()> {
+    // Before anything else, so that a signal during the start is an end and not a kill.
+    let mut signals = Signals::listen()?;
+    let service = tokio::select! {
+        service = Service::start(settings) => service?,
+        () = signals.end() => return Ok(()),
+    };
+    let served = service.run(&mut signals).await;
+    service.stop().await;
+    served
+}
+
+/// Everything open and running.
+struct Service {
+    relay: RelayHandle,
+    control: Control,
+    store: Store,
+    api: Mutex<Option<TcpListener>>,
+    keyring_file: KeyringFile,
+    keyring: Arc<ArcSwap<Keyring>>,
+    /// What the keyring's file was when it was read.
+    keyring_stamp: Option<Stamp>,
+    /// Removed when the service is dropped.
+    _data_dir: DataDir,
+}
+
+impl Service {
+    async fn start(settings: &Settings) -> Result<Self> {
+        let data_dir = DataDir::prepare(settings)?;
+        let keyring_file = KeyringFile::in_dir(data_dir.path());
+        // The stamp first: what changes while the file is read is then seen as a change.
+        let early_stamp = keyring_file.stamp();
+        let keyring = keyring_file.open_or_create()?;
+        let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
+        let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
+        let bound = listen::relay(relay_config(settings, &keyring))?;
+        let api = listen::api(settings.api_listen).await?;
+        let api_address = api.local_addr().context("cannot tell the API listener's address")?;
+        warn(settings, &keyring_file);
+
+        let listeners = bound.listeners().to_vec();
+        let ice = ice_urls(settings, &bound);
+        let relay = RelayHandle::start(bound)?;
+        let first = bootstrap(settings, &store).await?;
+        let trial = if settings.dev { Some(DevKey::find_or_make(&store, &keyring).await?) } else { None };
+
+        // At once: nothing that fails later may hide a token that exists.
+        let token_was_given = settings.bootstrap_token.is_some();
+        let first = first.as_ref().map(|made| FirstStart { made, token_was_given });
+        let shown = trial.as_ref().map(|it| it.shown(&ice, &data_dir));
+        announce::people(api_address, first.as_ref(), shown.as_ref())?;
+
+        let mut config = control::Config::new(ice);
+        config.dev =
+            trial.as_ref().map(|it| Dev { key: it.key.uid, public_host: Some(settings.public_host.clone()) });
+        let keyring = Arc::new(ArcSwap::from_pointee(keyring));
+        let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
+        let to_relay = relay.clone();
+        control.feed().subscribe(move |denial| to_relay.command(&Command::Deny(denial))).await?;
+
+        announce::ready(api_address, &listeners)?;
+        tracing::info!(api = %api_address, turn = %join(&listeners), workers = settings.workers, "ready");
+        let api = Mutex::new(Some(api));
+        Ok(Self { relay, control, store, api, keyring_file, keyring, keyring_stamp, _data_dir: data_dir })
+    }
+
+    /// Serves until a signal ends it.
+    async fn run(&self, signals: &mut Signals) -> Result<()> {
+        let api = self.api.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let api = api.context("the API listener is served once")?;
+        let Signals { end, interrupt, hangup } = signals;
+        let ended = async {
+            tokio::select! {
+                _ = end.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("ending");
+        };
+        tokio::select! {
+            served = self.control.serve(api, ended) => served.context("the API ended by itself"),
+            never = self.watch_keyring(hangup) => never,
+        }
+    }
+
+    /// Puts a changed keyring to use. One that cannot be read is logged, and the one in use stays.
+    async fn watch_keyring(&self, hangup: &mut Signal) -> ! {
+        let mut seen = self.keyring_stamp;
+        loop {
+            let asked = tokio::select! {
+                () = tokio::time::sleep(KEYRING_POLL) => false,
+                _ = hangup.recv() => true,
+            };
+            let stamp = self.keyring_file.stamp();
+            if stamp == seen && !asked {
+                continue;
+            }
+            seen = stamp;
+            match self.keyring_file.open() {
+                Ok(keyring) => self.use_keyring(keyring),
+                Err(error) => tracing::error!("{error:#}; the keyring in use stays"),
+            }
+        }
+    }
+
+    fn use_keyring(&self, keyring: Keyring) {
+        if **self.keyring.load() == keyring {
+            return;
+        }
+        let keyring = Arc::new(keyring);
+        // The relay first: what is minted with the new key must be known to it.
+        self.relay.command(&Command::Keyring(Arc::clone(&keyring)));
+        self.keyring.store(keyring);
+        tracing::info!(path = %self.keyring_file.path().display(), "the keyring was read again");
+    }
+
+    async fn stop(self) {
+        let relay = self.relay.clone();
+        // Joins threads, which are about to end.
+        if tokio::task::spawn_blocking(move || relay.stop()).await.is_err() {
+            tracing::error!("the relay did not end in order");
+        }
+        self.store.close().await;
+        tracing::info!("ended");
+    }
+}
+
+/// The running relay, shared by those who command it; gone once it is stopped.
+#[derive(Clone)]
+struct RelayHandle(Arc<Mutex<Option<Relay>>>);
+
+impl RelayHandle {
+    fn start(bound: Bound) -> Result<Self> {
+        let relay = bound.start().context("cannot start the relay's workers")?;
+        Ok(Self(Arc::new(Mutex::new(Some(relay)))))
+    }
+
+    fn command(&self, command: &Command) {
+        if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            relay.command(command);
+        }
+    }
+
+    fn stop(&self) {
+        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(relay) = relay {
+            relay.stop();
+        }
+    }
+}
+
+/// The signals that mean something to the service.
+struct Signals {
+    end: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            end: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.end.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+enum DataDir {
+    Kept(PathBuf),
+    Temporary(TempDir),
+}
+
+impl DataDir {
+    fn prepare(settings: &Settings) -> Result<Self> {
+        if let Some(dir) = &settings.place.data_dir {
+            prepare_data_dir(dir)?;
+            return Ok(Self::Kept(dir.clone()));
+        }
+        let made = tempfile::Builder::new().prefix("turnery-dev-").tempdir();
+        Ok(Self::Temporary(made.context("cannot make a temporary data directory; give --data-dir")?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
+
+/// The key that `--dev` shows, and a credential of it.
+struct DevKey {
+    key: TurnKey,
+    account: control::store::AccountId,
+    /// Only of a key that was made just now.
+    secret: Option<String>,
+    credential: Credential,
+}
+
+impl DevKey {
+    async fn find_or_make(store: &Store, keyring: &Keyring) -> Result<Self> {
+        let accounts = store.accounts().await?;
+        let account = accounts.first().context("there is no account")?.id.clone();
+        let found = store.keys(&account).await?.into_iter().find(|key| key.name == DEV_KEY_NAME);
+        let (key, secret) = match found {
+            Some(key) => (key, None),
+            None => {
+                let NewKey { key, secret, .. } = store.create_key(&account, DEV_KEY_NAME).await?;
+                (key, Some(secret))
+            }
+        };
+        let claims = Claims {
+            key: key.uid,
+            issued_at: unix_now(),
+            ttl_secs: DEV_TTL_SECS,
+            custom_identifier: CustomIdentifier::default(),
+        };
+        let credential = keyring.mint(&claims)?;
+        Ok(Self { key, account, secret, credential })
+    }
+
+    fn shown<'a>(&'a self, ice: &'a IceUrls, data_dir: &'a DataDir) -> Trial<'a> {
+        Trial {
+            account: &self.account,
+            key: &self.key,
+            secret: self.secret.as_deref(),
+            credential: &self.credential,
+            ice,
+            data_dir: data_dir.path(),
+            is_temporary: matches!(data_dir, DataDir::Temporary(_)),
+        }
+    }
+}
+
+async fn bootstrap(settings: &Settings, store: &Store) -> Result<Option<Bootstrapped>> {
+    let (account, token) = (settings.bootstrap_account.clone(), settings.bootstrap_token.clone());
+    Ok(store.bootstrap(account, token).await?)
+}
+
+fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
+    relay::Config {
+        listeners: settings.turn_listen.clone(),
+        workers: settings.workers,
+        turn: turn::Config {
+            realm: settings.realm.clone(),
+            relay_addresses: settings.relay_addresses.clone(),
+            policy: settings.policy.clone(),
+            ..turn::Config::default()
+        },
+        relay_ports: settings.relay_ports,
+        keyring: Arc::new(keyring.clone()),
+        stream_limits: StreamLimits::default(),
+    }
+}
+
+fn ice_urls(settings: &Settings, bound: &Bound) -> IceUrls {
+    let transport = |listener: &Listener| match listener.transport {
+        Transport::Udp => IceTransport::Udp,
+        Transport::Tcp => IceTransport::Tcp,
+    };
+    let open: Vec<_> = bound.listeners().iter().map(|it| (transport(it), it.address.port())).collect();
+    IceUrls::new(&settings.public_host, &open)
+}
+
+fn warn(settings: &Settings, keyring_file: &KeyringFile) {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    if settings.dev {
+        tracing::warn!("--dev lets peers on loopback and private networks be reached; not for production");
+    }
+    if keyring_file.is_exposed() {
+        let path = keyring_file.path().display();
+        tracing::warn!("others than its owner may read the keyring {path}; chmod 600 it");
+    }
+    if !settings.api_listen.ip().is_loopback() {
+        tracing::warn!(
+            "the API is served without TLS on {}; put a reverse proxy before it",
+            settings.api_listen
+        );
+    }
+}
+
+fn join(listeners: &[Listener]) -> String {
+    listeners.iter().map(Listener::to_string).collect::<Vec<_>>().join(",")
+}
