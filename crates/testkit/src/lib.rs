@@ -6,3 +6,6 @@
 pub mod client;
 pub mod dice;
 pub mod message;
+pub mod model;
+pub mod network;
+pub mod simulator;

@@ -3,3 +3,4 @@
 
 mod blocking;
 mod client;
+mod simulator;

@@ -1,0 +1,298 @@
+//! What a TURN server has to do, said as plainly as possible: maps, looked through from end to end.
+//!
+//! The model is written from the RFCs and not from the server. For each input it says what must come out
+//! ([`Expected`]); when several rules refuse a request and no RFC orders them, any of their codes will do. It has
+//! no nonces and ports of its own but learns the server's from its answers. Only the byte formats are shared with
+//! the server: they have tests of their own.
+
+mod expected;
+mod packets;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use credentials::{CredentialId, Denial, TurnKeyId};
+use stun::{LongTermKey, TransactionId};
+use turn::{Client, EndReason, FiveTuple, PortRange, RelayAddress, RelayId, Time, Transport};
+
+pub use expected::{Admitted, Expected};
+
+/// RFC 8656 §9: a permission lasts five minutes.
+const PERMISSION_MS: u64 = 300_000;
+/// RFC 8656 §12: a channel lasts ten minutes.
+const CHANNEL_MS: u64 = 600_000;
+/// RFC 8656 §7.2: the default and least lifetime of an allocation is ten minutes.
+const DEFAULT_LIFETIME_SECS: u64 = 600;
+/// RFC 8656 §7.2: the recommended greatest lifetime is one hour.
+const MAX_LIFETIME_SECS: u64 = 3_600;
+
+/// What differs between one server and another.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// REALM.
+    pub realm: String,
+    /// Relay addresses, at most one of a family.
+    pub relays: Vec<RelayAddress>,
+    /// Relay ports of each.
+    pub ports: PortRange,
+    /// How old a nonce may be.
+    pub nonce_lifetime_secs: u64,
+    /// Allocations at once.
+    pub max_allocations: usize,
+    /// Permissions of an allocation.
+    pub max_permissions: usize,
+    /// Channels of an allocation.
+    pub max_channels: usize,
+    /// Addresses that may not be reached.
+    pub forbidden: BTreeSet<IpAddr>,
+    /// The server's own listeners, which may not be reached either.
+    pub listeners: BTreeSet<SocketAddr>,
+}
+
+/// A credential as the model knows it: with its password.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its username.
+    pub username: String,
+    /// Its password.
+    pub password: String,
+    /// Its id.
+    pub id: CredentialId,
+    /// The TURN key that minted it.
+    pub turn_key: TurnKeyId,
+    /// Unix seconds.
+    pub expires_at: u64,
+    /// The keyring key that sealed it.
+    pub sealed_by: u8,
+}
+
+/// An allocation as the model knows it.
+#[derive(Debug, Clone)]
+pub struct Allocation {
+    /// The client.
+    pub client: Client,
+    /// Its socket.
+    pub relay: RelayId,
+    /// What peers see.
+    pub relayed: SocketAddr,
+    /// Who made it.
+    pub username: String,
+    /// Monotonic milliseconds; it is dead from then on.
+    pub expires_ms: u64,
+    /// Peer addresses, and until when.
+    pub permissions: BTreeMap<IpAddr, u64>,
+    /// Channel numbers, their peers, and until when.
+    pub channels: BTreeMap<u16, (SocketAddr, u64)>,
+    transaction: TransactionId,
+    first_lifetime_secs: u64,
+    /// Refreshed with a lifetime of zero.
+    deleted: bool,
+}
+
+impl Allocation {
+    fn is_live(&self, now: Time) -> bool {
+        !self.deleted && now.monotonic_ms < self.expires_ms
+    }
+
+    fn permits(&self, peer: IpAddr, now: Time) -> bool {
+        self.permissions.get(&peer).is_some_and(|until_ms| now.monotonic_ms < *until_ms)
+    }
+
+    fn channel(&self, number: u16, now: Time) -> Option<SocketAddr> {
+        let (peer, until_ms) = self.channels.get(&number)?;
+        (now.monotonic_ms < *until_ms).then_some(*peer)
+    }
+
+    fn channel_to(&self, peer: SocketAddr, now: Time) -> Option<u16> {
+        self.channels.keys().copied().find(|number| self.channel(*number, now) == Some(peer))
+    }
+}
+
+/// The model of one server.
+#[derive(Debug)]
+pub struct Model {
+    rules: Rules,
+    accounts: BTreeMap<String, Account>,
+    /// Keyring keys in use.
+    keyring: BTreeSet<u8>,
+    denied_credentials: BTreeSet<CredentialId>,
+    denied_keys: BTreeSet<TurnKeyId>,
+    /// Every nonce the server has told: to whom, and when in seconds.
+    nonces: BTreeMap<Vec<u8>, (Transport, SocketAddr, u64)>,
+    /// Every allocation whose end the server has not told yet.
+    allocations: BTreeMap<RelayId, Allocation>,
+}
+
+impl Model {
+    /// The model of a new server.
+    pub fn new(rules: Rules, keyring: impl IntoIterator<Item = u8>) -> Self {
+        Self {
+            rules,
+            accounts: BTreeMap::new(),
+            keyring: keyring.into_iter().collect(),
+            denied_credentials: BTreeSet::new(),
+            denied_keys: BTreeSet::new(),
+            nonces: BTreeMap::new(),
+            allocations: BTreeMap::new(),
+        }
+    }
+
+    /// What it goes by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Makes a credential known.
+    pub fn add_account(&mut self, account: Account) {
+        self.accounts.insert(account.username.clone(), account);
+    }
+
+    /// Every credential made known.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.values()
+    }
+
+    /// Every allocation that has not been told to be over, in order of their sockets.
+    pub fn allocations(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.values()
+    }
+
+    /// The allocation of a relay socket.
+    pub fn allocation(&self, relay: RelayId) -> Option<&Allocation> {
+        self.allocations.get(&relay)
+    }
+
+    /// A client's allocation, if it has one that lives.
+    pub fn live(&self, client: Client, now: Time) -> Option<&Allocation> {
+        let mut live = self.allocations.values().filter(|allocation| allocation.is_live(now));
+        live.find(|allocation| allocation.client.five_tuple == client.five_tuple)
+    }
+
+    /// Whether a client has an allocation, living or not told to be over.
+    fn holds(&self, client: Client) -> bool {
+        self.allocations.values().any(|allocation| allocation.client.five_tuple == client.five_tuple)
+    }
+
+    /// The nonces this client was told, oldest first.
+    pub fn nonces_of(&self, client: &FiveTuple) -> Vec<Vec<u8>> {
+        let to = (client.transport, client.client);
+        let mut found: Vec<_> =
+            self.nonces.iter().filter(|(_, (transport, address, _))| (*transport, *address) == to).collect();
+        found.sort_by_key(|(_, (_, _, at))| *at);
+        found.into_iter().map(|(nonce, _)| nonce.clone()).collect()
+    }
+
+    /// Every moment at which something runs out, in monotonic milliseconds.
+    pub fn boundaries(&self, now: Time) -> Vec<u64> {
+        let mut moments = Vec::new();
+        for allocation in self.allocations.values() {
+            moments.push(allocation.expires_ms);
+            moments.extend(allocation.permissions.values());
+            moments.extend(allocation.channels.values().map(|(_, until_ms)| *until_ms));
+        }
+        for account in self.accounts.values() {
+            moments.extend(
+                (account.expires_at * 1_000).checked_sub(now.unix_ms).map(|ms| now.monotonic_ms + ms),
+            );
+        }
+        moments
+    }
+
+    /// A denial was commanded.
+    pub fn deny(&mut self, denial: Denial) {
+        match denial {
+            Denial::Credential { id, .. } => drop(self.denied_credentials.insert(id)),
+            Denial::Key { key, .. } => drop(self.denied_keys.insert(key)),
+        }
+    }
+
+    /// These keyring keys hold from now on.
+    pub fn set_keyring(&mut self, keys: impl IntoIterator<Item = u8>) {
+        self.keyring = keys.into_iter().collect();
+    }
+
+    /// These addresses may not be reached from now on.
+    pub fn set_forbidden(&mut self, forbidden: BTreeSet<IpAddr>) {
+        self.rules.forbidden = forbidden;
+    }
+
+    /// Whether a credential or its key was denied.
+    pub fn is_refused(&self, account: &Account) -> bool {
+        self.denied_credentials.contains(&account.id) || self.denied_keys.contains(&account.turn_key)
+    }
+
+    fn is_over(&self, allocation: &Allocation, now: Time) -> Option<EndReason> {
+        if allocation.deleted {
+            Some(EndReason::Deleted)
+        } else if self.accounts.get(&allocation.username).is_some_and(|account| self.is_refused(account)) {
+            Some(EndReason::Denied)
+        } else if !allocation.is_live(now) {
+            Some(EndReason::Expired)
+        } else {
+            None
+        }
+    }
+
+    /// The server has told that an allocation is over. `gone`: whose connection was just closed.
+    ///
+    /// # Errors
+    /// When it is not, or for another reason.
+    pub fn ended(
+        &mut self,
+        now: Time,
+        client: Client,
+        relay: RelayId,
+        reason: EndReason,
+        gone: Option<FiveTuple>,
+    ) -> Result<(), String> {
+        let removed = self.allocations.remove(&relay);
+        let allocation = removed.ok_or_else(|| format!("{relay:?} had no allocation to end"))?;
+        if allocation.client != client {
+            return Err(format!("ended for {client:?}, but it is {allocation:?}"));
+        }
+        let gone = (gone == Some(client.five_tuple)).then_some(EndReason::ClientGone);
+        let fits = gone == Some(reason)
+            || self.is_over(&allocation, now) == Some(reason)
+            // Whoever is denied when its time is over anyway may be told either way.
+            || (reason == EndReason::Expired && now.monotonic_ms >= allocation.expires_ms);
+        if fits { Ok(()) } else { Err(format!("ended for {reason:?}: {allocation:?}")) }
+    }
+
+    /// After the server has done all that is due: nothing that is over is left. `swept`: whether it was told the
+    /// time; an allocation that has run out may wait for that, one that was ended may not.
+    ///
+    /// # Errors
+    /// Names what is left.
+    pub fn check_ends(&self, now: Time, swept: bool) -> Result<(), String> {
+        let left = self.allocations.values().find(|allocation| match self.is_over(allocation, now) {
+            None => false,
+            Some(EndReason::Expired) => swept,
+            Some(_) => true,
+        });
+        left.map_or(Ok(()), |left| Err(format!("not ended: {left:?}")))
+    }
+
+    /// Whether any of a peer address's ports may be reached.
+    fn may_permit(&self, peer: IpAddr) -> bool {
+        self.is_own_relay(peer) || !self.rules.forbidden.contains(&peer)
+    }
+
+    /// Whether a peer may be sent to.
+    pub fn may_reach(&self, peer: SocketAddr) -> bool {
+        let own = self.is_own_relay(peer.ip()) && self.rules.ports.contains(peer.port());
+        !self.rules.listeners.contains(&peer) && (own || !self.rules.forbidden.contains(&peer.ip()))
+    }
+
+    fn is_own_relay(&self, ip: IpAddr) -> bool {
+        self.rules.relays.iter().any(|relay| relay.public == ip || relay.local == ip)
+    }
+
+    fn key_of(&self, account: &Account) -> LongTermKey {
+        LongTermKey::new(
+            account.username.as_bytes(),
+            self.rules.realm.as_bytes(),
+            account.password.as_bytes(),
+        )
+    }
+}

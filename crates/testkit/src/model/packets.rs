@@ -1,0 +1,76 @@
+//! What packets lead to: from clients, and from peers.
+
+use std::net::SocketAddr;
+
+use stun::{AttributeType, Class, Fingerprint, Message, Method};
+use turn::{Client, RelayId, Time};
+
+use super::Model;
+use super::expected::Expected;
+use super::requests::{peers, unknown_attributes};
+
+impl Model {
+    /// What must come of a client's packet. `opens`: whether the next relay socket can be opened.
+    pub fn from_client(&mut self, now: Time, client: Client, packet: &[u8], opens: bool) -> Expected {
+        match packet.first() {
+            Some(0x40..=0x4F) => self.channel_data(now, client, packet),
+            Some(0..=3) => self.message(now, client, packet, opens),
+            _ => Expected::Silence,
+        }
+    }
+
+    fn message(&mut self, now: Time, client: Client, packet: &[u8], opens: bool) -> Expected {
+        let Ok(message) = Message::parse(packet) else { return Expected::Silence };
+        if message.fingerprint() == Fingerprint::Wrong {
+            return Expected::Silence;
+        }
+        match (message.class(), message.method()) {
+            (Class::Request, _) => self.request(now, client, &message, opens),
+            (Class::Indication, Method::SEND) => {
+                self.send(now, client, &message).unwrap_or(Expected::Silence)
+            }
+            _ => Expected::Silence,
+        }
+    }
+
+    /// RFC 8656 §12.6.
+    fn channel_data(&self, now: Time, client: Client, packet: &[u8]) -> Expected {
+        let relayed = || {
+            let (&[c0, c1, l0, l1], rest) = packet.split_first_chunk::<4>()?;
+            let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
+            let allocation = self.live(client, now)?;
+            let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
+            Some(Expected::ToPeer { relay: allocation.relay, peer, data: data.to_vec() })
+        };
+        relayed().unwrap_or(Expected::Silence)
+    }
+
+    /// RFC 8656 §11.2.
+    fn send(&self, now: Time, client: Client, message: &Message<'_>) -> Option<Expected> {
+        let allocation = self.live(client, now)?;
+        let peer = peers(message).first().copied().flatten()?;
+        let data = message.attribute(AttributeType::DATA)?.to_vec();
+        let passes = unknown_attributes(message).is_empty()
+            && allocation.permits(peer.ip(), now)
+            && self.may_reach(peer);
+        passes.then_some(Expected::ToPeer { relay: allocation.relay, peer, data })
+    }
+
+    /// What must come of a peer's datagram. RFC 8656 §11.3 and §12.7.
+    pub fn from_peer(&self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
+        let mut live = self.allocations.values().filter(|allocation| allocation.is_live(now));
+        let permitted = live.find(|a| a.relay == relay).filter(|a| a.permits(peer.ip(), now));
+        let Some(allocation) = permitted else { return Expected::Silence };
+        let channel = allocation.channel_to(peer, now);
+        // A Data indication's length field counts the attributes' headers and the peer's address, too.
+        let room = match (channel, peer) {
+            (Some(_), _) => 65_535,
+            (None, SocketAddr::V4(_)) => 65_532 - 16,
+            (None, SocketAddr::V6(_)) => 65_532 - 28,
+        };
+        if data.len() > room {
+            return Expected::Silence;
+        }
+        Expected::ToClient { client: allocation.client, peer, channel, data: data.to_vec() }
+    }
+}

@@ -1,0 +1,320 @@
+//! What happens of its own accord: clients that behave, peers, operators, and probes at the very moment at which
+//! something runs out.
+
+use credentials::Denial;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use stun::{AttributeType, ChannelNumber, Method};
+use turn::{Command, RelayId};
+
+use super::world::World;
+use crate::message;
+use crate::model::Allocation;
+
+impl World {
+    /// Lets some time pass and does one thing.
+    pub(super) fn act(&mut self) -> Result<(), String> {
+        let chance = self.dice.below(1_000);
+        if chance < 120 {
+            return self.probe_a_boundary();
+        }
+        let wait_ms = match chance {
+            0..300 => 0,
+            300..800 => self.dice.below(300),
+            _ => self.dice.below(60_000),
+        };
+        self.run_until(self.now_ms + wait_ms)?;
+        self.renew_accounts();
+        self.lockstep.sockets.failing = self.dice.permille(20);
+        self.lockstep.sockets.in_use = if self.dice.permille(100) { 2 } else { 0 };
+        let station = self.dice.index(self.stations.len());
+        match self.dice.below(1_000) {
+            0..380 => self.behave(station),
+            380..680 => {
+                let packet = self.wrong_packet(station)?;
+                return self.give(station, &packet);
+            }
+            680..800 => self.peer_sends(),
+            800..850 => return self.operate(station),
+            850..880 => self.renew(station),
+            _ => return self.probe_any(),
+        }
+        Ok(())
+    }
+
+    /// A payload of a length that matters.
+    pub(super) fn payload(&mut self) -> Vec<u8> {
+        let length = match self.dice.below(200) {
+            0 => self.dice.pick(&[65_507, 65_516, 65_517, 65_535]),
+            1..40 => self.dice.index(8),
+            40..160 => 20 + self.dice.index(100),
+            _ => 1_200,
+        };
+        self.dice.data(length)
+    }
+
+    /// A peer: mostly one that may be reached, else one that may not or another client's relayed address.
+    pub(super) fn some_peer(&mut self) -> SocketAddr {
+        let relayed: Vec<SocketAddr> = self.lockstep.model.allocations().map(|a| a.relayed).collect();
+        match self.dice.below(100) {
+            ..75 => self.dice.pick(&self.scenario.friendly),
+            ..85 if !relayed.is_empty() => self.dice.pick(&relayed),
+            _ => self.dice.pick(&self.scenario.peers),
+        }
+    }
+
+    /// A channel number: a few, so that they are met again.
+    pub(super) fn some_channel(&mut self) -> ChannelNumber {
+        let number = self.dice.pick(&[0x4000, 0x4001, 0x4002, 0x4FFF]);
+        ChannelNumber::new(number).unwrap_or(ChannelNumber::MIN)
+    }
+
+    pub(super) fn some_lifetime(&mut self) -> u32 {
+        self.dice.pick(&[0, 1, 599, 600, 601, 1_200, 3_599, 3_600, 3_601, 1 << 31, u32::MAX])
+    }
+
+    /// A well-behaved client does something.
+    fn behave(&mut self, index: usize) {
+        let now_ms = self.now_ms;
+        let peers = [self.some_peer(), self.some_peer(), self.some_peer()];
+        let [peer, ..] = peers;
+        let count = 1 + self.dice.index(3);
+        let channel = self.some_channel();
+        let lifetime = if self.dice.permille(500) { Some(self.some_lifetime()) } else { None };
+        let data = self.payload();
+        let what = self.dice.below(16);
+        let Some(station) = self.stations.get_mut(index) else { return };
+        let client = &mut station.client;
+        match what {
+            ..3 => client.allocate(now_ms, lifetime),
+            3 => client.refresh(now_ms, lifetime),
+            4..7 => client.create_permission(now_ms, peers.get(..count).unwrap_or_default()),
+            7..9 => drop(client.channel_bind(now_ms, peer)),
+            9 => client.channel_bind_as(now_ms, channel, peer),
+            10..13 => client.send(peer, indicated(&data)),
+            13 => client.send_indication(peer, indicated(&data)),
+            14 => client.send_channel_data(channel, &data),
+            _ => client.binding(now_ms),
+        }
+        self.flush(index);
+    }
+
+    /// A peer sends to a relayed address, permitted or not.
+    fn peer_sends(&mut self) {
+        let relayed: Vec<SocketAddr> = self.lockstep.model.allocations().map(|a| a.relayed).collect();
+        if relayed.is_empty() {
+            return;
+        }
+        let to = self.dice.pick(&relayed);
+        let from = self.dice.pick(&self.scenario.peers);
+        let data = self.payload();
+        self.network.send(self.now_ms, from, to, &data);
+    }
+
+    /// Whoever has a dead credential soon gets another one.
+    fn renew_accounts(&mut self) {
+        let unix_ms = self.now().unix_ms;
+        for index in 0..self.stations.len() {
+            let dead = self.stations.get(index).is_some_and(|station| {
+                let account = &station.account;
+                unix_ms >= account.expires_at * 1_000 || self.lockstep.model.is_refused(account)
+            });
+            if dead && self.dice.permille(120) {
+                self.renew(index);
+            }
+        }
+    }
+
+    /// A station goes on as another user. An allocation that it has stays the old user's.
+    fn renew(&mut self, index: usize) {
+        let account = self.mint();
+        let Some(transport) = self.stations.get(index).map(|station| station.id.five_tuple.transport) else {
+            return;
+        };
+        let client = self.new_client(transport, &account);
+        if let Some(station) = self.stations.get_mut(index) {
+            (station.account, station.client) = (account, client);
+        }
+    }
+
+    /// An operator, or the end of a connection.
+    fn operate(&mut self, index: usize) -> Result<(), String> {
+        let now = self.now();
+        let Some(account) = self.stations.get(index).map(|station| station.account.clone()) else {
+            return Ok(());
+        };
+        let until = now.unix_secs() + 172_800;
+        let command = match self.dice.below(10) {
+            ..3 => {
+                let denial = Denial::Credential { id: account.id, until: account.expires_at };
+                self.lockstep.model.deny(denial);
+                Command::Deny(denial)
+            }
+            3 => {
+                let denial = Denial::Key { key: account.turn_key, until };
+                self.keyrings.forget(account.turn_key, &mut self.dice);
+                self.lockstep.model.deny(denial);
+                Command::Deny(denial)
+            }
+            4..6 => {
+                let rings: [&[u8]; 4] = [&[1], &[1, 2], &[2, 1], &[2]];
+                self.ring = self.dice.pick(&rings).to_vec();
+                self.lockstep.model.set_keyring(self.ring.iter().copied());
+                Command::Keyring(self.keyrings.ring(&self.ring))
+            }
+            6..8 => {
+                self.later_policy = !self.later_policy;
+                self.lockstep.model.set_forbidden(self.scenario.forbidden(self.later_policy));
+                Command::Policy(Arc::new(self.scenario.policy(self.later_policy)))
+            }
+            _ => return self.gone(index),
+        };
+        self.lockstep.command(now, command)
+    }
+
+    /// Goes to a moment at which something runs out, a millisecond before it or behind it, and tries everything that
+    /// should just still work or just no longer.
+    fn probe_a_boundary(&mut self) -> Result<(), String> {
+        let mut moments = self.lockstep.model.boundaries(self.now());
+        moments.retain(|moment| *moment > self.now_ms + 1);
+        moments.sort_unstable();
+        if moments.is_empty() {
+            return Ok(());
+        }
+        // The next ones more often, or most would run out unseen.
+        let reach = if self.dice.permille(700) { moments.len().min(4) } else { moments.len() };
+        let moment = moments.get(self.dice.index(reach)).copied().unwrap_or(self.now_ms);
+        if moment > self.now_ms + 4_000_000 {
+            return Ok(());
+        }
+        if self.dice.permille(400) {
+            self.run_until(self.now_ms.max(moment.saturating_sub(2_000)))?;
+            self.hold_open(moment)?;
+        }
+        let first = self.dice.pick(&[moment - 1, moment - 1, moment, moment + 1]);
+        self.run_until(first.max(self.now_ms))?;
+        self.probe_at(moment)?;
+        if first < moment {
+            self.run_until(moment.max(self.now_ms))?;
+            self.probe_at(moment)?;
+        }
+        Ok(())
+    }
+
+    /// Refreshes what would end before the moment to be looked at: the allocation and the permission of a channel.
+    fn hold_open(&mut self, moment: u64) -> Result<(), String> {
+        for allocation in self.ending_at(moment) {
+            let peers: Vec<SocketAddr> = allocation.channels.values().map(|(peer, _)| *peer).collect();
+            if allocation.expires_ms > moment + 1 && !peers.is_empty() {
+                self.ask_as_owner(&allocation, Method::CREATE_PERMISSION, |writer| {
+                    for peer in peers {
+                        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The allocations about which something ends at this moment.
+    fn ending_at(&self, moment: u64) -> Vec<Allocation> {
+        let touched = |allocation: &&Allocation| {
+            allocation.expires_ms == moment
+                || allocation.permissions.values().any(|until| *until == moment)
+                || allocation.channels.values().any(|(_, until)| *until == moment)
+        };
+        let all: Vec<Allocation> = self.lockstep.model.allocations().cloned().collect();
+        let ending: Vec<Allocation> = all.iter().filter(touched).cloned().collect();
+        // None: then it is a credential that ends.
+        if ending.is_empty() { all } else { ending }
+    }
+
+    fn probe_at(&mut self, moment: u64) -> Result<(), String> {
+        for allocation in self.ending_at(moment) {
+            self.probe(&allocation)?;
+        }
+        Ok(())
+    }
+
+    fn probe_any(&mut self) -> Result<(), String> {
+        let all: Vec<Allocation> = self.lockstep.model.allocations().cloned().collect();
+        match all.get(self.dice.index(all.len())) {
+            Some(allocation) => self.probe(allocation),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries what an allocation allows, past the network, at this very moment.
+    fn probe(&mut self, allocation: &Allocation) -> Result<(), String> {
+        let station = self.stations.iter().position(|station| station.id == allocation.client);
+        let Some(station) = station else { return Ok(()) };
+        let transport = allocation.client.five_tuple.transport;
+        for ip in allocation.permissions.keys() {
+            let data = self.payload();
+            let peer = SocketAddr::new(*ip, 5_000 + u16::from(self.dice.permille(300)));
+            if self.dice.permille(600) {
+                self.probe_from_peer(allocation.relay, peer, &data)?;
+            }
+            if self.dice.permille(600) {
+                let transaction = self.dice.transaction();
+                self.give(station, &message::send_indication(transaction, peer, indicated(&data)))?;
+            }
+        }
+        for (number, (peer, _)) in &allocation.channels {
+            let Some(channel) = ChannelNumber::new(*number) else { continue };
+            let data = self.payload();
+            if self.dice.permille(600) {
+                self.probe_from_peer(allocation.relay, *peer, &data)?;
+            }
+            if self.dice.permille(600) {
+                self.give(station, &message::channel_data(transport, channel, &data))?;
+            }
+            let (other_channel, other_peer) = (self.some_channel(), self.some_peer());
+            match self.dice.below(6) {
+                0 => self.bind_as_owner(allocation, other_channel, *peer)?,
+                1 => self.bind_as_owner(allocation, channel, other_peer)?,
+                2 => self.bind_as_owner(allocation, channel, *peer)?,
+                _ => {}
+            }
+        }
+        match self.dice.below(8) {
+            0 => {
+                let lifetime = self.some_lifetime();
+                self.ask_as_owner(allocation, Method::REFRESH, |writer| {
+                    writer.attribute_u32(AttributeType::LIFETIME, lifetime);
+                })
+            }
+            1 => self.ask_as_owner(allocation, Method::ALLOCATE, |writer| {
+                writer.attribute(AttributeType::REQUESTED_TRANSPORT, &message::REQUESTED_UDP);
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn probe_from_peer(&mut self, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Result<(), String> {
+        if !self.lockstep.sockets.is_open(relay) {
+            return Ok(());
+        }
+        let sent = self.lockstep.peer_packet(self.now(), relay, peer, data)?;
+        self.dispatch(sent);
+        Ok(())
+    }
+
+    fn bind_as_owner(
+        &mut self,
+        allocation: &Allocation,
+        channel: ChannelNumber,
+        peer: SocketAddr,
+    ) -> Result<(), String> {
+        self.ask_as_owner(allocation, Method::CHANNEL_BIND, |writer| {
+            writer.attribute(AttributeType::CHANNEL_NUMBER, &channel.to_attribute());
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        })
+    }
+}
+
+/// As much as a Send indication takes in a datagram.
+fn indicated(data: &[u8]) -> &[u8] {
+    data.get(..data.len().min(65_507 - 52)).unwrap_or_default()
+}

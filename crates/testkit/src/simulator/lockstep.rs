@@ -1,0 +1,218 @@
+//! The server and the model side by side: each input goes to both, and what comes out is compared.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use stun::Method;
+use turn::{
+    Action, Client, Command, EndReason, FiveTuple, HEADROOM, MAX_REPLY, NonceKey, Output, Packet, RelayId,
+    RelayPorts, Reply, Server, Shared, TAILROOM, Time,
+};
+
+use super::scenario::Scenario;
+use super::sockets::Sockets;
+use super::{Report, Trace};
+use crate::dice::Dice;
+use crate::model::Model;
+
+/// What the buffer is filled with before a packet is put into it: nothing of it may get out.
+const FILL: u8 = 0xA5;
+
+/// What has to be sent after an input.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Nothing,
+    ToClient(Client, Vec<u8>),
+    ToPeer { from: SocketAddr, peer: SocketAddr, bytes: Vec<u8> },
+}
+
+#[derive(Debug)]
+pub(super) struct Lockstep {
+    server: Server,
+    pub(super) model: Model,
+    ports: Arc<RelayPorts>,
+    pub(super) sockets: Sockets,
+    pub(super) trace: Trace,
+    pub(super) report: Report,
+}
+
+impl Lockstep {
+    pub(super) fn new(dice: &mut Dice, scenario: &Scenario, keyring: Arc<credentials::Keyring>) -> Self {
+        let locals = scenario.config.relay_addresses.iter().map(|relay| relay.local);
+        let ports = Arc::new(RelayPorts::new(scenario.ports, locals));
+        let nonces = NonceKey::new(dice.bytes());
+        let shared = Shared { keyring, nonces, ports: Arc::clone(&ports) };
+        Self {
+            server: Server::new(scenario.config.clone(), shared, dice.bytes()),
+            model: Model::new(scenario.rules(), [1]),
+            ports,
+            sockets: Sockets::default(),
+            trace: Trace::default(),
+            report: Report::default(),
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<u64> {
+        self.server.poll_timeout()
+    }
+
+    pub(super) fn client_packet(&mut self, now: Time, client: Client, bytes: &[u8]) -> Result<Sent, String> {
+        self.report.steps += 1;
+        let opens = !self.sockets.failing;
+        let expected = self.model.from_client(now, client, bytes, opens);
+        self.sockets.opened = None;
+        let mut buffer = surrounded(bytes);
+        let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
+        let action = self.server.from_client(now, client, &mut packet, &mut self.sockets);
+        let output = packet.bytes().to_vec();
+        let opened = self.sockets.opened.take();
+        let who = format!("{:?} {}", client.five_tuple.transport, client.five_tuple.client);
+        self.note(now, &format!("client {who}: {}", brief(bytes)), action, &output);
+        let admitted = self.model.check(now, Some(client), &expected, (bytes, action, &output), opened)?;
+        self.report.allocations += u64::from(admitted.is_some());
+        // Answering takes nothing but what the request itself ends.
+        self.drain(now, None, false)?;
+        Ok(self.sent(action, Some(client), output))
+    }
+
+    pub(super) fn peer_packet(
+        &mut self,
+        now: Time,
+        relay: RelayId,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<Sent, String> {
+        self.report.steps += 1;
+        let expected = self.model.from_peer(now, relay, peer, bytes);
+        let mut buffer = surrounded(bytes);
+        let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
+        let action = self.server.from_peer(now, relay, peer, &mut packet);
+        let output = packet.bytes().to_vec();
+        self.note(now, &format!("peer {peer} to {relay:?}: {} bytes", bytes.len()), action, &output);
+        self.model.check(now, None, &expected, (bytes, action, &output), None)?;
+        self.drain(now, None, false)?;
+        Ok(self.sent(action, None, output))
+    }
+
+    /// `command` has been told to the model already.
+    pub(super) fn command(&mut self, now: Time, command: Command) -> Result<(), String> {
+        self.report.steps += 1;
+        let gone = if let Command::ClientGone(five_tuple) = &command { Some(*five_tuple) } else { None };
+        let name = match &command {
+            Command::Deny(denial) => format!("{denial:?}"),
+            Command::Keyring(_) => "another keyring".to_owned(),
+            Command::Policy(_) => "another policy".to_owned(),
+            Command::ClientGone(five_tuple) => format!("{five_tuple:?} gone"),
+        };
+        self.trace.record(format!("{} command: {name}", now.monotonic_ms), &[]);
+        self.server.command(now, command).map_err(|e| e.to_string())?;
+        self.drain(now, gone, false)?;
+        let left = gone.and_then(|gone| {
+            self.model.allocations().find(|allocation| allocation.client.five_tuple == gone)
+        });
+        left.map_or(Ok(()), |left| Err(format!("its client is gone: {left:?}")))
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Time) -> Result<(), String> {
+        self.report.steps += 1;
+        self.trace.record(format!("{} timeout", now.monotonic_ms), &[]);
+        self.server.handle_timeout(now);
+        self.drain(now, None, true)
+    }
+
+    /// Everything has been closed.
+    pub(super) fn check_empty(&self) -> Result<(), String> {
+        let (open, timeout) = (self.sockets.all(), self.server.poll_timeout());
+        if open.is_empty()
+            && timeout.is_none()
+            && self.ports.taken() == 0
+            && self.server.allocation_count() == 0
+        {
+            Ok(())
+        } else {
+            Err(format!("left at the end: sockets {open:?}, {} ports, timer {timeout:?}", self.ports.taken()))
+        }
+    }
+
+    /// Takes what the server has to tell, closes sockets, and compares what can be seen from outside.
+    fn drain(&mut self, now: Time, gone: Option<FiveTuple>, swept: bool) -> Result<(), String> {
+        while let Some(Output::Ended { client, relay, port, reason }) = self.server.poll_output() {
+            let who = (client.five_tuple.transport, client.five_tuple.client);
+            self.trace.record(format!("{} ended {who:?} {relay:?} {reason:?}", now.monotonic_ms), &[]);
+            *self.report.ends.entry(reason_name(reason)).or_default() += 1;
+            self.model.ended(now, client, relay, reason, gone)?;
+            if !self.sockets.close(relay) {
+                return Err(format!("{relay:?} is not open"));
+            }
+            drop(port);
+        }
+        self.model.check_ends(now, swept)?;
+        let counts = [self.server.allocation_count(), self.ports.taken(), self.sockets.all().len()];
+        let wanted = self.model.allocations().count();
+        if counts != [wanted; 3] {
+            return Err(format!("allocations, ports and sockets are {counts:?}, not {wanted}"));
+        }
+        let first = self.model.allocations().map(|allocation| allocation.expires_ms).min();
+        if self.server.poll_timeout() != first {
+            return Err(format!("the timer is {:?}, not {first:?}", self.server.poll_timeout()));
+        }
+        Ok(())
+    }
+
+    fn sent(&self, action: Action, sender: Option<Client>, output: Vec<u8>) -> Sent {
+        match (action, sender) {
+            (Action::Reply(_), Some(client)) | (Action::ToClient(client), _) => {
+                Sent::ToClient(client, output)
+            }
+            (Action::ToPeer { relay, peer }, _) => match self.model.allocation(relay) {
+                Some(allocation) => Sent::ToPeer { from: allocation.relayed, peer, bytes: output },
+                None => Sent::Nothing,
+            },
+            (Action::Drop(_) | Action::Reply(_), _) => Sent::Nothing,
+        }
+    }
+
+    fn note(&mut self, now: Time, input: &str, action: Action, output: &[u8]) {
+        match action {
+            Action::Drop(reason) => {
+                self.report.silences += 1;
+                *self.report.reasons.entry(format!("{reason:?}")).or_default() += 1;
+            }
+            Action::Reply(Reply::Refused(refusal)) => {
+                *self.report.reasons.entry(format!("{refusal:?}")).or_default() += 1;
+                *self.report.refusals.entry(refusal.code().code()).or_default() += 1;
+            }
+            Action::Reply(Reply::Success(Method(method))) => {
+                *self.report.successes.entry(method).or_default() += 1;
+            }
+            Action::ToPeer { .. } => self.report.to_peers += 1,
+            Action::ToClient(_) => self.report.to_clients += 1,
+        }
+        self.trace.record(format!("{} {input} -> {action:?}", now.monotonic_ms), output);
+    }
+}
+
+fn surrounded(bytes: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![FILL; HEADROOM];
+    buffer.extend_from_slice(bytes);
+    buffer.resize(HEADROOM + bytes.len().max(MAX_REPLY) + TAILROOM, FILL);
+    buffer
+}
+
+fn brief(bytes: &[u8]) -> String {
+    match stun::Message::parse(bytes) {
+        Ok(message) => format!("{message:?}"),
+        Err(error) => {
+            format!("{} bytes from {:02x?} ({error})", bytes.len(), bytes.get(..4).unwrap_or(bytes))
+        }
+    }
+}
+
+fn reason_name(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Deleted => "deleted",
+        EndReason::Expired => "expired",
+        EndReason::Denied => "denied",
+        EndReason::ClientGone => "client_gone",
+    }
+}

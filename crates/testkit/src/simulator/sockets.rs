@@ -1,0 +1,50 @@
+//! Relay sockets that are only numbers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use turn::{OpenError, RelayId, RelaySockets};
+
+/// The open relay sockets, and what goes wrong with the next ones.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    open: BTreeMap<RelayId, SocketAddr>,
+    /// How many ports the system says are in use before it gives one.
+    pub(super) in_use: u32,
+    /// Whether the system gives none at all.
+    pub(super) failing: bool,
+    /// What was opened since this was last taken.
+    pub(super) opened: Option<RelayId>,
+}
+
+impl Sockets {
+    pub(super) fn close(&mut self, relay: RelayId) -> bool {
+        self.open.remove(&relay).is_some()
+    }
+
+    pub(super) fn is_open(&self, relay: RelayId) -> bool {
+        self.open.contains_key(&relay)
+    }
+
+    pub(super) fn all(&self) -> Vec<RelayId> {
+        self.open.keys().copied().collect()
+    }
+}
+
+impl RelaySockets for Sockets {
+    fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        if self.failing {
+            return Err(OpenError::Failed);
+        }
+        if self.in_use > 0 {
+            self.in_use -= 1;
+            return Err(OpenError::InUse);
+        }
+        assert!(!self.open.values().any(|held| *held == local), "{local} is opened twice");
+        let free = (0..=u32::MAX).map(RelayId).find(|relay| !self.open.contains_key(relay));
+        let relay = free.ok_or(OpenError::Failed)?;
+        self.open.insert(relay, local);
+        self.opened = Some(relay);
+        Ok(relay)
+    }
+}

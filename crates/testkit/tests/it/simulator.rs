@@ -1,0 +1,65 @@
+//! The simulator: many seeds, each a server's life.
+//!
+//! `TURNERY_SIM_SEED=N` replays one seed, `TURNERY_SIM_SEEDS=N` runs this many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use testkit::simulator::{self, Report};
+
+/// How many seeds run unless the environment says otherwise.
+const SEEDS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, u64>, more: &BTreeMap<K, u64>) {
+    for (key, count) in more {
+        *sum.entry(key.clone()).or_default() += count;
+    }
+}
+
+#[test]
+fn server_and_model_agree() {
+    let one = number("TURNERY_SIM_SEED");
+    let count = number("TURNERY_SIM_SEEDS").unwrap_or(SEEDS);
+    let seeds = one.map_or(0..count, |seed| seed..seed + 1);
+    let start = Instant::now();
+    let mut all = Report::default();
+    for seed in seeds {
+        let report = simulator::run(seed)
+            .unwrap_or_else(|failure| panic!("{failure}\nafter {:.1} s", start.elapsed().as_secs_f32()));
+        all.steps += report.steps;
+        all.allocations += report.allocations;
+        all.to_peers += report.to_peers;
+        all.to_clients += report.to_clients;
+        all.silences += report.silences;
+        all.delivered += report.delivered;
+        add(&mut all.refusals, &report.refusals);
+        add(&mut all.reasons, &report.reasons);
+        add(&mut all.successes, &report.successes);
+        add(&mut all.ends, &report.ends);
+    }
+    println!("{all:#?}\nin {:.1} s", start.elapsed().as_secs_f32());
+    if one.is_none() && count >= SEEDS {
+        // It must have been everywhere to have said anything.
+        let codes: BTreeSet<u16> = all.refusals.keys().copied().collect();
+        assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 508].into());
+        assert_eq!(all.successes.len(), 5, "every method succeeds");
+        assert_eq!(all.ends.len(), 4, "allocations end in every way");
+        assert!(
+            all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)
+        );
+        assert!(all.to_peers > 1_000 && all.to_clients > 1_000 && all.delivered > 1_000);
+    }
+}
+
+#[test]
+fn the_same_seed_does_the_same_again() {
+    for seed in [3, 1 << 40] {
+        let first = simulator::run(seed).unwrap();
+        assert_eq!(first, simulator::run(seed).unwrap());
+        assert_ne!(first.trace, simulator::run(seed + 1).unwrap().trace);
+    }
+}
