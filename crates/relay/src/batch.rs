@@ -1,5 +1,8 @@
 //! The buffers of one worker: datagrams of many sockets are received into slots, rewritten there, and sent from
 //! there in few calls.
+//!
+//! A slot may hold a *train*: datagrams of one sender that the system handed up together. Packets that leave one
+//! socket for one address are sent as trains again.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,66 +11,94 @@ use std::os::fd::{AsFd, RawFd};
 
 use turn::{HEADROOM, MAX_REPLY, Packet, TAILROOM};
 
-use crate::sys::{Datagram, Messages, Received};
+use crate::sys::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train};
 
-/// Datagrams in flight at once.
-pub(crate) const SLOTS: usize = 64;
+/// Slots, and so trains, in flight at once.
+const SLOTS: usize = 64;
 /// The longest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6; ChannelData over TCP has 65,535.
 const PAYLOAD: usize = 65_536 + 8;
 /// An odd number of cache lines beyond a power of two, so that the slots' first lines do not share one cache set.
 const STRIDE: usize = 65_536 + 33 * 64;
 const _: () = assert!(STRIDE >= HEADROOM + PAYLOAD + TAILROOM && MAX_REPLY < PAYLOAD);
+/// Room for the packets of trains that need room around them.
+const SPILL: usize = 1 << 20;
+/// A packet that is sent as part of a train fits into one Ethernet frame: the system refuses to cut larger ones.
+const MAX_SEGMENT: usize = 1_452;
+/// Packets that may wait to be sent: more than one train can bring.
+const MAX_OUTGOING: usize = 4_096;
 
-/// A slot with a packet in it.
+/// Where a packet is in the buffers, and the room it has around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot(usize);
+pub(crate) struct Place {
+    /// Where its room begins, its first byte is, and its room ends.
+    base: usize,
+    start: usize,
+    limit: usize,
+    length: usize,
+}
+
+impl Place {
+    fn is_roomy(self) -> bool {
+        self.base < self.start
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Outgoing {
     socket: RawFd,
-    slot: usize,
-    /// Within the slot.
+    to: SocketAddr,
+    /// Keeps the order within a flow.
+    order: usize,
     start: usize,
     end: usize,
-    to: SocketAddr,
     source: Option<IpAddr>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// Mapped by the system as it is touched: small packets cost a page a slot.
+    /// The slots, then the spill. Mapped by the system as it is touched: a slot of small packets costs a page.
     memory: Box<[u8]>,
     used: usize,
-    received: Vec<(Slot, Received)>,
+    spilled: usize,
+    received: Vec<(usize, Received)>,
     outgoing: Vec<Outgoing>,
     messages: Messages,
+    /// By descriptor: sockets whose way out cannot cut trains.
+    uncut: Vec<bool>,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
         Self {
-            memory: vec![0; SLOTS * STRIDE].into(),
+            memory: vec![0; SLOTS * STRIDE + SPILL].into(),
             used: 0,
+            spilled: 0,
             received: Vec::with_capacity(SLOTS),
-            outgoing: Vec::with_capacity(SLOTS),
+            outgoing: Vec::with_capacity(MAX_OUTGOING),
             messages: Messages::new(SLOTS),
+            uncut: Vec::new(),
         }
     }
 
-    /// Whether every slot is taken: flush before the next packet.
+    /// Whether every slot is taken: flush before the next is filled.
     pub(crate) fn is_full(&self) -> bool {
         self.used == SLOTS
     }
 
-    /// Receives what is waiting on a socket into the free slots. The packets are taken with [`Batch::take`].
+    /// Whether spill or queue may not hold what one more packet needs: send before it is handled.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.spilled + HEADROOM + PAYLOAD + TAILROOM > SPILL || self.outgoing.len() >= MAX_OUTGOING
+    }
+
+    /// Receives what is waiting on a socket into the free slots. What came is told by [`Batch::received`].
     pub(crate) fn receive(&mut self, socket: &impl AsFd) -> io::Result<()> {
         let first = self.used;
-        let free = self.memory.chunks_exact_mut(STRIDE).skip(first);
+        let free = self.memory.chunks_exact_mut(STRIDE).take(SLOTS).skip(first);
         let slots = free.filter_map(|slot| slot.get_mut(HEADROOM..HEADROOM + PAYLOAD));
         let received = &mut self.received;
         received.clear();
         let count = self.messages.receive(socket, slots, |index, datagram| {
-            received.extend(datagram.map(|datagram| (Slot(first + index), datagram)));
+            received.extend(datagram.map(|datagram| (first + index, datagram)));
         });
         match count {
             Ok(count) => {
@@ -79,65 +110,209 @@ impl Batch {
         }
     }
 
-    /// The packet of this index among those that the last [`Batch::receive`] brought.
-    pub(crate) fn take(&self, index: usize) -> Option<(Slot, Received)> {
+    /// One of the slots that the last [`Batch::receive`] filled: its number and what it holds.
+    pub(crate) fn received(&self, index: usize) -> Option<(usize, Received)> {
         self.received.get(index).copied()
     }
 
+    /// Where the packets in a slot are, one after the other. Those of a train have no room around them.
+    pub(crate) fn packets(slot: usize, received: &Received) -> impl Iterator<Item = Place> + use<> {
+        let length = received.length;
+        let train = received.segment;
+        let base = slot * STRIDE;
+        let size = train.unwrap_or(length).max(1);
+        (0..length.div_ceil(size).max(1)).map(move |index| {
+            let (start, length) = (base + HEADROOM + index * size, size.min(length - index * size));
+            match train {
+                Some(_) => Place { base: start, start, limit: start + length, length },
+                None => Place { base, start, limit: base + STRIDE, length },
+            }
+        })
+    }
+
+    /// Gives a packet headroom and `behind` bytes from its first one on: one of a train is copied out of it.
+    pub(crate) fn with_room(&mut self, place: Place, behind: usize) -> Place {
+        if place.is_roomy() {
+            return place;
+        }
+        let base = SLOTS * STRIDE + self.spilled;
+        let start = base + HEADROOM;
+        let limit = start + behind.max(place.length + TAILROOM);
+        self.memory.copy_within(place.start..place.start + place.length, start);
+        self.spilled = (limit - SLOTS * STRIDE).next_multiple_of(64);
+        Place { base, start, limit, length: place.length }
+    }
+
     /// Copies a frame of a stream into a free slot. `None` when it is too long or no slot is free.
-    pub(crate) fn put(&mut self, frame: &[u8]) -> Option<(Slot, usize)> {
-        if self.is_full() || frame.len() > PAYLOAD {
+    pub(crate) fn put(&mut self, frame: &[u8]) -> Option<Place> {
+        if self.used == SLOTS || frame.len() > PAYLOAD {
             return None;
         }
-        let slot = Slot(self.used);
-        let start = slot.0 * STRIDE + HEADROOM;
+        let base = self.used * STRIDE;
+        let start = base + HEADROOM;
         self.memory.get_mut(start..start + frame.len())?.copy_from_slice(frame);
         self.used += 1;
-        Some((slot, frame.len()))
+        Some(Place { base, start, limit: base + STRIDE, length: frame.len() })
     }
 
-    /// The packet of `length` bytes in a slot, with the room around it.
-    pub(crate) fn packet(&mut self, slot: Slot, length: usize) -> Packet<'_> {
-        let start = slot.0 * STRIDE;
-        let memory = self.memory.get_mut(start..start + STRIDE).unwrap_or_default();
-        Packet::new(memory, HEADROOM, HEADROOM + length)
+    /// The packet at a place, with its room, and where in memory its buffer begins.
+    pub(crate) fn packet(&mut self, place: Place) -> (Packet<'_>, usize) {
+        let Place { base, start, limit, length } = place;
+        let buffer = self.memory.get_mut(base..limit).unwrap_or_default();
+        (Packet::new(buffer, start - base, start - base + length), base)
     }
 
-    /// Bytes of a slot.
-    pub(crate) fn bytes(&self, slot: Slot, range: Range<usize>) -> &[u8] {
-        let start = slot.0 * STRIDE;
-        self.memory.get(start + range.start..start + range.end).unwrap_or_default()
+    /// The first byte of a packet tells what it is.
+    pub(crate) fn peek(&self, place: Place) -> &[u8] {
+        self.bytes(place.start..place.start + place.length)
     }
 
-    /// Queues a slot's bytes for sending; they stay as they are until [`Batch::flush`].
+    /// Bytes of the buffers.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.memory.get(range).unwrap_or_default()
+    }
+
+    /// Queues bytes for sending; they stay as they are until [`Batch::flush`].
     pub(crate) fn send(
         &mut self,
         socket: RawFd,
-        slot: Slot,
         range: Range<usize>,
         to: SocketAddr,
         source: Option<IpAddr>,
     ) {
-        self.outgoing.push(Outgoing { socket, slot: slot.0, start: range.start, end: range.end, to, source });
+        let order = self.outgoing.len();
+        self.outgoing.push(Outgoing { socket, to, order, start: range.start, end: range.end, source });
     }
 
-    /// Sends all that is queued and frees every slot; how many datagrams the system would not take.
-    ///
-    /// Datagrams of one socket go out in the order they came in, so no flow is reordered.
-    pub(crate) fn flush(&mut self) -> usize {
-        self.outgoing.sort_unstable_by_key(|outgoing| (outgoing.socket, outgoing.slot));
-        let mut failed = 0;
-        for run in self.outgoing.chunk_by(|a, b| a.socket == b.socket) {
-            let Some(first) = run.first() else { continue };
-            let datagrams = run.iter().map(|outgoing| {
-                let start = outgoing.slot * STRIDE;
-                let bytes = self.memory.get(start + outgoing.start..start + outgoing.end);
-                Datagram { bytes: bytes.unwrap_or_default(), to: outgoing.to, source: outgoing.source }
-            });
-            failed += self.messages.send(first.socket, datagrams);
+    /// A descriptor is a new socket's: what was known of its number is forgotten.
+    pub(crate) fn forget(&mut self, socket: RawFd) {
+        if let Some(uncut) = usize::try_from(socket).ok().and_then(|index| self.uncut.get_mut(index)) {
+            *uncut = false;
         }
-        self.outgoing.clear();
+    }
+
+    /// Sends all that is queued and frees every slot; how many packets the system would not take.
+    pub(crate) fn flush(&mut self) -> usize {
         self.used = 0;
+        self.send_queued()
+    }
+
+    /// Sends all that is queued and keeps what the slots hold; how many packets the system would not take.
+    ///
+    /// Packets of one socket for one address go out in the order they came in, so no flow is reordered.
+    pub(crate) fn send_queued(&mut self) -> usize {
+        self.outgoing.sort_unstable_by_key(|packet| (packet.socket, packet.to, packet.order));
+        let mut sender =
+            Sender { messages: &mut self.messages, memory: &self.memory, uncut: &mut self.uncut, failed: 0 };
+        for run in self.outgoing.chunk_by(|a, b| a.socket == b.socket) {
+            sender.send(run);
+        }
+        let failed = sender.failed;
+        self.outgoing.clear();
+        self.spilled = 0;
         failed
     }
+}
+
+/// What sending takes, while the queue is read.
+struct Sender<'b> {
+    messages: &'b mut Messages,
+    memory: &'b [u8],
+    uncut: &'b mut Vec<bool>,
+    failed: usize,
+}
+
+impl Sender<'_> {
+    /// Sends packets of one socket, sorted by address, as trains where that is possible.
+    fn send(&mut self, mut run: &[Outgoing]) {
+        while let Some(first) = run.first() {
+            let socket = first.socket;
+            let index = usize::try_from(socket).unwrap_or(usize::MAX);
+            let cuts = self.uncut.get(index) != Some(&true);
+            let mut refused = Vec::new();
+            let taken = self.send_front(run, cuts, &mut refused);
+            let (sent, rest) = run.split_at(taken);
+            run = rest;
+            for (train, error) in refused {
+                let train = sent.get(train).unwrap_or_default();
+                // The way out cannot cut trains: each packet goes by itself from now on.
+                if train.len() > 1 && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) {
+                    if self.uncut.len() <= index {
+                        self.uncut.resize(index.saturating_add(1), false);
+                    }
+                    if let Some(uncut) = self.uncut.get_mut(index) {
+                        *uncut = true;
+                    }
+                    self.send(train);
+                } else {
+                    self.failed += train.len();
+                }
+            }
+        }
+    }
+
+    /// Sends as much of a run's front as one call takes: how many packets that was, and which of them failed.
+    fn send_front(
+        &mut self,
+        run: &[Outgoing],
+        cuts: bool,
+        refused: &mut Vec<(Range<usize>, io::Error)>,
+    ) -> usize {
+        let memory = self.memory;
+        let mut gather = self.messages.gather();
+        let mut taken = 0;
+        while let Some((first, rest)) = run.get(taken..).and_then(<[Outgoing]>::split_first) {
+            let length = if cuts { 1 + followers(first, rest) } else { 1 };
+            if !gather.has_room(length) {
+                break;
+            }
+            let size = u16::try_from(first.end - first.start).ok().filter(|_| length > 1);
+            let packets = run.get(taken..taken + length).unwrap_or_default();
+            let bytes = packets.iter().map(|packet| memory.get(packet.start..packet.end).unwrap_or_default());
+            gather.push(Train { to: first.to, source: first.source, segment: size }, bytes);
+            taken += length;
+        }
+        let socket = run.first().map_or(-1, |packet| packet.socket);
+        gather.send(socket, |message, error| {
+            let train = nth_train(run, cuts, message);
+            refused.push((train, error));
+        });
+        taken
+    }
+}
+
+/// How many of the next packets can leave in one train with the first.
+fn followers(first: &Outgoing, rest: &[Outgoing]) -> usize {
+    let size = first.end - first.start;
+    if size == 0 || size > MAX_SEGMENT {
+        return 0;
+    }
+    let most = (MAX_TRAIN_BYTES / size).min(MAX_TRAIN_PACKETS) - 1;
+    let mut count = 0;
+    for packet in rest.iter().take(most) {
+        let length = packet.end - packet.start;
+        if packet.to != first.to || packet.source != first.source || length > size || length == 0 {
+            break;
+        }
+        count += 1;
+        // Only the last packet of a train may be shorter.
+        if length < size {
+            break;
+        }
+    }
+    count
+}
+
+/// Which packets of a run its nth train has: found again, for a refusal is rare.
+fn nth_train(run: &[Outgoing], cuts: bool, nth: usize) -> Range<usize> {
+    let mut start = 0;
+    for index in 0.. {
+        let Some((first, rest)) = run.get(start..).and_then(<[Outgoing]>::split_first) else { break };
+        let length = if cuts { 1 + followers(first, rest) } else { 1 };
+        if index == nth {
+            return start..start + length;
+        }
+        start += length;
+    }
+    0..0
 }

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets};
 
 use crate::Listener;
-use crate::sys::{Epoll, Interest, receive_destination};
+use crate::sys::{Epoll, Interest, receive_coalesced, receive_destination};
 use crate::worker::Token;
 
 #[derive(Debug)]
@@ -26,6 +26,7 @@ impl UdpListener {
         if is_wildcard {
             receive_destination(&socket, listener.address.is_ipv4())?;
         }
+        receive_coalesced(&socket);
         Ok(Self { socket, address: listener.address, is_wildcard })
     }
 
@@ -51,9 +52,9 @@ impl Relays {
         self.sockets.get(relay.0 as usize)
     }
 
-    /// Closes a relay socket; epoll forgets it with its last descriptor.
-    pub(crate) fn close(&mut self, relay: RelayId) {
-        self.sockets.try_remove(relay.0 as usize);
+    /// Closes a relay socket, and says what its descriptor was; epoll forgets it with its last descriptor.
+    pub(crate) fn close(&mut self, relay: RelayId) -> Option<RawFd> {
+        self.sockets.try_remove(relay.0 as usize).map(|socket| socket.as_raw_fd())
     }
 }
 
@@ -78,6 +79,7 @@ impl RelaySockets for Opener<'_> {
         if domain == Domain::IPV6 {
             socket.set_only_v6(true).map_err(failed)?;
         }
+        receive_coalesced(&socket);
         socket.bind(&SockAddr::from(local)).map_err(failed)?;
         let entry = self.relays.sockets.vacant_entry();
         let id = RelayId(u32::try_from(entry.key()).map_err(|_| OpenError::Failed)?);

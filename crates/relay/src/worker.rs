@@ -7,10 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use stun::Kind;
 use stun::framing::{self, Frame};
-use turn::{Action, Client, Command, FiveTuple, Output, RelayId, Reply, Server, Time, Transport};
+use turn::{Action, Client, Command, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport};
 
-use crate::batch::{Batch, Slot};
+use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
@@ -189,11 +190,18 @@ impl Worker {
         // An error is one of an earlier datagram; what else is wrong shows when nothing arrives.
         let _ = self.batch.receive(listener);
         let mut next = 0;
-        while let Some((slot, received)) = self.batch.take(next) {
+        while let Some((slot, received)) = self.batch.received(next) {
             next += 1;
             let server = received.destination.map_or(address, |ip| SocketAddr::new(ip, address.port()));
             let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
-            self.handle_client_packet(now, Client { five_tuple, via: index }, slot, received.length);
+            let client = Client { five_tuple, via: index };
+            for place in Batch::packets(slot, &received) {
+                self.make_room();
+                // ChannelData only shrinks; a request's answer may need more room than a train leaves it.
+                let is_data = Kind::of(self.batch.peek(place)) == Kind::ChannelData;
+                let place = if is_data { place } else { self.batch.with_room(place, MAX_REPLY) };
+                self.handle_client_packet(now, client, place);
+            }
         }
     }
 
@@ -204,24 +212,28 @@ impl Worker {
         let Some(socket) = self.relays.socket(relay) else { return };
         let _ = self.batch.receive(socket);
         let mut next = 0;
-        while let Some((slot, received)) = self.batch.take(next) {
+        while let Some((slot, received)) = self.batch.received(next) {
             next += 1;
-            let mut packet = self.batch.packet(slot, received.length);
-            let action = self.server.from_peer(now, relay, received.from, &mut packet);
-            let range = packet.range();
-            self.act(action, None, slot, range);
+            for place in Batch::packets(slot, &received) {
+                self.make_room();
+                let place = self.batch.with_room(place, 0);
+                let (mut packet, base) = self.batch.packet(place);
+                let action = self.server.from_peer(now, relay, received.from, &mut packet);
+                let range = packet.range();
+                self.act(action, None, base + range.start..base + range.end);
+            }
         }
     }
 
-    fn handle_client_packet(&mut self, now: Time, client: Client, slot: Slot, length: usize) {
-        let mut packet = self.batch.packet(slot, length);
+    fn handle_client_packet(&mut self, now: Time, client: Client, place: Place) {
+        let (mut packet, base) = self.batch.packet(place);
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
         let action = self.server.from_client(now, client, &mut packet, &mut opener);
         let range = packet.range();
-        self.act(action, Some(client), slot, range);
+        self.act(action, Some(client), base + range.start..base + range.end);
     }
 
-    fn act(&mut self, action: Action, from: Option<Client>, slot: Slot, range: Range<usize>) {
+    fn act(&mut self, action: Action, from: Option<Client>, range: Range<usize>) {
         let bytes = range.len() as u64;
         match (action, from) {
             (Action::Reply(reply), Some(client)) => {
@@ -229,20 +241,20 @@ impl Worker {
                     Reply::Success(_) => self.counters.successes.add(1),
                     Reply::Refused(_) => self.counters.refusals.add(1),
                 }
-                self.send_to_client(&client, slot, range);
+                self.send_to_client(&client, range);
             }
             (Action::ToPeer { relay, peer }, _) => {
                 if let Some(socket) = self.relays.socket(relay) {
                     self.counters.packets_to_peers.add(1);
                     self.counters.bytes_to_peers.add(bytes);
                     let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
-                    self.batch.send(socket, slot, range, peer, None);
+                    self.batch.send(socket, range, peer, None);
                 }
             }
             (Action::ToClient(client), _) => {
                 self.counters.packets_to_clients.add(1);
                 self.counters.bytes_to_clients.add(bytes);
-                self.send_to_client(&client, slot, range);
+                self.send_to_client(&client, range);
             }
             (Action::Drop(reason), _) => {
                 tracing::trace!(?reason, "dropped");
@@ -252,17 +264,17 @@ impl Worker {
         }
     }
 
-    fn send_to_client(&mut self, client: &Client, slot: Slot, range: Range<usize>) {
+    fn send_to_client(&mut self, client: &Client, range: Range<usize>) {
         match client.five_tuple.transport {
             Transport::Udp => {
                 let Some(listener) = self.sockets.udp.get(client.via as usize) else { return };
                 let source = listener.is_wildcard.then(|| client.five_tuple.server.ip());
-                self.batch.send(listener.raw_fd(), slot, range, client.five_tuple.client, source);
+                self.batch.send(listener.raw_fd(), range, client.five_tuple.client, source);
             }
             Transport::Tcp => {
                 let limit = self.connections.limits.outbound_bytes;
                 let Some((id, connection)) = self.connections.of_client(client) else { return };
-                match connection.write(self.batch.bytes(slot, range), limit) {
+                match connection.write(self.batch.bytes(range), limit) {
                     Ok(Written::Sent) => {}
                     Ok(Written::Waits) => {
                         let token = Token::Connection(client.via).pack();
@@ -311,11 +323,11 @@ impl Worker {
                     if self.batch.is_full() {
                         self.flush();
                     }
-                    let Some((slot, length)) = self.batch.put(frame) else { return false };
+                    let Some(place) = self.batch.put(frame) else { return false };
                     if let Some(connection) = self.connections.entry(id) {
                         connection.heard_ms = now.monotonic_ms;
                     }
-                    self.handle_client_packet(now, client, slot, length);
+                    self.handle_client_packet(now, client, place);
                 }
                 Ok(Frame::Incomplete { needed }) => {
                     let bounded = needed <= self.connections.limits.unallocated_frame_bytes;
@@ -332,7 +344,17 @@ impl Worker {
         }
     }
 
+    /// Sends what is queued when there may be no room for what one more packet brings.
+    fn make_room(&mut self) {
+        if self.batch.is_crowded() {
+            let failed = self.batch.send_queued();
+            self.counters.send_failures.add(failed as u64);
+        }
+    }
+
     fn flush(&mut self) {
+        // Before the answers leave: whoever has one finds its effect counted.
+        self.counters.allocations.set(self.server.allocation_count() as u64);
         let failed = self.batch.flush();
         self.counters.send_failures.add(failed as u64);
     }
@@ -357,7 +379,9 @@ impl Worker {
     /// Closes what has ended: after the flush, for packets to send may refer to the sockets.
     fn end_allocations(&mut self) {
         while let Some(Output::Ended { client, relay, port, reason }) = self.server.poll_output() {
-            self.relays.close(relay);
+            if let Some(socket) = self.relays.close(relay) {
+                self.batch.forget(socket);
+            }
             drop(port);
             tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
         }

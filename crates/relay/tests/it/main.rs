@@ -10,3 +10,4 @@ mod deadlines;
 mod fixture;
 mod relaying;
 mod start;
+mod trains;
