@@ -99,3 +99,20 @@ fn rfc8489_9_2_5_a_second_401_is_the_end() {
     assert_eq!(client.poll_event(), Some(refused));
     assert!(transmits(&mut client).is_empty());
 }
+
+#[test]
+fn keep_alive_refreshes_before_the_end() {
+    let mut config = Config::new("user", "password", Transport::Udp);
+    config.keep_alive = true;
+    let mut client = Client::new(config, 1);
+    client.allocate(0, None);
+    let first = transmits(&mut client).remove(0);
+    client.handle_packet(1, &challenge(&first, ErrorCode::UNAUTHENTICATED, b"nonce"));
+    let second = transmits(&mut client).remove(0);
+    let key = LongTermKey::new(b"user", b"realm", b"password");
+    client.handle_packet(2, &allocated(&second, &key));
+    assert_eq!(client.poll_timeout(), Some(300_002));
+    client.handle_timeout(300_002);
+    let refresh = transmits(&mut client).remove(0);
+    assert_eq!(Message::parse(&refresh).unwrap().method(), Method::REFRESH);
+}

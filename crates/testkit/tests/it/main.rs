@@ -3,4 +3,5 @@
 
 mod blocking;
 mod client;
+mod network;
 mod simulator;
