@@ -24,27 +24,29 @@ Examples:
   turnery key create --name web             a TURN key, with its secret
   turnery token create --permission calls-read --json
 
-Every flag is also a variable of the environment (--data-dir is TURNERY_DATA_DIR) and, for `serve`, a key of the
-configuration file (data_dir). Flags beat variables, variables beat the file.";
+Every flag is also a variable of the environment (--data-dir is TURNERY_DATA_DIR) and a key of
+the configuration file (data_dir). Flags beat variables, variables beat the file.";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
   turnery serve --dev
-  turnery serve --data-dir /var/lib/turnery --public-host turn.example.org --relay-address 198.51.100.7/10.0.0.5
+  turnery serve --data-dir /var/lib/turnery --public-host turn.example.org \\
+      --relay-address 198.51.100.7/10.0.0.5
 
 Environment:
-  TURNERY_<FLAG>             each flag in capitals with _ for -; lists are separated by commas; empty is not set
-  TURNERY_BOOTSTRAP_ACCOUNT  first start only: the account's id, 32 hex digits [default: random]
-  TURNERY_BOOTSTRAP_TOKEN    first start only: the API token, 32 to 128 of A-Za-z0-9_- [default: random]
+  TURNERY_<FLAG>             each flag in capitals with _ for -; lists are separated by commas,
+                             and what is empty counts as not set
+  TURNERY_BOOTSTRAP_ACCOUNT  first start only: the account's id, 32 hex digits
+  TURNERY_BOOTSTRAP_TOKEN    first start only: the API token, 32 to 128 of A-Za-z0-9_-
   NO_COLOR                   no colours in the log
 
-The first start makes an account and an API token and prints them once. When every listener is open, the last line on
-standard output is `ready api=http://... turn=udp://...,tcp://...`. SIGTERM and SIGINT end it, exit code 0; SIGHUP reads
-the keyring again.";
+The first start makes an account and an API token and prints them once. When every listener is
+open, the last line on standard output is `ready api=http://... turn=udp://...,tcp://...`.
+SIGTERM and SIGINT end it with exit code 0; SIGHUP reads the keyring again.";
 
 /// A whole TURN service: relay, credentials and their API.
 #[derive(Debug, Parser)]
-#[command(name = "turnery", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "turnery", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,

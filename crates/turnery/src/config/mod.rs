@@ -31,17 +31,17 @@ const DEV_PEERS: [&str; 7] =
 pub(crate) struct Global {
     /// The directory of the database and the keyring [default: $STATE_DIRECTORY, /var/lib/turnery for root, else
     /// ~/.local/state/turnery; with --dev a temporary one]
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, display_order = 100)]
     pub(crate) data_dir: Option<String>,
     /// The database, as sqlite:PATH [default: turnery.db in the data directory]
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, display_order = 100)]
     pub(crate) store: Option<String>,
     /// A TOML file with the same settings: keys are the flags' names with _ for -, unknown ones are refused
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, display_order = 100)]
     pub(crate) config: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as info,relay=debug
     /// [default: info]
-    #[arg(long, value_name = "FILTER", global = true)]
+    #[arg(long, value_name = "FILTER", global = true, display_order = 100)]
     pub(crate) log: Option<String>,
 }
 

@@ -1,0 +1,93 @@
+//! coturn's own client against this server: another reading of the same RFCs.
+
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use testkit::client::BlockingClient;
+use turn::Transport;
+
+use crate::fixture::{LONG, Running, Server, finish, known, start_command};
+
+const MESSAGES: u32 = 200;
+const CLIENTS: u32 = 4;
+
+/// A tool of Debian's package coturn.
+fn tool(name: &str) -> Command {
+    let found = Command::new(name).arg("--help").stdin(Stdio::null()).output();
+    assert!(
+        !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound),
+        "{name} is missing: apt-get install coturn (its client tools are what this test compares with)"
+    );
+    let mut command = Command::new(name);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// coturn's echoing peer, on a port that was free a moment ago.
+fn echo_peer() -> (Running, u16) {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = tool("turnutils_peer");
+    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let peer = Running(command.spawn().unwrap());
+    let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+    probe.connect(("127.0.0.1", port)).unwrap();
+    probe.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let begun = Instant::now();
+    loop {
+        let _ = probe.send(b"are you there");
+        if probe.recv(&mut [0; 32]).is_ok() {
+            return (peer, port);
+        }
+        assert!(begun.elapsed() < LONG, "turnutils_peer does not echo");
+    }
+}
+
+/// The number that follows `label` on the last line that has it.
+fn number_after(text: &str, label: &str) -> Option<u32> {
+    let rest = text.lines().rev().find_map(|line| line.split(label).nth(1))?;
+    rest.trim().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn check(server: &Server, peer: u16, flags: &[&str]) {
+    let key = server.create_key();
+    let minted = server.mint(&key, 600);
+    let transport = if flags.contains(&"-t") { Transport::Tcp } else { Transport::Udp };
+    let mut command = tool("turnutils_uclient");
+    command
+        .args(["-L", "127.0.0.1", "-e", "127.0.0.1", "-r", &peer.to_string()])
+        .args(["-u", &minted.username, "-w", &minted.password])
+        .args(["-p", &server.listener(transport).port().to_string()])
+        .args(["-n", &MESSAGES.to_string(), "-m", &CLIENTS.to_string(), "-l", "170", "-z", "5"])
+        // EVEN-PORT, which asks for a pair of ports, is not offered: each client has one.
+        .arg("-c")
+        .args(flags)
+        .arg("127.0.0.1");
+    let output = finish(command);
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // The exit code is 0 even when packets are lost.
+    assert!(output.status.success(), "{flags:?}: {told}");
+    let (sent, received) = (number_after(&told, "tot_send_msgs="), number_after(&told, "tot_recv_msgs="));
+    assert_eq!(number_after(&told, "Total lost packets "), Some(0), "{flags:?}: {told}");
+    assert!(sent.is_some_and(|sent| sent >= MESSAGES * CLIENTS), "{flags:?}: {told}");
+    assert_eq!(sent, received, "{flags:?}: {told}");
+}
+
+#[test]
+fn uclient_loses_no_packet() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &["--dev"]));
+    let (_peer, port) = echo_peer();
+    // ChannelData, Send, the same over TCP, and from client to client through two relayed addresses.
+    let runs: [&[&str]; 6] = [&[], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"]];
+    for flags in runs {
+        check(&server, port, flags);
+    }
+    // A wrong password is refused, so the runs above did authenticate.
+    let minted = server.mint(&server.create_key(), 60);
+    let address = server.listener(Transport::Udp);
+    let wrong =
+        BlockingClient::connect(address, Transport::Udp, &minted.username, "wrong").unwrap().allocate();
+    assert_eq!(wrong.unwrap_err().code(), Some(401));
+}

@@ -1,0 +1,11 @@
+//! The real binary, started as an operator would, well and badly, killed, and met by real clients.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod bad_starts;
+mod cli;
+mod coturn;
+mod durability;
+mod fixture;
+mod revocation;
+mod serve;
+mod tidy;

@@ -1,0 +1,162 @@
+//! What ends a credential ends the traffic that runs on it within a second, while its client keeps sending.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use turn::Transport;
+
+use crate::fixture::{Key, LONG, Minted, Server, TOKEN, finish, keys_path, revoke_path, start, turnery};
+
+const INTERVAL: Duration = Duration::from_millis(5);
+/// What is promised, and how long silence is watched for after that.
+const CUT_WITHIN_MS: u64 = 1_000;
+const WATCHED_MS: u64 = 1_800;
+/// Packets that must have arrived before anything is cut.
+const ALIVE: u64 = 40;
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// A client that sends through a channel until it is dropped, and what its peer sees of it.
+struct Flow {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    last_ms: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Flow {
+    fn start(server: &Server, transport: Transport, minted: &Minted) -> Self {
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let address = peer.local_addr().unwrap();
+        let mut client = server.client(transport, minted);
+        client.allocate().unwrap();
+        client.channel_bind(address).unwrap();
+        let (stop, count, last_ms) = <(Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let (stopped, ended) = (Arc::clone(&stop), Arc::clone(&stop));
+        let (counted, last) = (Arc::clone(&count), Arc::clone(&last_ms));
+        let sender = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // Over TCP the connection may be closed: that is one way of being cut.
+                let _ = client.send_to(address, b"still here");
+                std::thread::sleep(INTERVAL);
+            }
+        });
+        let receiver = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !ended.load(Ordering::Relaxed) {
+                if peer.recv_from(&mut buffer).is_ok() {
+                    last.store(now_ms(), Ordering::Relaxed);
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let flow = Self { stop, count, last_ms, threads: vec![sender, receiver] };
+        flow.wait_until_alive();
+        flow
+    }
+
+    fn wait_until_alive(&self) {
+        let (begun, before) = (now_ms(), self.count.load(Ordering::Relaxed));
+        while self.count.load(Ordering::Relaxed) < before + ALIVE {
+            assert!(now_ms() - begun < 10_000, "the flow does not flow");
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Watches it fall silent after `cut_ms`, unix milliseconds.
+    fn check_cut(&self, cut_ms: u64, what: &str) {
+        let last = || self.last_ms.load(Ordering::Relaxed);
+        while now_ms() < cut_ms + WATCHED_MS {
+            std::thread::sleep(INTERVAL);
+        }
+        let last = last();
+        println!(
+            "{what}: the last packet arrived {} ms after the cut",
+            i128::from(last) - i128::from(cut_ms)
+        );
+        assert!(last + 500 > cut_ms, "{what}: it was silent before the cut");
+        assert!(last <= cut_ms + CUT_WITHIN_MS, "{what}: packets {} ms after the cut", last - cut_ms);
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Cuts a flow over UDP and one over TCP of the same key; another key's flow must go on.
+fn check(what: &str, cut: impl Fn(&Server, &Key, &Minted)) {
+    let server = start();
+    let (key, other) = (server.create_key(), server.create_key());
+    let bystander = Flow::start(&server, Transport::Udp, &server.mint(&other, 600));
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let key = if transport == Transport::Udp { key.clone() } else { server.create_key() };
+        let minted = server.mint(&key, 600);
+        let flow = Flow::start(&server, transport, &minted);
+        cut(&server, &key, &minted);
+        flow.check_cut(now_ms(), &format!("{what}, {transport:?}"));
+        assert_eq!(server.refusal(transport, &minted), Some(401), "{what}, {transport:?}");
+    }
+    bystander.wait_until_alive();
+}
+
+#[test]
+fn a_revoked_credential() {
+    check("revoke", |server, key, minted| {
+        server.ask("POST", &revoke_path(key, minted), &key.secret, None, 204);
+    });
+}
+
+#[test]
+fn a_deleted_key() {
+    check("delete the key", |server, key, _| {
+        server.ask("DELETE", &format!("{}/{}", keys_path(), key.uid), TOKEN, None, 200);
+    });
+}
+
+#[test]
+fn a_key_deleted_by_another_process() {
+    check("delete the key from the shell", |server, key, _| {
+        let dir = server.data_dir();
+        let output = finish(turnery(&["key", "delete", &key.uid, "--data-dir", dir.to_str().unwrap()]));
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+#[test]
+fn an_expired_credential() {
+    let server = start();
+    let key = server.create_key();
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let minted = server.mint(&key, 3);
+        // The time of issue is a whole second that has begun.
+        let expires_ms = (now_ms() / 1_000 + 3) * 1_000;
+        let flow = Flow::start(&server, transport, &minted);
+        flow.check_cut(expires_ms, &format!("expiry, {transport:?}"));
+        assert_eq!(server.refusal(transport, &minted), Some(401));
+    }
+}
+
+#[test]
+fn a_revocation_outlives_a_restart() {
+    let mut server = start();
+    let key = server.create_key();
+    let (revoked, kept) = (server.mint(&key, 600), server.mint(&key, 600));
+    server.ask("POST", &revoke_path(&key, &revoked), &key.secret, None, 204);
+    let dir = server.dir.take().unwrap();
+    server.child.0.kill().unwrap();
+    server.child.wait(LONG).unwrap();
+    let again = crate::fixture::start_command(crate::fixture::known(dir.path(), &crate::fixture::LOOPBACK));
+    assert_eq!(again.refusal(Transport::Udp, &revoked), Some(401));
+    assert_eq!(again.refusal(Transport::Udp, &kept), None);
+}
