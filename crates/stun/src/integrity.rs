@@ -1,40 +1,98 @@
-//! MESSAGE-INTEGRITY, FINGERPRINT and the long-term key. RFC 8489 §9.2.2, §14.5, §14.7.
+//! MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT and the long-term key. RFC 8489 §9.2.2, §14.5 to §14.7.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha1::Sha1;
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::message::{HEADER_LEN, Message};
 use crate::{AttributeType, padded};
 
-/// Length of MESSAGE-INTEGRITY's value.
-pub(crate) const SHA1_LEN: usize = 20;
+/// Length of the longer integrity, MESSAGE-INTEGRITY-SHA256.
+pub(crate) const MAX_MAC_LEN: usize = 32;
 /// FINGERPRINT's CRC is XORed with this. RFC 8489 §14.7.
 const FINGERPRINT_XOR: u32 = 0x5354_554E;
 
-/// The key that long-term credentials make for MESSAGE-INTEGRITY. RFC 8489 §9.2.2.
+/// How a password becomes a key. RFC 8489 §18.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PasswordAlgorithm {
+    /// 0x0001
+    Md5,
+    /// 0x0002
+    Sha256,
+}
+
+impl PasswordAlgorithm {
+    /// The value of a PASSWORD-ALGORITHMS attribute that offers both, the stronger one first. RFC 8489 §14.11.
+    pub const OFFER: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
+
+    /// Reads a PASSWORD-ALGORITHM attribute's value: one of the two, without parameters. RFC 8489 §14.12.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match value {
+            [0, 1, 0, 0] => Some(Self::Md5),
+            [0, 2, 0, 0] => Some(Self::Sha256),
+            _ => None,
+        }
+    }
+
+    /// The value of a PASSWORD-ALGORITHM attribute.
+    pub fn to_attribute(self) -> [u8; 4] {
+        match self {
+            Self::Md5 => [0, 1, 0, 0],
+            Self::Sha256 => [0, 2, 0, 0],
+        }
+    }
+}
+
+/// The key that long-term credentials make for both integrity attributes. RFC 8489 §9.2.2.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LongTermKey {
-    md5: [u8; 16],
+    bytes: [u8; 32],
+    length: usize,
 }
 
 impl LongTermKey {
-    /// Derives the key. The caller has prepared the strings (`OpaqueString` of RFC 8265; ASCII is as it is).
+    /// Derives the key with MD5, as RFC 5389 did and clients do unless they are offered better. The caller has
+    /// prepared the strings (`OpaqueString` of RFC 8265; ASCII is as it is).
     pub fn new(username: &[u8], realm: &[u8], password: &[u8]) -> Self {
-        // RFC 8489 §9.2.2: key = MD5(username ":" realm ":" password).
-        let mut md5 = Md5::new();
-        for part in [username, b":", realm, b":", password] {
-            md5.update(part);
-        }
-        Self { md5: md5.finalize().into() }
+        Self::with_algorithm(PasswordAlgorithm::Md5, username, realm, password)
     }
 
-    pub(crate) fn sha1(&self) -> &[u8] {
-        &self.md5
+    /// Derives the key with this algorithm.
+    pub fn with_algorithm(
+        algorithm: PasswordAlgorithm,
+        username: &[u8],
+        realm: &[u8],
+        password: &[u8],
+    ) -> Self {
+        // RFC 8489 §9.2.2: key = hash(username ":" realm ":" password).
+        let parts = [username, b":", realm, b":", password];
+        let mut bytes = [0; 32];
+        let length = match algorithm {
+            PasswordAlgorithm::Md5 => digest::<Md5>(&parts, &mut bytes),
+            PasswordAlgorithm::Sha256 => digest::<Sha256>(&parts, &mut bytes),
+        };
+        Self { bytes, length }
     }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
+    }
+}
+
+fn digest<D: Digest>(parts: &[&[u8]], bytes: &mut [u8; 32]) -> usize {
+    let mut digest = D::new();
+    for part in parts {
+        digest.update(part);
+    }
+    fill(bytes, &digest.finalize())
+}
+
+fn fill(bytes: &mut [u8; 32], from: &[u8]) -> usize {
+    bytes.iter_mut().zip(from).map(|(to, from)| *to = *from).count()
 }
 
 /// Never shows the key.
@@ -66,24 +124,64 @@ pub enum Fingerprint {
     Verified,
 }
 
-pub(crate) fn check_sha1(message: &Message<'_>, key: &[u8]) -> Integrity {
-    let found = message.attributes().find(|a| a.kind == AttributeType::MESSAGE_INTEGRITY);
+/// Which of the two integrity attributes. RFC 8489 §14.5 and §14.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntegrityAlgorithm {
+    /// MESSAGE-INTEGRITY
+    Sha1,
+    /// MESSAGE-INTEGRITY-SHA256
+    Sha256,
+}
+
+impl IntegrityAlgorithm {
+    /// The attribute.
+    pub fn attribute(self) -> AttributeType {
+        match self {
+            Self::Sha1 => AttributeType::MESSAGE_INTEGRITY,
+            Self::Sha256 => AttributeType::MESSAGE_INTEGRITY_SHA256,
+        }
+    }
+}
+
+pub(crate) fn check(message: &Message<'_>, algorithm: IntegrityAlgorithm, key: &LongTermKey) -> Integrity {
+    let found = message.attributes().find(|a| a.kind == algorithm.attribute());
     let Some(attribute) = found else { return Integrity::Absent };
-    match hmac_sha1(message.as_bytes(), attribute.offset, key) {
+    let mut mac = [0; MAX_MAC_LEN];
+    match compute(message.as_bytes(), attribute.offset, algorithm, key, &mut mac) {
+        // RFC 8489 §14.6: SHA-256 integrity is not truncated where nobody has agreed to it.
         Some(expected) if bool::from(expected.ct_eq(attribute.value)) => Integrity::Verified,
         _ => Integrity::Wrong,
     }
 }
 
-/// The HMAC over a message up to `offset`, its length field set as if MESSAGE-INTEGRITY were the last attribute.
-pub(crate) fn hmac_sha1(message: &[u8], offset: usize, key: &[u8]) -> Option<[u8; SHA1_LEN]> {
+/// The HMAC over a message up to `offset`, its length field set as if the integrity were the last attribute.
+pub(crate) fn compute<'b>(
+    message: &[u8],
+    offset: usize,
+    algorithm: IntegrityAlgorithm,
+    key: &LongTermKey,
+    buffer: &'b mut [u8; MAX_MAC_LEN],
+) -> Option<&'b [u8]> {
+    let length = match algorithm {
+        IntegrityAlgorithm::Sha1 => hmac::<Hmac<Sha1>>(message, offset, key, buffer)?,
+        IntegrityAlgorithm::Sha256 => hmac::<Hmac<Sha256>>(message, offset, key, buffer)?,
+    };
+    buffer.get(..length)
+}
+
+fn hmac<M: Mac + KeyInit>(
+    message: &[u8],
+    offset: usize,
+    key: &LongTermKey,
+    buffer: &mut [u8; MAX_MAC_LEN],
+) -> Option<usize> {
     let (header, body) = message.get(..offset)?.split_first_chunk::<HEADER_LEN>()?;
-    // RFC 8489 §14.5: the length covers everything up to and including MESSAGE-INTEGRITY.
-    let header = with_length(header, body.len() + 4 + SHA1_LEN)?;
-    let mut mac = Hmac::<Sha1>::new_from_slice(key).ok()?;
+    // RFC 8489 §14.5 and §14.6: the length covers everything up to and including the integrity attribute.
+    let header = with_length(header, body.len() + 4 + M::output_size())?;
+    let mut mac = <M as KeyInit>::new_from_slice(key.as_bytes()).ok()?;
     mac.update(&header);
     mac.update(body);
-    Some(mac.finalize().into_bytes().into())
+    Some(fill(buffer, &mac.finalize().into_bytes()))
 }
 
 pub(crate) fn check_fingerprint(message: &Message<'_>) -> Fingerprint {

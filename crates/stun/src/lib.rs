@@ -18,7 +18,7 @@ mod writer;
 pub use attribute::AttributeType;
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
-pub use integrity::{Fingerprint, Integrity, LongTermKey};
+pub use integrity::{Fingerprint, Integrity, IntegrityAlgorithm, LongTermKey, PasswordAlgorithm};
 pub use message::{Attribute, Attributes, Class, HEADER_LEN, Message, Method, ParseError, TransactionId};
 pub use writer::{DATA_INDICATION_MAX_HEADER, MessageWriter, Overflow, write_data_indication_header};
 

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::integrity::{self, Fingerprint, Integrity, LongTermKey};
+use crate::integrity::{self, Fingerprint, Integrity, IntegrityAlgorithm, LongTermKey};
 use crate::{AttributeType, MAGIC_COOKIE, padded};
 
 /// Length of a STUN message's fixed header. RFC 8489 §5.
@@ -199,7 +199,12 @@ impl<'m> Message<'m> {
 
     /// Whether MESSAGE-INTEGRITY is there and made with `key`.
     pub fn integrity(&self, key: &LongTermKey) -> Integrity {
-        integrity::check_sha1(self, key.sha1())
+        self.integrity_by(IntegrityAlgorithm::Sha1, key)
+    }
+
+    /// Whether this integrity attribute is there and made with `key`.
+    pub fn integrity_by(&self, algorithm: IntegrityAlgorithm, key: &LongTermKey) -> Integrity {
+        integrity::check(self, algorithm, key)
     }
 
     /// Whether FINGERPRINT is there and right.

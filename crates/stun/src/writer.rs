@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use crate::integrity::{self, LongTermKey, SHA1_LEN};
+use crate::integrity::{self, IntegrityAlgorithm, LongTermKey, MAX_MAC_LEN};
 use crate::message::{HEADER_LEN, pack_type};
 use crate::{AttributeType, Class, ErrorCode, MAGIC_COOKIE, Method, TransactionId, address, padded};
 
@@ -87,11 +87,14 @@ impl<'b> MessageWriter<'b> {
 
     /// Adds MESSAGE-INTEGRITY over all written so far.
     pub fn integrity(&mut self, key: &LongTermKey) -> &mut Self {
-        match integrity::hmac_sha1(self.buffer, self.length, key.sha1()) {
-            Some(mac) => {
-                debug_assert_eq!(mac.len(), SHA1_LEN);
-                self.attribute(AttributeType::MESSAGE_INTEGRITY, &mac)
-            }
+        self.integrity_by(IntegrityAlgorithm::Sha1, key)
+    }
+
+    /// Adds this integrity attribute over all written so far.
+    pub fn integrity_by(&mut self, algorithm: IntegrityAlgorithm, key: &LongTermKey) -> &mut Self {
+        let mut mac = [0; MAX_MAC_LEN];
+        match integrity::compute(self.buffer, self.length, algorithm, key, &mut mac) {
+            Some(mac) => self.attribute(algorithm.attribute(), mac),
             None => {
                 self.overflow = true;
                 self

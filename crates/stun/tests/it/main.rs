@@ -7,4 +7,5 @@
 )]
 
 mod rfc5769;
+mod rfc8489;
 mod round_trip;
