@@ -17,10 +17,12 @@ fn load(flags: Layer, env: &[(&str, &str)], file: Option<&str>) -> Result<Settin
     Settings::load(&Global { config, ..Global::default() }, flags, &env)
 }
 
+#[allow(clippy::unnecessary_wraps)] // What a layer's field holds.
 fn text(value: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
+#[allow(clippy::unnecessary_wraps)] // What a layer's field holds.
 fn list(value: &str) -> Option<Vec<String>> {
     Some(vec![value.to_owned()])
 }

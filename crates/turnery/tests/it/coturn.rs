@@ -81,9 +81,13 @@ fn uclient_loses_no_packet() {
     let (_peer, port) = echo_peer();
     // ChannelData, Send, the same over TCP, and from client to client through two relayed addresses.
     let runs: [&[&str]; 6] = [&[], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"]];
-    for flags in runs {
-        check(&server, port, flags);
-    }
+    // At once: each spends most of its time waiting for stragglers.
+    std::thread::scope(|scope| {
+        for flags in runs {
+            let server = &server;
+            scope.spawn(move || check(server, port, flags));
+        }
+    });
     // A wrong password is refused, so the runs above did authenticate.
     let minted = server.mint(&server.create_key(), 60);
     let address = server.listener(Transport::Udp);

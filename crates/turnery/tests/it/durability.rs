@@ -86,7 +86,7 @@ fn what_was_acknowledged_survives_a_hundred_kills() {
         ledger.revocations
     );
     assert!(ledger.deleted.len() >= 100 && ledger.revocations >= 100, "too little happened to show anything");
-    assert!(begun.elapsed() < Duration::from_secs(300), "too slow to be run often");
+    assert!(begun.elapsed() < Duration::from_mins(5), "too slow to be run often");
 }
 
 /// One writer's turn: a key, two credentials, a revocation, perhaps a deletion. `None` once the service is gone.
