@@ -1,0 +1,141 @@
+//! RFC 8016: an allocation that follows its client to another address.
+
+use stun::AttributeType;
+
+use crate::check::{Check, check};
+use crate::client::Client;
+use crate::message::{Reply, Request};
+use crate::outcome::{Outcome, Verdict, ensure, skip};
+use crate::path::Path;
+use crate::target::Target;
+
+const TICKET: AttributeType = AttributeType(0x8030);
+
+pub(crate) const CHECKS: &[Check] = &[
+    check("rfc8016-3.1.2-ticket-when-asked", |target| ticketed(target).map(drop)),
+    check("rfc8016-3.1.2-no-ticket-unless-asked", |target| {
+        let reply = Client::challenged(target)?.allocate(&Request::allocate())?;
+        ensure(!reply.has(TICKET), "Allocate without MOBILITY-TICKET: expected none in the response")
+    }),
+    check("rfc8016-3.1.2-allocate-with-a-ticket-in-it-400", |target| {
+        ticketed(target)?;
+        let request = Request::allocate().with(TICKET, b"not empty");
+        Client::challenged(target)?.refused(
+            "Allocate with a MOBILITY-TICKET that is not empty",
+            &request,
+            &[400],
+        )
+    }),
+    check("rfc8016-3.2.2-refresh-with-the-ticket-moves-the-allocation", moves),
+    check("rfc8016-3.2.2-permissions-and-channels-move-along", permissions_move),
+    check("rfc8016-3.2.2-old-5-tuple-ends", old_ends),
+    check("rfc8016-3.2.2-a-moved-allocation-has-a-new-ticket", new_ticket),
+    check("rfc8016-3.2.2-a-ticket-serves-once", serves_once),
+    check("rfc8016-3.2.2-altered-ticket-is-refused", altered),
+    check("rfc8016-3.2.2-another-users-ticket-is-refused", another_user),
+];
+
+/// A client and peer with a permission, and the allocation's ticket.
+fn ticketed(target: &Target) -> Result<(Path<'_>, Vec<u8>), Verdict> {
+    let peer = crate::peer::Peer::open(target)?;
+    let mut client = Client::challenged(target)?;
+    let reply = client.ask(&Request::allocate().with(TICKET, []))?;
+    if reply.code() == Some(405) {
+        return skip("mobility is forbidden here: 405");
+    }
+    client.adopt(&reply)?;
+    let Some(ticket) = ticket_of(&reply) else { return skip("mobility is not offered: no MOBILITY-TICKET") };
+    client.permit(peer.address()?)?;
+    let at = peer.address()?;
+    Ok((Path { client, peer, at }, ticket))
+}
+
+fn ticket_of(reply: &Reply) -> Option<Vec<u8>> {
+    reply.attribute(TICKET).filter(|ticket| !ticket.is_empty()).map(<[u8]>::to_vec)
+}
+
+fn refresh_with(ticket: &[u8]) -> Request {
+    Request::refresh(600).with(TICKET, ticket)
+}
+
+/// The allocation's client, from another port.
+fn moved<'t>(target: &'t Target, path: &mut Path<'t>, ticket: &[u8]) -> Result<Reply, Verdict> {
+    let mut elsewhere = Client::challenged(target)?;
+    let reply = elsewhere.ask(&refresh_with(ticket))?;
+    reply.success("Refresh with MOBILITY-TICKET from another port")?;
+    elsewhere.take_over(&mut path.client);
+    path.client = elsewhere;
+    Ok(reply)
+}
+
+fn moves(target: &Target) -> Outcome {
+    let (mut path, ticket) = ticketed(target)?;
+    path.still_relays("before the move")?;
+    moved(target, &mut path, &ticket)?;
+    path.still_relays("after the move")
+}
+
+fn permissions_move(target: &Target) -> Outcome {
+    let (mut path, ticket) = ticketed(target)?;
+    path.client.bind(0x4055, path.at)?;
+    moved(target, &mut path, &ticket)?;
+    path.client.send_on_channel(0x4055, b"moved")?;
+    path.peer.expect("a channel after the move", b"moved")?;
+    path.peer_sends(b"follow")?;
+    path.client.expect_channel_data("a channel after the move", 0x4055, b"follow")
+}
+
+fn old_ends(target: &Target) -> Outcome {
+    let (mut path, ticket) = ticketed(target)?;
+    let mut elsewhere = Client::challenged(target)?;
+    elsewhere.succeed(&refresh_with(&ticket))?;
+    let relayed = path.relayed();
+    elsewhere.take_over(&mut path.client);
+    ensure(elsewhere.relayed() == relayed, "a moved allocation: expected the same relayed address")?;
+    // RFC 8016 §3.2.2: the old 5-tuple may serve until something comes from the new one.
+    elsewhere.succeed(&Request::refresh(600))?;
+    path.client.refused("Refresh from where the client was before", &Request::refresh(600), &[437])?;
+    path.send(b"from the old address")?;
+    path.peer.expect_nothing("Send from where the client was before")
+}
+
+fn new_ticket(target: &Target) -> Outcome {
+    let (mut path, first) = ticketed(target)?;
+    let reply = moved(target, &mut path, &first)?;
+    let second = ticket_of(&reply);
+    ensure(
+        second.is_some() && second.as_ref() != Some(&first),
+        "a moved allocation: expected another ticket",
+    )?;
+    moved(target, &mut path, &second.unwrap_or_default())?;
+    path.still_relays("after the second move")
+}
+
+fn serves_once(target: &Target) -> Outcome {
+    let (mut path, ticket) = ticketed(target)?;
+    moved(target, &mut path, &ticket)?;
+    path.client.succeed(&Request::refresh(600))?;
+    let mut thief = Client::challenged(target)?;
+    thief.refused("a MOBILITY-TICKET used again", &refresh_with(&ticket), &[400, 405, 437])?;
+    path.still_relays("after a ticket was used again")
+}
+
+fn altered(target: &Target) -> Outcome {
+    let (mut path, mut ticket) = ticketed(target)?;
+    if let Some(last) = ticket.last_mut() {
+        *last ^= 1;
+    }
+    let mut thief = Client::challenged(target)?;
+    thief.refused("an altered MOBILITY-TICKET", &refresh_with(&ticket), &[400, 405, 437])?;
+    path.still_relays("after an altered ticket")
+}
+
+fn another_user(target: &Target) -> Outcome {
+    let other = target.other()?;
+    let (mut path, ticket) = ticketed(target)?;
+    let mut thief = Client::challenged(target)?;
+    let signature = thief.signature_of(other);
+    let reply = thief.answer(&refresh_with(&ticket).signed(&signature))?;
+    reply.refused("Refresh with another user's MOBILITY-TICKET", &[400, 405, 437, 441])?;
+    path.still_relays("after another user tried the ticket")
+}
