@@ -95,7 +95,7 @@ impl Bound {
         &self.listeners
     }
 
-    /// Starts the workers.
+    /// Starts the workers. They carry out commands, and serve clients after [`Relay::admit`].
     ///
     /// # Errors
     /// When the system gives no thread, descriptor or randomness.
@@ -105,11 +105,8 @@ impl Bound {
         let addresses: Vec<SocketAddr> = self.listeners.iter().map(|listener| listener.address).collect();
         turn.policy = turn.policy.with_own_addresses(&addresses, &turn.relay_addresses, relay_ports);
         let local = turn.relay_addresses.iter().map(|address| address.local);
-        let shared = Shared {
-            keyring,
-            nonces: NonceKey::new(sys::random()?),
-            ports: Arc::new(RelayPorts::new(relay_ports, local)),
-        };
+        let nonces = NonceKey::new(sys::random()?);
+        let shared = Shared::new(keyring, nonces, RelayPorts::new(relay_ports, local));
         let clock = clock::Clock::start();
         let mut workers = Vec::new();
         for (index, sockets) in self.workers.into_iter().enumerate() {
@@ -153,9 +150,18 @@ fn run_or_abort(mut worker: Worker) {
 impl Relay {
     /// Gives a command to every worker; each acts on it before its next packets. Waits while inboxes are full.
     pub fn command(&self, command: &Command) {
+        self.tell(|| Message::Command(command.clone()));
+    }
+
+    /// Begins to serve clients: whoever was denied by a command before this never gets an allocation.
+    pub fn admit(&self) {
+        self.tell(|| Message::Admit);
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
         for worker in &self.workers {
-            // A send fails only when the worker has ended, and then there is nobody left to command.
-            if worker.inbox.send(Message::Command(command.clone())).is_ok() {
+            // A send fails only when the worker has ended, and then there is nobody left to tell.
+            if worker.inbox.send(message()).is_ok() {
                 worker.wake.wake();
             }
         }
@@ -168,10 +174,7 @@ impl Relay {
 
     /// Ends the workers and waits for them; their sockets are closed then.
     pub fn stop(self) {
-        for worker in &self.workers {
-            let _ = worker.inbox.send(Message::Stop);
-            worker.wake.wake();
-        }
+        self.tell(|| Message::Stop);
         for worker in self.workers {
             let _ = worker.thread.join();
         }

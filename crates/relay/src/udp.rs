@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets};
 
 use crate::Listener;
-use crate::sys::{Epoll, Interest, receive_coalesced, receive_destination};
+use crate::sys::{Epoll, Interest, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
 
 #[derive(Debug)]
@@ -87,4 +87,13 @@ impl RelaySockets for Opener<'_> {
         entry.insert(socket);
         Ok(id)
     }
+}
+
+/// Sends one datagram with the DF bit set: it is lost where it does not fit, and not cut. RFC 8656 §15.
+pub(crate) fn send_whole(socket: &Socket, bytes: &[u8], peer: SocketAddr) -> io::Result<()> {
+    let is_v4 = peer.is_ipv4();
+    path_mtu_discovery(socket, is_v4, true)?;
+    let sent = socket.send_to(bytes, &SockAddr::from(peer));
+    path_mtu_discovery(socket, is_v4, false)?;
+    sent.map(|_| ())
 }

@@ -17,7 +17,7 @@ use crate::connection::Written;
 use crate::counters::Counters;
 use crate::stream::Connections;
 use crate::sys::{Epoll, Event, Interest, Wake};
-use crate::udp::{Opener, Relays, UdpListener};
+use crate::udp::{Opener, Relays, UdpListener, send_whole};
 use crate::{Listener, StreamLimits};
 
 /// Room for the longest frame, begun in an earlier read, and as much again.
@@ -27,6 +27,8 @@ const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
 #[derive(Debug)]
 pub(crate) enum Message {
     Command(Command),
+    /// Begin to serve clients.
+    Admit,
     Stop,
 }
 
@@ -100,12 +102,6 @@ impl Worker {
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&*wake, Token::Wake.pack(), Interest::Read)?;
-        for (listener, index) in sockets.udp.iter().zip(0..) {
-            epoll.add(listener, Token::Udp(index).pack(), Interest::Read)?;
-        }
-        for ((listener, _), index) in sockets.tcp.iter().zip(0..) {
-            epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
-        }
         Ok(Self {
             server,
             sockets,
@@ -130,12 +126,23 @@ impl Worker {
             self.epoll.wait(&mut events, self.timeout_ms())?;
             let now = self.clock.now();
             for event in &events {
-                self.ready(now, *event);
+                self.ready(now, *event)?;
             }
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);
             self.end_allocations();
+        }
+        Ok(())
+    }
+
+    /// Looks at the listeners from now on.
+    fn admit(&mut self) -> io::Result<()> {
+        for (listener, index) in self.sockets.udp.iter().zip(0..) {
+            self.epoll.add(listener, Token::Udp(index).pack(), Interest::Read)?;
+        }
+        for ((listener, _), index) in self.sockets.tcp.iter().zip(0..) {
+            self.epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
         }
         Ok(())
     }
@@ -146,9 +153,9 @@ impl Worker {
         Some(due.saturating_sub(self.clock.now().monotonic_ms))
     }
 
-    fn ready(&mut self, now: Time, event: Event) {
+    fn ready(&mut self, now: Time, event: Event) -> io::Result<()> {
         match Token::unpack(event.token) {
-            Token::Wake => self.read_inbox(now),
+            Token::Wake => self.read_inbox(now)?,
             Token::Udp(index) => self.read_listener(now, index),
             Token::Relay(relay) => self.read_relay(now, relay),
             Token::Tcp(index) => {
@@ -165,13 +172,15 @@ impl Worker {
                 self.read_connection(now, index as usize);
             }
         }
+        Ok(())
     }
 
-    fn read_inbox(&mut self, now: Time) {
+    fn read_inbox(&mut self, now: Time) -> io::Result<()> {
         self.wake.clear();
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,
+                Message::Admit => self.admit()?,
                 Message::Command(command) => {
                     if let Err(error) = self.server.command(now, command) {
                         tracing::error!(%error, "a denial is lost: raise the limit on denials");
@@ -179,6 +188,7 @@ impl Worker {
                 }
             }
         }
+        Ok(())
     }
 
     fn read_listener(&mut self, now: Time, index: u32) {
@@ -243,12 +253,20 @@ impl Worker {
                 }
                 self.send_to_client(&client, range);
             }
-            (Action::ToPeer { relay, peer }, _) => {
+            (Action::ToPeer { relay, peer, dont_fragment }, _) => {
                 if let Some(socket) = self.relays.socket(relay) {
                     self.counters.packets_to_peers.add(1);
                     self.counters.bytes_to_peers.add(bytes);
-                    let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
-                    self.batch.send(socket, range, peer, None);
+                    if dont_fragment {
+                        // Behind what was queued before it.
+                        let failed = self.batch.send_queued();
+                        self.counters.send_failures.add(failed as u64);
+                        let sent = send_whole(socket, self.batch.bytes(range), peer);
+                        self.counters.send_failures.add(u64::from(sent.is_err()));
+                    } else {
+                        let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
+                        self.batch.send(socket, range, peer, None);
+                    }
                 }
             }
             (Action::ToClient(client), _) => {

@@ -5,20 +5,28 @@ use std::fmt;
 /// Length of the channel number and length fields in front of the data.
 pub const HEADER_LEN: usize = 4;
 
-/// A channel number: 0x4000 to 0x4FFF. RFC 8656 §12.
+/// A channel number: 0x4000 to 0x4FFF of RFC 8656 §12, or one up to 0x7FFF that RFC 5766 §11 allowed too and older
+/// clients choose from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
     /// The lowest channel number.
     pub const MIN: Self = Self(0x4000);
-    /// The highest channel number.
-    pub const MAX: Self = Self(0x4FFF);
+    /// The highest channel number that RFC 8656 allows.
+    pub const RFC_8656_MAX: Self = Self(0x4FFF);
+    /// The highest channel number that RFC 5766 allowed.
+    pub const MAX: Self = Self(0x7FFF);
 
-    /// The channel of this number; `None` outside 0x4000 to 0x4FFF.
+    /// The channel of this number; `None` outside 0x4000 to 0x7FFF.
     pub fn new(number: u16) -> Option<Self> {
-        // RFC 8656 §12: 0x4000 through 0x4FFF are the allowed channel numbers; the rest is reserved.
         (Self::MIN.0..=Self::MAX.0).contains(&number).then_some(Self(number))
+    }
+
+    /// Whether RFC 8656 has reserved the number, for other protocols on the same port.
+    pub fn is_reserved(self) -> bool {
+        // RFC 8656 §12: 0x4000 through 0x4FFF are the allowed channel numbers; the rest is reserved.
+        self > Self::RFC_8656_MAX
     }
 
     /// The number.
@@ -72,12 +80,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc8656_12_channel_numbers_are_4000_to_4fff() {
-        for (number, valid) in
-            [(0x3FFF, false), (0x4000, true), (0x4FFF, true), (0x5000, false), (0x7FFF, false)]
-        {
+    fn rfc8656_12_channel_numbers_are_4000_to_4fff_and_older_ones_told_apart() {
+        for (number, valid, reserved) in [
+            (0x3FFF, false, false),
+            (0x4000, true, false),
+            (0x4FFF, true, false),
+            (0x5000, true, true),
+            (0x7FFF, true, true),
+            (0x8000, false, false),
+        ] {
             assert_eq!(ChannelNumber::new(number).is_some(), valid, "{number:#x}");
-            let [high, low] = number.to_be_bytes();
+            assert_eq!(ChannelNumber::new(number).is_some_and(ChannelNumber::is_reserved), reserved);
+            let [high, low] = u16::to_be_bytes(number);
             assert_eq!(parse(&[high, low, 0, 1, 9]).is_some(), valid, "{number:#x}");
         }
     }

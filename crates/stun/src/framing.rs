@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn what_cannot_become_a_frame_is_refused_at_once() {
         for garbage in
-            [&b"POST / HTTP/1.1"[..], &[0x16, 3, 1], &[0x50, 0], &[0, 1, 0, 3], &[0, 1, 0, 0, 0x21, 0x13]]
+            [&b"\x80\0\0\0"[..], &[0x16, 3, 1], &[0x3F, 0], &[0, 1, 0, 3], &[0, 1, 0, 0, 0x21, 0x13]]
         {
             assert_eq!(next(garbage), Err(NotAFrame), "{garbage:?}");
         }

@@ -30,7 +30,7 @@ pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 pub enum Kind {
     /// A STUN message: first byte 0 to 3.
     Stun,
-    /// `ChannelData`: first byte 64 to 79.
+    /// `ChannelData`: first byte 64 to 79, or to 127 as RFC 5766 had it.
     ChannelData,
     /// Neither.
     Unknown,
@@ -42,8 +42,9 @@ impl Kind {
         match bytes.first() {
             // RFC 8489 §5: the most significant two bits of every STUN message are zeroes.
             Some(0..=3) => Self::Stun,
-            // RFC 8656 §12: channel numbers are 0x4000 to 0x4FFF, so the first byte is 64 to 79.
-            Some(0x40..=0x4F) => Self::ChannelData,
+            // RFC 8656 §12: channel numbers are 0x4000 to 0x4FFF, so the first byte is 64 to 79; RFC 5766 §11 went up
+            // to 0x7FFF.
+            Some(0x40..=0x7F) => Self::ChannelData,
             _ => Self::Unknown,
         }
     }

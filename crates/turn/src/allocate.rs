@@ -1,13 +1,15 @@
 //! Allocate. RFC 8656 §7.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rand_chacha::rand_core::Rng;
 use stun::{AttributeType, Message};
 
-use crate::allocation::Allocation;
+use crate::allocation::{Allocation, Relayed};
 use crate::auth::Authenticated;
-use crate::reply::Answer;
+use crate::port::{Parity, RelayPort};
+use crate::reply::{Allocated, Answer};
+use crate::reservation::{self, Reservation, Token};
 use crate::server::{OpenError, RelaySockets, Server};
 use crate::{Client, Config, Refusal, RelayAddress, Time, Transport};
 
@@ -15,6 +17,32 @@ const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 /// How many ports are tried when the system says that one is in use although no allocation has it.
 const PORT_TRIES: usize = 16;
+
+/// An address family. RFC 8656 §18.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self::of_ip(address.ip())
+    }
+
+    pub(crate) fn of_ip(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// What an Allocate asks for beside a lifetime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    One(Family, Parity),
+    /// IPv4 and, if it can be had, IPv6.
+    Both(Parity),
+    Reserved(Token),
+}
 
 impl Server {
     pub(crate) fn allocate(
@@ -28,51 +56,130 @@ impl Server {
         if let Some((_, held)) = self.allocations.of_client(&client.five_tuple, now.monotonic_ms) {
             // RFC 8656 §7.2: a retransmitted request is answered as before, any other on a live 5-tuple with 437.
             if held.transaction == message.transaction() && held.credential == identity.credential {
-                return Ok(Answer::Allocated {
-                    relayed: held.relayed,
-                    lifetime_secs: held.first_lifetime_secs,
-                });
+                return Ok(Answer::Allocated(held.answer));
             }
             return Err(Refusal::AllocationExists);
         }
         requested_transport(message, client.five_tuple.transport)?;
-        let address = requested_address(message, &self.config)?;
-        let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested_lifetime(message)?, identity);
+        let wanted = wanted(message)?;
+        let requested_lifetime = requested_lifetime(message)?;
+        if let Some(server) = self.alternate_for(client) {
+            return Err(Refusal::TryAlternate(server));
+        }
+        let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested_lifetime, identity);
         // An expired allocation of this client may still wait for its timer.
         self.end_expired(now);
         if self.allocations.len() >= self.config.limits.allocations {
             return Err(Refusal::TooManyAllocations);
         }
-        let (relay, port) = self.open_relay(address, sockets)?;
-        let relayed = SocketAddr::new(address.public, port.local().port());
+        let mut answer = Allocated { relayed: [None; 2], lifetime_secs, reservation: None, failed: None };
+        let relays = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
+        answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
         self.allocations.insert(Allocation::new(
             client,
-            relay,
-            port,
-            relayed,
+            relays,
             expires_ms,
             (identity.turn_key, identity.credential),
             message.transaction(),
-            lifetime_secs,
+            answer,
         ));
-        Ok(Answer::Allocated { relayed, lifetime_secs })
+        Ok(Answer::Allocated(answer))
+    }
+
+    /// The sockets of a new allocation; what else the answer has to say is written into it.
+    fn open_relays(
+        &mut self,
+        now: Time,
+        wanted: Wanted,
+        identity: &Authenticated,
+        sockets: &mut impl RelaySockets,
+        answer: &mut Allocated,
+    ) -> Result<[Option<Relayed>; 2], Refusal> {
+        match wanted {
+            Wanted::Reserved(token) => Ok([Some(self.open_reserved(token, identity, sockets)?), None]),
+            Wanted::One(family, parity) => {
+                let address = self.relay_address(family)?;
+                let (relay, next) = self.open_relay(address, parity, sockets)?;
+                answer.reservation = next.and_then(|port| self.reserve(now, address, port, identity));
+                Ok([Some(relay), None])
+            }
+            Wanted::Both(parity) => {
+                let mut open = |family| {
+                    let address = self.relay_address(family)?;
+                    self.open_relay(address, parity, sockets).map(|(relay, _)| relay)
+                };
+                // RFC 8656 §7.2: of two families one is enough; ADDRESS-ERROR-CODE says why the other is missing.
+                match [Family::V4, Family::V6].map(|family| (family, open(family))) {
+                    [(_, Ok(v4)), (_, Ok(v6))] => Ok([Some(v4), Some(v6)]),
+                    [(_, Ok(relay)), (family, Err(refusal))] | [(family, Err(refusal)), (_, Ok(relay))] => {
+                        answer.failed = Some((family, refusal));
+                        Ok([Some(relay), None])
+                    }
+                    [(_, Err(refusal)), (_, Err(_))] => Err(refusal),
+                }
+            }
+        }
+    }
+
+    fn relay_address(&self, family: Family) -> Result<RelayAddress, Refusal> {
+        let mut addresses = self.config.relay_addresses.iter();
+        // RFC 8656 §7.2: a family that the server has no address of is 440.
+        addresses
+            .find(|address| Family::of_ip(address.local) == family)
+            .copied()
+            .ok_or(Refusal::FamilyUnsupported)
     }
 
     fn open_relay(
         &mut self,
         address: RelayAddress,
+        parity: Parity,
         sockets: &mut impl RelaySockets,
-    ) -> Result<(crate::RelayId, crate::port::RelayPort), Refusal> {
+    ) -> Result<(Relayed, Option<RelayPort>), Refusal> {
         for _ in 0..PORT_TRIES {
             let random = self.rng.next_u32();
-            let port = self.shared.ports.take(address.local, random).ok_or(Refusal::NoRelayPort)?;
+            let taken = self.shared.ports.take(address.local, parity, random);
+            let (port, next) = taken.ok_or(Refusal::NoRelayPort)?;
             match sockets.open(port.local()) {
-                Ok(relay) => return Ok((relay, port)),
+                Ok(id) => return Ok((Relayed::new(id, port, address), next)),
                 Err(OpenError::InUse) => {}
                 Err(OpenError::Failed) => break,
             }
         }
         Err(Refusal::NoRelayPort)
+    }
+
+    /// RFC 8656 §7.2: EVEN-PORT with the R bit reserves the next port, and the answer carries a token for it.
+    fn reserve(
+        &mut self,
+        now: Time,
+        address: RelayAddress,
+        port: RelayPort,
+        identity: &Authenticated,
+    ) -> Option<Token> {
+        let mut token = Token::default();
+        self.rng.fill_bytes(&mut token);
+        let reservation = Reservation { address, port, credential: identity.credential };
+        let kept = self.shared.reservations.keep(token, reservation);
+        if kept {
+            self.reservations_due.push_back((now.after_secs(reservation::LIFETIME_SECS), token));
+        }
+        kept.then_some(token)
+    }
+
+    /// RFC 8656 §7.2: a token that names no reservation is 508.
+    fn open_reserved(
+        &mut self,
+        token: Token,
+        identity: &Authenticated,
+        sockets: &mut impl RelaySockets,
+    ) -> Result<Relayed, Refusal> {
+        let claimed = self.shared.reservations.claim(token, identity.credential);
+        let Reservation { address, port, .. } = claimed.ok_or(Refusal::ReservationUnknown)?;
+        match sockets.open(port.local()) {
+            Ok(id) => Ok(Relayed::new(id, port, address)),
+            Err(OpenError::InUse | OpenError::Failed) => Err(Refusal::NoRelayPort),
+        }
     }
 }
 
@@ -88,6 +195,39 @@ fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<()
     }
 }
 
+/// Which relayed addresses are asked for. RFC 8656 §7.2, steps 5 to 9.
+fn wanted(message: &Message<'_>) -> Result<Wanted, Refusal> {
+    let parity = even_port(message)?;
+    let family = requested_family(message)?;
+    let additional = message.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY);
+    if let Some(token) = message.attribute(AttributeType::RESERVATION_TOKEN) {
+        // RFC 8656 §7.2: RESERVATION-TOKEN excludes EVEN-PORT and both family attributes: 400.
+        if parity != Parity::Any || family.is_some() || additional.is_some() {
+            return Err(Refusal::ContradictoryAttributes);
+        }
+        return Token::try_from(token).map(Wanted::Reserved).map_err(|_| Refusal::MalformedAttribute);
+    }
+    match (family, additional) {
+        // RFC 8656 §7.2: without a family the relayed address is IPv4.
+        (family, None) => Ok(Wanted::One(family.unwrap_or(Family::V4), parity)),
+        // RFC 8656 §7.2: both family attributes, or a reserved port beside a second family, are 400.
+        (Some(_), Some(_)) => Err(Refusal::ContradictoryAttributes),
+        (None, Some(_)) if parity == Parity::EvenAndNext => Err(Refusal::ContradictoryAttributes),
+        (None, Some([2, _, _, _])) => Ok(Wanted::Both(parity)),
+        // RFC 8656 §7.2: the additional family can only be IPv6, anything else is 400.
+        (None, Some(_)) => Err(Refusal::MalformedAttribute),
+    }
+}
+
+fn even_port(message: &Message<'_>) -> Result<Parity, Refusal> {
+    match message.attribute(AttributeType::EVEN_PORT) {
+        None => Ok(Parity::Any),
+        Some([flags]) if flags & 0x80 != 0 => Ok(Parity::EvenAndNext),
+        Some([_]) => Ok(Parity::Even),
+        Some(_) => Err(Refusal::MalformedAttribute),
+    }
+}
+
 /// The address family that REQUESTED-ADDRESS-FAMILY names. RFC 8656 §18.6.
 pub(crate) fn requested_family(message: &Message<'_>) -> Result<Option<Family>, Refusal> {
     match message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY) {
@@ -98,25 +238,6 @@ pub(crate) fn requested_family(message: &Message<'_>) -> Result<Option<Family>, 
         Some([_, _, _, _]) => Err(Refusal::FamilyUnsupported),
         Some(_) => Err(Refusal::MalformedAttribute),
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub(crate) fn of(address: SocketAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
-
-fn requested_address(message: &Message<'_>, config: &Config) -> Result<RelayAddress, Refusal> {
-    // RFC 8656 §7.2: without REQUESTED-ADDRESS-FAMILY the relayed address is IPv4.
-    let v4 = requested_family(message)?.unwrap_or(Family::V4) == Family::V4;
-    let found = config.relay_addresses.iter().find(|address| address.local.is_ipv4() == v4);
-    found.copied().ok_or(Refusal::FamilyUnsupported)
 }
 
 /// The LIFETIME asked for. RFC 8656 §18.2.

@@ -8,27 +8,43 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 use stun::{ChannelNumber, TransactionId};
 
+use crate::allocate::Family;
 use crate::port::RelayPort;
-use crate::{Client, FiveTuple, Refusal, RelayId};
+use crate::reply::Allocated;
+use crate::{Client, FiveTuple, Refusal, RelayAddress, RelayId};
 
 /// Where an allocation is in its table; used again after the allocation has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AllocationId(usize);
 
+/// A relayed transport address and its socket.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    pub(crate) id: RelayId,
+    pub(crate) port: RelayPort,
+    /// The address that peers see.
+    pub(crate) address: SocketAddr,
+}
+
+impl Relayed {
+    pub(crate) fn new(id: RelayId, port: RelayPort, address: RelayAddress) -> Self {
+        let address = SocketAddr::new(address.public, port.local().port());
+        Self { id, port, address }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) client: Client,
-    pub(crate) relay: RelayId,
-    pub(crate) port: RelayPort,
-    /// The address that peers see.
-    pub(crate) relayed: SocketAddr,
+    /// One, or one of each family. RFC 8656 §7.2.
+    relays: [Option<Relayed>; 2],
     /// Monotonic milliseconds; nothing is relayed from this moment on.
     pub(crate) expires_ms: u64,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
-    /// The Allocate request that made it, and the lifetime it was answered with.
+    /// The Allocate request that made it, and what it was answered.
     pub(crate) transaction: TransactionId,
-    pub(crate) first_lifetime_secs: u32,
+    pub(crate) answer: Allocated,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
 }
@@ -49,30 +65,44 @@ struct Channel {
 }
 
 impl Allocation {
-    #[expect(clippy::too_many_arguments, reason = "a record's fields, each of its own type")]
     pub(crate) fn new(
         client: Client,
-        relay: RelayId,
-        port: RelayPort,
-        relayed: SocketAddr,
+        relays: [Option<Relayed>; 2],
         expires_ms: u64,
         (turn_key, credential): (TurnKeyId, CredentialId),
         transaction: TransactionId,
-        first_lifetime_secs: u32,
+        answer: Allocated,
     ) -> Self {
         Self {
             client,
-            relay,
-            port,
-            relayed,
+            relays,
             expires_ms,
             credential,
             turn_key,
             transaction,
-            first_lifetime_secs,
+            answer,
             permissions: Vec::new(),
             channels: Vec::new(),
         }
+    }
+
+    pub(crate) fn relays(&self) -> impl Iterator<Item = &Relayed> {
+        self.relays.iter().flatten()
+    }
+
+    /// The relay socket that reaches peers of this family.
+    pub(crate) fn relay_of(&self, family: Family) -> Option<&Relayed> {
+        self.relays().find(|relay| Family::of(relay.address) == family)
+    }
+
+    /// The socket that reaches this peer.
+    pub(crate) fn relay_to(&self, peer: SocketAddr) -> Option<RelayId> {
+        self.relay_of(Family::of(peer)).map(|relay| relay.id)
+    }
+
+    /// Its sockets, when it has ended.
+    pub(crate) fn into_relays(self) -> impl Iterator<Item = Relayed> {
+        self.relays.into_iter().flatten()
     }
 
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
@@ -197,13 +227,16 @@ impl Allocations {
         let entry = self.slab.vacant_entry();
         let id = AllocationId(entry.key());
         let allocation = entry.insert(allocation);
-        let relay = allocation.relay.index();
-        if self.by_relay.len() <= relay {
-            self.by_relay.resize(relay + 1, None);
+        for relay in allocation.relays() {
+            let index = relay.id.index();
+            if self.by_relay.len() <= index {
+                self.by_relay.resize(index + 1, None);
+            }
+            let before = self.by_relay.get_mut(index).and_then(|slot| slot.replace(id));
+            assert!(before.is_none(), "a relay socket has one allocation");
         }
-        let of_relay = self.by_relay.get_mut(relay).and_then(|slot| slot.replace(id));
-        let of_client = self.by_client.insert(allocation.client.five_tuple, id);
-        assert!(of_relay.is_none() && of_client.is_none(), "a client and a relay socket have one allocation");
+        let before = self.by_client.insert(allocation.client.five_tuple, id);
+        assert!(before.is_none(), "a client has one allocation");
         self.by_expiry.insert((allocation.expires_ms, id));
         self.by_credential.insert((allocation.credential, id));
         self.by_turn_key.insert((allocation.turn_key, id));
@@ -212,14 +245,28 @@ impl Allocations {
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let allocation = self.slab.try_remove(id.0)?;
         self.by_client.remove(&allocation.client.five_tuple);
-        if let Some(slot) = self.by_relay.get_mut(allocation.relay.index()) {
-            *slot = None;
+        for relay in allocation.relays() {
+            forget(&mut self.by_relay, relay);
         }
         let indexed = self.by_expiry.remove(&(allocation.expires_ms, id))
             && self.by_credential.remove(&(allocation.credential, id))
             && self.by_turn_key.remove(&(allocation.turn_key, id));
         assert!(indexed, "every allocation stands in every index");
         Some(allocation)
+    }
+
+    /// Takes one of an allocation's two relayed addresses from it; `None` when it has only that one.
+    pub(crate) fn remove_relay(&mut self, id: AllocationId, family: Family) -> Option<(Client, Relayed)> {
+        let allocation = self.slab.get_mut(id.0)?;
+        if allocation.relays().count() < 2 {
+            return None;
+        }
+        let is_wanted = |relay: &&mut Option<Relayed>| {
+            relay.as_ref().is_some_and(|relay| Family::of(relay.address) == family)
+        };
+        let relay = allocation.relays.iter_mut().find(is_wanted)?.take()?;
+        forget(&mut self.by_relay, &relay);
+        Some((allocation.client, relay))
     }
 
     pub(crate) fn set_expiry(&mut self, id: AllocationId, expires_ms: u64) {
@@ -256,5 +303,11 @@ impl Allocations {
                 .filter(|found| found.0 == key)
                 .map(|found| found.1),
         }
+    }
+}
+
+fn forget(by_relay: &mut [Option<AllocationId>], relay: &Relayed) {
+    if let Some(slot) = by_relay.get_mut(relay.id.index()) {
+        *slot = None;
     }
 }

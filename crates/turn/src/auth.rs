@@ -1,7 +1,7 @@
 //! The long-term credential mechanism. RFC 8489 §9.2, RFC 8656 §5.
 
 use credentials::{CredentialId, DenySet, Keyring, TurnKeyId};
-use stun::{AttributeType, Integrity, LongTermKey, Message};
+use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, PasswordAlgorithm};
 
 use crate::{FiveTuple, NonceKey, Refusal, Time};
 
@@ -9,6 +9,8 @@ use crate::{FiveTuple, NonceKey, Refusal, Time};
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) key: LongTermKey,
+    /// What the request's integrity was made with, and the response's will be.
+    pub(crate) integrity: IntegrityAlgorithm,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
     /// Unix seconds.
@@ -23,6 +25,11 @@ pub(crate) fn is_known(kind: AttributeType) -> bool {
         A::MAPPED_ADDRESS
             | A::USERNAME
             | A::MESSAGE_INTEGRITY
+            | A::MESSAGE_INTEGRITY_SHA256
+            | A::PASSWORD_ALGORITHM
+            | A::EVEN_PORT
+            | A::DONT_FRAGMENT
+            | A::RESERVATION_TOKEN
             | A::ERROR_CODE
             | A::UNKNOWN_ATTRIBUTES
             | A::CHANNEL_NUMBER
@@ -44,6 +51,7 @@ pub(crate) struct Authority<'s> {
     pub(crate) denials: &'s DenySet,
     pub(crate) nonces: &'s NonceKey,
     pub(crate) nonce_lifetime_secs: u32,
+    pub(crate) offers_algorithms: bool,
     pub(crate) realm: &'s str,
 }
 
@@ -55,26 +63,26 @@ impl Authority<'_> {
         client: &FiveTuple,
         message: &Message<'_>,
     ) -> Result<Authenticated, Refusal> {
-        // RFC 8489 §9.2.4: without MESSAGE-INTEGRITY the answer is 401 with REALM and NONCE.
-        if message.attribute(AttributeType::MESSAGE_INTEGRITY).is_none() {
-            return Err(Refusal::Unauthenticated);
-        }
+        // RFC 8489 §9.2.4: without integrity the answer is 401 with REALM and NONCE.
+        let integrity = integrity_algorithm(message).ok_or(Refusal::Unauthenticated)?;
         // RFC 8489 §9.2.4: with it but without USERNAME, REALM or NONCE it is 400.
         let required = |kind| message.attribute(kind).ok_or(Refusal::IncompleteCredentials);
         let username = required(AttributeType::USERNAME)?;
         required(AttributeType::REALM)?;
         let nonce = required(AttributeType::NONCE)?;
         // RFC 8489 §9.2.4: a nonce that is no longer valid is 438.
-        if !self.nonces.accepts(nonce, now, client, self.nonce_lifetime_secs) {
+        if !self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs) {
             return Err(Refusal::StaleNonce);
         }
+        let algorithm = password_algorithm(message)?;
         // RFC 8489 §9.2.4: an unknown username is 401.
         let opened = self.keyring.open(username).map_err(|_| Refusal::UnknownUsername)?;
         let password = self.keyring.password(username).map_err(|_| Refusal::UnknownUsername)?;
         // RFC 8489 §9.2.4: integrity that does not verify is 401. The key is made with our realm, so a request
         // for another realm does not verify.
-        let key = LongTermKey::new(username, self.realm.as_bytes(), password.as_bytes());
-        if message.integrity(&key) != Integrity::Verified {
+        let key =
+            LongTermKey::with_algorithm(algorithm, username, self.realm.as_bytes(), password.as_bytes());
+        if message.integrity_by(integrity, &key) != Integrity::Verified {
             return Err(Refusal::WrongPassword);
         }
         let claims = &opened.claims;
@@ -86,9 +94,34 @@ impl Authority<'_> {
         }
         Ok(Authenticated {
             key,
+            integrity,
             credential: opened.id,
             turn_key: claims.key,
             expires_at: claims.expires_at(),
         })
     }
+}
+
+/// How the request's key is made.
+fn password_algorithm(message: &Message<'_>) -> Result<PasswordAlgorithm, Refusal> {
+    let offered = message.attribute(AttributeType::PASSWORD_ALGORITHMS);
+    let chosen = message.attribute(AttributeType::PASSWORD_ALGORITHM);
+    match (offered, chosen) {
+        // RFC 8489 §9.2.4: a client that names none uses MD5.
+        (None, None) => Ok(PasswordAlgorithm::Md5),
+        // RFC 8489 §9.2.4: both, the list as it was offered and one of it, or it is 400: a list that was changed on
+        // the way is a bid-down attack.
+        (Some(list), Some(choice)) if list == PasswordAlgorithm::OFFER => {
+            PasswordAlgorithm::parse(choice).ok_or(Refusal::PasswordAlgorithmInvalid)
+        }
+        _ => Err(Refusal::PasswordAlgorithmInvalid),
+    }
+}
+
+/// The stronger of the integrity attributes that a message has.
+pub(crate) fn integrity_algorithm(message: &Message<'_>) -> Option<IntegrityAlgorithm> {
+    // RFC 8489 §9.2.4: MESSAGE-INTEGRITY-SHA256 counts where both are there.
+    [IntegrityAlgorithm::Sha256, IntegrityAlgorithm::Sha1]
+        .into_iter()
+        .find(|algorithm| message.attribute(algorithm.attribute()).is_some())
 }

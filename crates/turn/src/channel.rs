@@ -16,15 +16,16 @@ impl Server {
         message: &Message<'_>,
         identity: &Authenticated,
     ) -> Result<Answer, Refusal> {
-        let limits = self.config.limits;
+        let (limits, strict) = (self.config.limits, self.config.strict_channels);
         let channel_expires_ms = now.after_secs(self.config.channel_lifetime_secs);
         let permission_expires_ms = now.after_secs(self.config.permission_lifetime_secs);
-        let relayed = self.allocation_of(now, client, identity)?.1.relayed;
+        let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §12.2: both attributes are needed, and the number lies in 0x4000 to 0x4FFF, or it is 400.
         let number = message.attribute(AttributeType::CHANNEL_NUMBER).and_then(ChannelNumber::from_attribute);
+        let number = number.filter(|number| !strict || !number.is_reserved());
         let number = number.ok_or(Refusal::ChannelNumberInvalid)?;
         let peer = peer(message)?;
-        check_family(relayed, peer)?;
+        check_family(allocation, peer)?;
         self.config.policy.check(peer).map_err(Refusal::PeerForbidden)?;
         let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §12.2: the bind also installs or refreshes a permission for the peer's address.
@@ -45,10 +46,10 @@ impl Server {
         let Some(peer) = allocation.peer_of(number, now.monotonic_ms) else {
             return Action::Drop(DropReason::NoChannel);
         };
-        let relay = allocation.relay;
-        match packet.narrow(channel_data::HEADER_LEN, length) {
-            Ok(()) => Action::ToPeer { relay, peer },
-            Err(_) => Action::Drop(DropReason::NoRoom),
+        match (allocation.relay_to(peer), packet.narrow(channel_data::HEADER_LEN, length)) {
+            (Some(relay), Ok(())) => Action::ToPeer { relay, peer, dont_fragment: false },
+            (None, _) => Action::Drop(DropReason::NoAllocation),
+            (_, Err(_)) => Action::Drop(DropReason::NoRoom),
         }
     }
 }

@@ -21,6 +21,12 @@ pub struct Config {
     pub channel_lifetime_secs: u32,
     /// How old a nonce may be, in seconds. RFC 8489 §9.2.
     pub nonce_lifetime_secs: u32,
+    /// Whether a 401 offers SHA-256 keys (PASSWORD-ALGORITHMS, RFC 8489 §9.2). It makes the 401 longer, and so what
+    /// a spoofed source can have reflected.
+    pub offer_password_algorithms: bool,
+    /// Whether channel numbers above 0x4FFF are refused, as RFC 8656 §12 has it, or accepted up to 0x7FFF for clients
+    /// that follow RFC 5766.
+    pub strict_channels: bool,
     /// The bounds of every table.
     pub limits: Limits,
 }
@@ -55,6 +61,8 @@ impl Default for Config {
             permission_lifetime_secs: 300,
             channel_lifetime_secs: 600,
             nonce_lifetime_secs: 3_600,
+            offer_password_algorithms: false,
+            strict_channels: true,
             limits: Limits::default(),
         }
     }

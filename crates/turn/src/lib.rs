@@ -25,6 +25,7 @@ mod policy;
 mod port;
 mod refresh;
 mod reply;
+mod reservation;
 mod send;
 mod server;
 mod time;
@@ -36,6 +37,7 @@ pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
 pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
 pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
 pub use reply::{Refusal, Reply};
+pub use reservation::Reservations;
 pub use server::{
     Action, Command, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server, Shared,
 };

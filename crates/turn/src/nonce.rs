@@ -12,7 +12,10 @@ use zeroize::ZeroizeOnDrop;
 use crate::{FiveTuple, Time, Transport};
 
 /// 18 bytes in base64url: short, for every byte of a 401 is one that a spoofed source can have reflected.
-pub(crate) const LEN: usize = 24;
+const LEN: usize = 24;
+/// RFC 8489 §9.2 and §18.1: the nonce cookie, and 24 security feature bits in base64 of which the lowest one says
+/// that password algorithms are offered.
+const OFFER: &[u8; 13] = b"obMatJos2AAAB";
 const STAMP_LEN: usize = 4;
 const MAC_LEN: usize = 14;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -27,15 +30,33 @@ impl NonceKey {
         Self(random)
     }
 
-    /// A nonce for this client.
-    pub(crate) fn issue(&self, now: Time, client: &FiveTuple) -> [u8; LEN] {
+    /// A nonce for this client, which says that password algorithms are offered if they are.
+    pub(crate) fn issue(&self, now: Time, client: &FiveTuple, offers: bool) -> Nonce {
+        let mut nonce = Nonce { bytes: [0; OFFER.len() + LEN], length: 0 };
+        let cookie = if offers { &OFFER[..] } else { &[] };
+        let bytes = cookie.iter().copied().chain(self.fresh(now, client));
+        nonce.length = nonce.bytes.iter_mut().zip(bytes).map(|(to, from)| *to = from).count();
+        nonce
+    }
+
+    fn fresh(&self, now: Time, client: &FiveTuple) -> [u8; LEN] {
         // 32 bits of seconds wrap after 136 years; only differences count.
         let [.., a, b, c, d] = (now.monotonic_ms / 1_000).to_be_bytes();
         self.nonce([a, b, c, d], client)
     }
 
-    /// Whether `nonce` was issued to this client no more than `lifetime_secs` ago.
-    pub(crate) fn accepts(&self, nonce: &[u8], now: Time, client: &FiveTuple, lifetime_secs: u32) -> bool {
+    /// Whether `nonce` was issued to this client no more than `lifetime_secs` ago, with this offer.
+    pub(crate) fn accepts(
+        &self,
+        nonce: &[u8],
+        now: Time,
+        client: &FiveTuple,
+        offers: bool,
+        lifetime_secs: u32,
+    ) -> bool {
+        // RFC 8489 §9.2.4: whoever takes the offer out of the nonce bids down; it is then a nonce never issued.
+        let nonce = if offers { nonce.strip_prefix(OFFER) } else { Some(nonce) };
+        let Some(nonce) = nonce else { return false };
         let Some(stamp) = nonce.first_chunk::<6>().copied().and_then(decode_stamp) else { return false };
         let expected = self.nonce(stamp, client);
         let [.., a, b, c, d] = (now.monotonic_ms / 1_000).to_be_bytes();
@@ -60,6 +81,19 @@ impl NonceKey {
         let from = stamp.iter().chain(tag.iter());
         bytes.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         encode(&bytes)
+    }
+}
+
+/// A NONCE attribute's value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nonce {
+    bytes: [u8; OFFER.len() + LEN],
+    length: usize,
+}
+
+impl Nonce {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 }
 
@@ -108,25 +142,33 @@ mod tests {
         let key = NonceKey::new([7; 32]);
         let at = |secs: u64| Time { monotonic_ms: secs * 1_000, unix_ms: 0 };
         let ours = client("192.0.2.1:5000");
-        let nonce = key.issue(at(1_000), &ours);
-        assert!(nonce.iter().all(u8::is_ascii_graphic));
-        assert!(key.accepts(&nonce, at(1_000), &ours, 600));
-        assert!(key.accepts(&nonce, at(1_600), &ours, 600));
-        assert!(!key.accepts(&nonce, at(1_601), &ours, 600), "expired");
-        assert!(!key.accepts(&nonce, at(999), &ours, 600), "from the future");
-        for other in ["192.0.2.1:5001", "192.0.2.2:5000", "[::1]:5000"] {
-            assert!(!key.accepts(&nonce, at(1_000), &client(other), 600), "{other}");
+        for offers in [false, true] {
+            let issued = key.issue(at(1_000), &ours, offers);
+            let nonce = issued.as_bytes();
+            let accepts =
+                |nonce: &[u8], secs, client: &FiveTuple| key.accepts(nonce, at(secs), client, offers, 600);
+            assert_eq!(nonce.len(), if offers { 37 } else { 24 });
+            assert!(nonce.iter().all(u8::is_ascii_graphic));
+            assert!(accepts(nonce, 1_000, &ours));
+            assert!(accepts(nonce, 1_600, &ours));
+            assert!(!accepts(nonce, 1_601, &ours), "expired");
+            assert!(!accepts(nonce, 999, &ours), "from the future");
+            for other in ["192.0.2.1:5001", "192.0.2.2:5000", "[::1]:5000"] {
+                assert!(!accepts(nonce, 1_000, &client(other)), "{other}");
+            }
+            let tcp = FiveTuple { transport: Transport::Tcp, ..ours };
+            assert!(!accepts(nonce, 1_000, &tcp));
+            let other = NonceKey::new([8; 32]);
+            assert!(!other.accepts(nonce, at(1_000), &ours, offers, 600), "another server's");
+            assert!(!key.accepts(nonce, at(1_000), &ours, !offers, 600), "another offer");
+            for place in 0..nonce.len() {
+                let mut forged = nonce.to_vec();
+                forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+                assert!(!accepts(&forged, 1_000, &ours), "forged at {place}");
+            }
+            assert!(!accepts(&nonce[..nonce.len() - 1], 1_000, &ours));
+            assert!(!accepts(&[nonce, b"A"].concat(), 1_000, &ours));
+            assert!(!accepts(b"", 1_000, &ours));
         }
-        let tcp = FiveTuple { transport: Transport::Tcp, ..ours };
-        assert!(!key.accepts(&nonce, at(1_000), &tcp, 600));
-        assert!(!NonceKey::new([8; 32]).accepts(&nonce, at(1_000), &ours, 600), "another server's");
-        for place in 0..LEN {
-            let mut forged = nonce;
-            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
-            assert!(!key.accepts(&forged, at(1_000), &ours, 600), "forged at {place}");
-        }
-        assert!(!key.accepts(&nonce[..23], at(1_000), &ours, 600));
-        assert!(!key.accepts(&[&nonce[..], b"A"].concat(), at(1_000), &ours, 600));
-        assert!(!key.accepts(b"", at(1_000), &ours, 600));
     }
 }

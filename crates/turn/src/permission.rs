@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use stun::{AttributeType, Message, address};
 
-use crate::allocate::Family;
+use crate::allocation::Allocation;
 use crate::auth::Authenticated;
 use crate::reply::Answer;
 use crate::server::Server;
@@ -20,12 +20,13 @@ impl Server {
     ) -> Result<Answer, Refusal> {
         let limit = self.config.limits.permissions;
         let expires_ms = now.after_secs(self.config.permission_lifetime_secs);
-        let relayed = self.allocation_of(now, client, identity)?.1.relayed;
+        let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §10.2: at least one XOR-PEER-ADDRESS, all of them valid, or nothing is done and the answer is 400.
         peers(message).next().ok_or(Refusal::PeerMissing)??;
         for peer in peers(message) {
-            let peer = peer?;
-            check_family(relayed, peer)?;
+            check_family(allocation, peer?)?;
+        }
+        for peer in peers(message).flatten() {
             // RFC 8656 §10.2: a peer that must not be reached is 403.
             self.config.policy.check_address(peer.ip()).map_err(Refusal::PeerForbidden)?;
         }
@@ -51,8 +52,8 @@ pub(crate) fn peer(message: &Message<'_>) -> Result<SocketAddr, Refusal> {
     peers(message).next().ok_or(Refusal::PeerMissing)?
 }
 
-/// The peer's family is the relayed address's.
-pub(crate) fn check_family(relayed: SocketAddr, peer: SocketAddr) -> Result<(), Refusal> {
+/// The peer's family is one that the allocation has a relayed address of.
+pub(crate) fn check_family(allocation: &Allocation, peer: SocketAddr) -> Result<(), Refusal> {
     // RFC 8656 §10.2 and §12.2: a peer of another family than the relayed address is 443.
-    if Family::of(relayed) == Family::of(peer) { Ok(()) } else { Err(Refusal::PeerFamilyMismatch) }
+    allocation.relay_to(peer).map(|_| ()).ok_or(Refusal::PeerFamilyMismatch)
 }

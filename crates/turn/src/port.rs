@@ -96,6 +96,16 @@ pub struct RelayPorts {
     addresses: Vec<(IpAddr, Box<[AtomicU64]>)>,
 }
 
+/// Which ports will do. RFC 8656 §18.7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parity {
+    Any,
+    /// An even port.
+    Even,
+    /// An even port, and the next one reserved too.
+    EvenAndNext,
+}
+
 const BITS: usize = 64;
 
 impl RelayPorts {
@@ -120,16 +130,41 @@ impl RelayPorts {
         self.addresses.iter().find(|(held, _)| *held == address).map(|(_, words)| &**words)
     }
 
-    /// Takes a free port, the first one from a random place on; `None` when there is none.
+    /// Takes a free port that fits, the first one from a random place on, and the next one if it is wanted too;
+    /// `None` when there is none.
     ///
     /// A random start makes the port hard to guess (RFC 8656 §7.2 and §21.1.4) and finds one within one round.
-    pub(crate) fn take(self: &Arc<Self>, address: IpAddr, random: u32) -> Option<RelayPort> {
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        address: IpAddr,
+        parity: Parity,
+        random: u32,
+    ) -> Option<(RelayPort, Option<RelayPort>)> {
         let words = self.bitmap(address)?;
         let count = self.range.len();
         let start = random as usize % count;
-        let index = (0..count).map(|step| (start + step) % count).find(|index| set(words, *index))?;
-        let port = self.range.min.checked_add(u16::try_from(index).ok()?)?;
-        Some(RelayPort { ports: Arc::clone(self), local: SocketAddr::new(address, port) })
+        let index = (0..count).map(|step| (start + step) % count).find(|index| {
+            let is_even = (usize::from(self.range.min) + index).is_multiple_of(2);
+            match parity {
+                Parity::Any => set(words, *index),
+                // RFC 8656 §18.7: the port is even, and with the R bit the next higher one is reserved.
+                Parity::Even => is_even && set(words, *index),
+                Parity::EvenAndNext => {
+                    let first = is_even && index + 1 < count && set(words, *index);
+                    let both = first && set(words, index + 1);
+                    if first && !both {
+                        clear(words, *index);
+                    }
+                    both
+                }
+            }
+        })?;
+        let port = |index: usize| {
+            let port = self.range.min.checked_add(u16::try_from(index).ok()?)?;
+            Some(RelayPort { ports: Arc::clone(self), local: SocketAddr::new(address, port) })
+        };
+        let next = (parity == Parity::EvenAndNext).then(|| port(index + 1)).flatten();
+        Some((port(index)?, next))
     }
 }
 
@@ -181,9 +216,10 @@ mod tests {
         let range = PortRange::new(50_001, 50_100).unwrap();
         let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         let ports = Arc::new(RelayPorts::new(range, [v4, v6]));
-        let held: Vec<RelayPort> = (0..100).map(|n| ports.take(v4, n * 7_919).unwrap()).collect();
-        assert!(ports.take(v4, 5).is_none());
-        let sixth = ports.take(v6, 5).unwrap();
+        let held: Vec<RelayPort> =
+            (0..100).map(|n| ports.take(v4, Parity::Any, n * 7_919).unwrap().0).collect();
+        assert!(ports.take(v4, Parity::Any, 5).is_none());
+        let sixth = ports.take(v6, Parity::Any, 5).unwrap().0;
         let mut seen: Vec<u16> = held.iter().map(|port| port.local().port()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (50_001..=50_100).collect::<Vec<_>>());
@@ -192,7 +228,28 @@ mod tests {
         assert_eq!(ports.taken(), 1);
         drop(sixth);
         assert_eq!(ports.taken(), 0);
-        assert!(ports.take("192.0.2.2".parse().unwrap(), 5).is_none(), "not our address");
+        assert!(ports.take("192.0.2.2".parse().unwrap(), Parity::Any, 5).is_none(), "not our address");
+    }
+
+    #[test]
+    fn rfc8656_18_7_even_ports_and_pairs() {
+        let address = "192.0.2.1".parse().unwrap();
+        let ports = Arc::new(RelayPorts::new(PortRange::new(50_001, 50_006).unwrap(), [address]));
+        let mut held = vec![];
+        let mut take = |parity, random| {
+            let (port, next) = ports.take(address, parity, random)?;
+            let numbers = (port.local().port(), next.as_ref().map(|next| next.local().port()));
+            held.push((port, next));
+            Some(numbers)
+        };
+        assert_eq!(take(Parity::Any, 2), Some((50_003, None)));
+        assert_eq!(take(Parity::EvenAndNext, 1), Some((50_004, Some(50_005))), "50002's next is taken");
+        assert_eq!(take(Parity::EvenAndNext, 0), None, "50006 has no next");
+        assert_eq!(take(Parity::Even, 2), Some((50_006, None)));
+        assert_eq!(take(Parity::Even, 0), Some((50_002, None)));
+        assert_eq!(ports.taken(), 5);
+        held.clear();
+        assert_eq!(ports.taken(), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use stun::Message;
 
-use crate::allocate::{Family, lifetime, requested_family, requested_lifetime};
+use crate::allocate::{lifetime, requested_family, requested_lifetime};
 use crate::auth::Authenticated;
 use crate::reply::Answer;
 use crate::server::{EndReason, Server};
@@ -19,16 +19,21 @@ impl Server {
         let requested = requested_lifetime(message)?;
         let family = requested_family(message);
         let (id, allocation) = self.allocation_of(now, client, identity)?;
-        // RFC 8656 §8.2: a family that is not the allocation's is 443.
-        match family {
-            Ok(None) => {}
-            Ok(Some(family)) if family == Family::of(allocation.relayed) => {}
-            Ok(Some(_)) | Err(Refusal::FamilyUnsupported) => return Err(Refusal::PeerFamilyMismatch),
+        let family = match family {
+            // RFC 8656 §8.2: a family that the allocation has no relayed address of is 443.
+            Ok(Some(family)) if allocation.relay_of(family).is_none() => {
+                return Err(Refusal::PeerFamilyMismatch);
+            }
+            Err(Refusal::FamilyUnsupported) => return Err(Refusal::PeerFamilyMismatch),
+            Ok(family) => family,
             Err(refusal) => return Err(refusal),
-        }
-        // RFC 8656 §8.2: a LIFETIME of zero deletes the allocation.
+        };
+        // RFC 8656 §8.2: a LIFETIME of zero deletes the allocation, or the named family's part of a dual one.
         if requested == Some(0) {
-            self.end(id, EndReason::Deleted);
+            match family.and_then(|family| self.allocations.remove_relay(id, family)) {
+                Some((client, relay)) => self.close(client, relay, EndReason::Deleted),
+                None => self.end(id, EndReason::Deleted),
+            }
             return Ok(Answer::Refreshed { lifetime_secs: 0 });
         }
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested, identity);

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 
 use stun::{
-    AttributeType, Class, ErrorCode, Fingerprint, LongTermKey, Message, MessageWriter, Method, Overflow,
+    AttributeType, Class, ErrorCode, Fingerprint, IntegrityAlgorithm, LongTermKey, Message, MessageWriter,
+    Method, Overflow, PasswordAlgorithm, address,
 };
 
+use crate::Forbidden;
+use crate::allocate::Family;
 use crate::auth::is_known;
-use crate::{Forbidden, nonce};
+use crate::nonce::Nonce;
+use crate::reservation::Token;
 
 /// What a request was answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum Refusal {
     Unauthenticated,
     /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE.
     IncompleteCredentials,
+    /// PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS do not fit what was offered.
+    PasswordAlgorithmInvalid,
     /// The nonce is too old, another client's, or forged.
     StaleNonce,
     /// The username is not one that this deployment sealed.
@@ -53,6 +59,8 @@ pub enum Refusal {
     FamilyUnsupported,
     /// An attribute's value has the wrong form.
     MalformedAttribute,
+    /// Attributes that exclude each other.
+    ContradictoryAttributes,
     /// XOR-PEER-ADDRESS is missing.
     PeerMissing,
     /// The peer's family is not the allocation's.
@@ -71,6 +79,10 @@ pub enum Refusal {
     TooManyChannels,
     /// No relay port is free, or none could be opened.
     NoRelayPort,
+    /// RESERVATION-TOKEN names no reservation of this credential.
+    ReservationUnknown,
+    /// This server takes no new allocations: another one does.
+    TryAlternate(SocketAddr),
 }
 
 impl Refusal {
@@ -83,6 +95,8 @@ impl Refusal {
             | Self::CredentialExpired
             | Self::CredentialDenied => ErrorCode::UNAUTHENTICATED,
             Self::IncompleteCredentials
+            | Self::PasswordAlgorithmInvalid
+            | Self::ContradictoryAttributes
             | Self::TransportMissing
             | Self::TransportMismatch
             | Self::MalformedAttribute
@@ -100,7 +114,9 @@ impl Refusal {
             Self::TooManyAllocations
             | Self::TooManyPermissions
             | Self::TooManyChannels
-            | Self::NoRelayPort => ErrorCode::INSUFFICIENT_CAPACITY,
+            | Self::NoRelayPort
+            | Self::ReservationUnknown => ErrorCode::INSUFFICIENT_CAPACITY,
+            Self::TryAlternate(_) => ErrorCode::TRY_ALTERNATE,
         }
     }
 
@@ -109,6 +125,10 @@ impl Refusal {
         match self {
             Self::Unauthenticated => "unauthenticated",
             Self::IncompleteCredentials => "incomplete_credentials",
+            Self::PasswordAlgorithmInvalid => "password_algorithm_invalid",
+            Self::ContradictoryAttributes => "contradictory_attributes",
+            Self::ReservationUnknown => "reservation_unknown",
+            Self::TryAlternate(_) => "try_alternate",
             Self::StaleNonce => "stale_nonce",
             Self::UnknownUsername => "unknown_username",
             Self::WrongPassword => "wrong_password",
@@ -140,9 +160,20 @@ impl Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Binding,
-    Allocated { relayed: SocketAddr, lifetime_secs: u32 },
+    Allocated(Allocated),
     Refreshed { lifetime_secs: u32 },
     Done,
+}
+
+/// What the response to an Allocate says; a retransmitted request gets it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Allocated {
+    /// One relayed address, or one of each family.
+    pub(crate) relayed: [Option<SocketAddr>; 2],
+    pub(crate) lifetime_secs: u32,
+    pub(crate) reservation: Option<Token>,
+    /// Of two families, the one that could not be had.
+    pub(crate) failed: Option<(Family, Refusal)>,
 }
 
 /// What every response to one request needs to know.
@@ -150,9 +181,10 @@ pub(crate) struct Response<'r> {
     pub(crate) request: &'r Message<'r>,
     pub(crate) client: SocketAddr,
     /// Set once the request's integrity is verified: the response is then protected with it.
-    pub(crate) key: Option<&'r LongTermKey>,
+    pub(crate) key: Option<(IntegrityAlgorithm, &'r LongTermKey)>,
     pub(crate) realm: &'r str,
-    pub(crate) nonce: &'r dyn Fn() -> [u8; nonce::LEN],
+    pub(crate) nonce: &'r dyn Fn() -> Nonce,
+    pub(crate) offers_algorithms: bool,
 }
 
 impl Response<'_> {
@@ -168,9 +200,9 @@ impl Response<'_> {
             Ok(answer) => self.write_answer(answer, &mut writer),
             Err(refusal) => self.write_refusal(refusal, &mut writer),
         }
-        if let Some(key) = self.key {
-            // RFC 8489 §9.2.4: responses to an authenticated request carry its integrity.
-            writer.integrity(key);
+        if let Some((algorithm, key)) = self.key {
+            // RFC 8489 §9.2.4: responses to an authenticated request carry integrity of the same kind.
+            writer.integrity_by(algorithm, key);
         }
         if self.request.fingerprint() == Fingerprint::Verified {
             // RFC 8489 §7.3: a client that uses FINGERPRINT needs it to tell the response from other traffic.
@@ -185,11 +217,21 @@ impl Response<'_> {
                 // RFC 8489 §6.3.1.1: the response carries the source address the server saw.
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
             }
-            Answer::Allocated { relayed, lifetime_secs } => {
-                // RFC 8656 §7.2: XOR-RELAYED-ADDRESS, LIFETIME and XOR-MAPPED-ADDRESS.
-                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
-                writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
+            Answer::Allocated(allocated) => {
+                // RFC 8656 §7.2: XOR-RELAYED-ADDRESS (two of a dual allocation), LIFETIME, XOR-MAPPED-ADDRESS, and
+                // RESERVATION-TOKEN where a port was reserved.
+                for relayed in allocated.relayed.into_iter().flatten() {
+                    writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed);
+                }
+                writer.attribute_u32(AttributeType::LIFETIME, allocated.lifetime_secs);
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
+                if let Some(token) = allocated.reservation {
+                    writer.attribute(AttributeType::RESERVATION_TOKEN, &token);
+                }
+                if let Some((family, refusal)) = allocated.failed {
+                    writer
+                        .attribute(AttributeType::ADDRESS_ERROR_CODE, &address_error(family, refusal.code()));
+                }
             }
             Answer::Refreshed { lifetime_secs } => {
                 writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
@@ -205,7 +247,15 @@ impl Response<'_> {
         if matches!(code, ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE) {
             // RFC 8489 §9.2.4: 401 and 438 carry REALM and a fresh NONCE.
             writer.attribute(AttributeType::REALM, self.realm.as_bytes());
-            writer.attribute(AttributeType::NONCE, &(self.nonce)());
+            writer.attribute(AttributeType::NONCE, (self.nonce)().as_bytes());
+            if self.offers_algorithms {
+                // RFC 8489 §9.2.4: a nonce with the password algorithms bit comes with the list of them.
+                writer.attribute(AttributeType::PASSWORD_ALGORITHMS, &PasswordAlgorithm::OFFER);
+            }
+        }
+        if let Refusal::TryAlternate(server) = refusal {
+            // RFC 8489 §10: 300 carries ALTERNATE-SERVER, of the family that the client uses.
+            writer.attribute(AttributeType::ALTERNATE_SERVER, address::encode(server).as_bytes());
         }
         if refusal == Refusal::UnknownAttributes {
             // RFC 8489 §6.3.1: the unknown comprehension-required attributes are listed.
@@ -219,4 +269,14 @@ impl Response<'_> {
             writer.attribute(AttributeType::UNKNOWN_ATTRIBUTES, list.get(..2 * length).unwrap_or_default());
         }
     }
+}
+
+/// The value of an ADDRESS-ERROR-CODE attribute without a reason phrase. RFC 8656 §18.12.
+fn address_error(family: Family, code: ErrorCode) -> [u8; 4] {
+    let family = match family {
+        Family::V4 => 1,
+        Family::V6 => 2,
+    };
+    let [class, number] = [code.code() / 100, code.code() % 100].map(|n| u8::try_from(n).unwrap_or_default());
+    [family, 0, class, number]
 }

@@ -33,10 +33,12 @@ impl Server {
         if !allocation.permits(peer.ip(), now.monotonic_ms) {
             return Err(DropReason::NoPermission);
         }
-        let relay = allocation.relay;
+        let relay = allocation.relay_to(peer).ok_or(DropReason::NoPermission)?;
         // A permission covers all ports of its address, the policy need not: it is asked for each.
         self.config.policy.check(peer).map_err(|_| DropReason::PeerForbidden)?;
-        Ok(Forward { relay, peer, offset: data.offset + 4, length: data.value.len() })
+        // RFC 8656 §11.2: DONT-FRAGMENT has the datagram sent with the DF bit.
+        let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
+        Ok(Forward { relay, peer, dont_fragment, offset: data.offset + 4, length: data.value.len() })
     }
 
     pub(crate) fn data(
@@ -88,6 +90,7 @@ impl Server {
 pub(crate) struct Forward {
     pub(crate) relay: RelayId,
     pub(crate) peer: SocketAddr,
+    pub(crate) dont_fragment: bool,
     pub(crate) offset: usize,
     pub(crate) length: usize,
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use credentials::{Denial, DenySet, DenySetFull, Keyring};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method, ParseError};
+use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
 
-use crate::allocation::{Allocation, AllocationId, Allocations};
-use crate::auth::{Authenticated, Authority, is_known};
+use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
+use crate::auth::{Authenticated, Authority, integrity_algorithm, is_known};
 use crate::binding::binding;
 use crate::port::RelayPort;
 use crate::reply::{Answer, Response};
+use crate::reservation::{Reservations, Token};
+use crate::send;
 use crate::{
     Client, Config, FiveTuple, MAX_REPLY, NonceKey, Packet, PeerPolicy, Refusal, RelayPorts, Reply, Time,
 };
@@ -29,6 +31,8 @@ pub enum Action {
         relay: RelayId,
         /// To whom.
         peer: SocketAddr,
+        /// With the DF bit: a datagram too long for the path is then lost instead of cut. RFC 8656 §15.
+        dont_fragment: bool,
     },
     /// Send it to this client: it is ChannelData or a Data indication.
     ToClient(Client),
@@ -107,12 +111,16 @@ pub enum Command {
     Policy(Arc<PeerPolicy>),
     /// The client's connection is closed.
     ClientGone(FiveTuple),
+    /// Answer every new Allocate with 300 and the first of these servers that has the client's address family;
+    /// none of them: take new allocations again.
+    Redirect(Vec<SocketAddr>),
 }
 
 /// What time and commands bring about.
 #[derive(Debug)]
 pub enum Output {
-    /// An allocation is over: close the relay socket, then drop the output, which frees the port.
+    /// A relayed address is over, mostly with its allocation: close the relay socket, then drop the output, which
+    /// frees the port.
     Ended {
         /// Its client.
         client: Client,
@@ -147,6 +155,15 @@ pub struct Shared {
     pub nonces: NonceKey,
     /// The relay ports.
     pub ports: Arc<RelayPorts>,
+    /// The ports kept for a second Allocate.
+    pub reservations: Arc<Reservations>,
+}
+
+impl Shared {
+    /// What servers with these ports share.
+    pub fn new(keyring: Arc<Keyring>, nonces: NonceKey, ports: RelayPorts) -> Self {
+        Self { keyring, nonces, ports: Arc::new(ports), reservations: Arc::default() }
+    }
 }
 
 /// A TURN server: see the crate's documentation for how it is driven.
@@ -157,6 +174,10 @@ pub struct Server {
     pub(crate) rng: ChaCha12Rng,
     pub(crate) allocations: Allocations,
     denials: DenySet,
+    /// Reservations made here, in the order in which they expire.
+    pub(crate) reservations_due: VecDeque<(u64, Token)>,
+    /// Where new allocations are sent to instead.
+    alternates: Vec<SocketAddr>,
     /// At most one entry for each allocation that ever was and is not taken yet.
     outputs: VecDeque<Output>,
 }
@@ -175,7 +196,16 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let allocations = Allocations::new(rng.next_u64());
         let denials = DenySet::new(config.limits.denials);
-        Self { config, shared, rng, allocations, denials, outputs: VecDeque::new() }
+        Self {
+            config,
+            shared,
+            rng,
+            allocations,
+            denials,
+            reservations_due: VecDeque::new(),
+            alternates: Vec::new(),
+            outputs: VecDeque::new(),
+        }
     }
 
     /// Handles what a client sent: one datagram or one frame of a stream, ChannelData with its padding or without.
@@ -218,6 +248,7 @@ impl Server {
             }
             Command::Keyring(keyring) => self.shared.keyring = keyring,
             Command::Policy(policy) => self.config.policy = PeerPolicy::clone(&policy),
+            Command::Redirect(alternates) => self.alternates = alternates,
             Command::ClientGone(five_tuple) => {
                 if let Some(id) = self.allocations.by_client(&five_tuple) {
                     self.end(id, EndReason::ClientGone);
@@ -230,11 +261,19 @@ impl Server {
     /// Does what time has made due. Outputs may follow.
     pub fn handle_timeout(&mut self, now: Time) {
         self.end_expired(now);
+        while let Some((at, token)) = self.reservations_due.front().copied()
+            && at <= now.monotonic_ms
+        {
+            self.reservations_due.pop_front();
+            self.shared.reservations.expire(token);
+        }
     }
 
     /// When [`Server::handle_timeout`] is next due, in monotonic milliseconds. Changes with every other call.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.allocations.next_expiry().map(|(at, _)| at)
+        let expiry = self.allocations.next_expiry().map(|(at, _)| at);
+        let reservation = self.reservations_due.front().map(|(at, _)| *at);
+        [expiry, reservation].into_iter().flatten().min()
     }
 
     /// The next output, until there is none: to be drained after every other call.
@@ -275,7 +314,8 @@ impl Server {
             (Class::Indication, Method::SEND) => {
                 let forward = self.send(now, client, &message)?;
                 packet.narrow(forward.offset, forward.length).map_err(|_| DropReason::NoRoom)?;
-                Ok(Action::ToPeer { relay: forward.relay, peer: forward.peer })
+                let send::Forward { relay, peer, dont_fragment, .. } = forward;
+                Ok(Action::ToPeer { relay, peer, dont_fragment })
             }
             _ => Err(DropReason::UnexpectedClass),
         }
@@ -298,7 +338,7 @@ impl Server {
                 let authenticated = self.authority().authenticate(now, &client.five_tuple, message);
                 authenticated.and_then(|identity| {
                     let outcome = self.authenticated_request(now, client, message, &identity, sockets);
-                    key = Some(identity.key);
+                    key = Some((identity.integrity, identity.key));
                     outcome
                 })
             }
@@ -308,9 +348,12 @@ impl Server {
         let response = Response {
             request: message,
             client: client.five_tuple.client,
-            key: key.as_ref(),
+            key: key.as_ref().map(|(algorithm, key)| (*algorithm, key)),
             realm: &self.config.realm,
-            nonce: &|| self.shared.nonces.issue(now, &client.five_tuple),
+            nonce: &|| {
+                self.shared.nonces.issue(now, &client.five_tuple, self.config.offer_password_algorithms)
+            },
+            offers_algorithms: self.config.offer_password_algorithms,
         };
         let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
         Ok((outcome.map_or_else(Reply::Refused, |_| Reply::Success(method)), length))
@@ -319,7 +362,7 @@ impl Server {
     /// Only Allocate may begin without integrity: other requests of strangers are not worth a reflected byte.
     fn expect_integrity(&self, client: Client, message: &Message<'_>) -> Result<(), DropReason> {
         let expected = message.method() == Method::ALLOCATE
-            || message.attribute(AttributeType::MESSAGE_INTEGRITY).is_some()
+            || integrity_algorithm(message).is_some()
             || self.allocations.holds(&client.five_tuple);
         if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
     }
@@ -350,6 +393,7 @@ impl Server {
             denials: &self.denials,
             nonces: &self.shared.nonces,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs,
+            offers_algorithms: self.config.offer_password_algorithms,
             realm: &self.config.realm,
         }
     }
@@ -380,8 +424,22 @@ impl Server {
     }
 
     pub(crate) fn end(&mut self, id: AllocationId, reason: EndReason) {
-        if let Some(Allocation { client, relay, port, .. }) = self.allocations.remove(id) {
-            self.outputs.push_back(Output::Ended { client, relay, port, reason });
+        if let Some(allocation) = self.allocations.remove(id) {
+            let client = allocation.client;
+            for relay in allocation.into_relays() {
+                self.close(client, relay, reason);
+            }
         }
+    }
+
+    pub(crate) fn close(&mut self, client: Client, relay: Relayed, reason: EndReason) {
+        let Relayed { id, port, .. } = relay;
+        self.outputs.push_back(Output::Ended { client, relay: id, port, reason });
+    }
+
+    /// Another server for this client, when this one takes no new allocations.
+    pub(crate) fn alternate_for(&self, client: Client) -> Option<SocketAddr> {
+        let is_v4 = client.five_tuple.client.is_ipv4();
+        self.alternates.iter().find(|server| server.is_ipv4() == is_v4).copied()
     }
 }

@@ -114,6 +114,8 @@ impl Service {
         let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
         let to_relay = relay.clone();
         control.feed().subscribe(move |denial| to_relay.command(&Command::Deny(denial))).await?;
+        // Not before every denial in force is known to the relay.
+        relay.admit();
 
         announce::ready(api_address, &listeners)?;
         tracing::info!(api = %api_address, turn = %join(&listeners), workers = settings.workers, "ready");
@@ -189,6 +191,12 @@ impl RelayHandle {
     fn start(bound: Bound) -> Result<Self> {
         let relay = bound.start().context("cannot start the relay's workers")?;
         Ok(Self(Arc::new(Mutex::new(Some(relay)))))
+    }
+
+    fn admit(&self) {
+        if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            relay.admit();
+        }
     }
 
     fn command(&self, command: &Command) {
@@ -310,6 +318,8 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
             realm: settings.realm.clone(),
             relay_addresses: settings.relay_addresses.clone(),
             policy: settings.policy.clone(),
+            strict_channels: settings.strict_channels,
+            offer_password_algorithms: settings.offer_sha256,
             ..turn::Config::default()
         },
         relay_ports: settings.relay_ports,

@@ -70,3 +70,14 @@ pub(crate) fn receive_coalesced(socket: &impl AsFd) -> bool {
     let on: libc::c_int = 1;
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, &on).is_ok()
 }
+
+/// Whether a socket's datagrams carry the DF bit and are refused where they do not fit, or may be cut.
+pub(crate) fn path_mtu_discovery(socket: &impl AsFd, v4: bool, on: bool) -> io::Result<()> {
+    if v4 {
+        let mode = if on { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_WANT };
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &mode)
+    } else {
+        let mode = if on { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_WANT };
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &mode)
+    }
+}

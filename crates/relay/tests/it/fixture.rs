@@ -44,7 +44,9 @@ impl Running {
         let keyring = Arc::clone(&config.keyring);
         let bound = Bound::bind(config).unwrap();
         let listeners = bound.listeners().to_vec();
-        Self { relay: Some(bound.start().unwrap()), listeners, keyring }
+        let relay = bound.start().unwrap();
+        relay.admit();
+        Self { relay: Some(relay), listeners, keyring }
     }
 
     pub(crate) fn relay(&self) -> &Relay {

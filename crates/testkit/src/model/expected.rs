@@ -115,7 +115,7 @@ impl Model {
     ) -> Result<Option<Admitted>, String> {
         let result = match (expected, action) {
             (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_)) => Ok(None),
-            (Expected::ToPeer { relay, peer, data }, Action::ToPeer { relay: from, peer: to }) => {
+            (Expected::ToPeer { relay, peer, data }, Action::ToPeer { relay: from, peer: to, .. }) => {
                 ensure((*relay, *peer) == (from, to), "to another peer or from another socket")
                     .and_then(|()| ensure(data == output, "the data was changed"))
                     .map(|()| None)

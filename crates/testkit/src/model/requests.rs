@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use stun::{AttributeType as A, Integrity, LongTermKey, Message, Method, address};
+use stun::{AttributeType as A, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, address};
 use turn::{Client, Time, Transport};
 
 use super::expected::Expected;
@@ -12,10 +12,15 @@ use super::{
 };
 
 /// The comprehension-required attributes the server is to understand.
-const KNOWN: [A; 15] = [
+const KNOWN: [A; 20] = [
     A::MAPPED_ADDRESS,
     A::USERNAME,
     A::MESSAGE_INTEGRITY,
+    A::MESSAGE_INTEGRITY_SHA256,
+    A::PASSWORD_ALGORITHM,
+    A::EVEN_PORT,
+    A::RESERVATION_TOKEN,
+    A::DONT_FRAGMENT,
     A::ERROR_CODE,
     A::UNKNOWN_ATTRIBUTES,
     A::CHANNEL_NUMBER,
@@ -115,7 +120,12 @@ impl Model {
 
     /// RFC 8489 §9.2.4, whose order is binding.
     fn authenticate(&self, now: Time, client: Client, message: &Message<'_>) -> Result<Account, Unproven> {
-        if message.attribute(A::MESSAGE_INTEGRITY).is_none() {
+        let strongest = if message.attribute(A::MESSAGE_INTEGRITY_SHA256).is_some() {
+            IntegrityAlgorithm::Sha256
+        } else {
+            IntegrityAlgorithm::Sha1
+        };
+        if message.attribute(strongest.attribute()).is_none() {
             return if message.method() == Method::ALLOCATE || self.live(client, now).is_some() {
                 Err(Unproven::Refused(401))
             } else if self.holds(client) {
@@ -142,7 +152,7 @@ impl Model {
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));
         let valid = account.filter(|account| {
             self.keyring.contains(&account.sealed_by)
-                && message.integrity(&self.key_of(account)) == Integrity::Verified
+                && message.integrity_by(strongest, &self.key_of(account)) == Integrity::Verified
                 && now.unix_ms < account.expires_at * 1_000
                 && !self.is_refused(account)
         });

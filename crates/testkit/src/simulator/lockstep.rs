@@ -41,7 +41,7 @@ impl Lockstep {
         let locals = scenario.config.relay_addresses.iter().map(|relay| relay.local);
         let ports = Arc::new(RelayPorts::new(scenario.ports, locals));
         let nonces = NonceKey::new(dice.bytes());
-        let shared = Shared { keyring, nonces, ports: Arc::clone(&ports) };
+        let shared = Shared { keyring, nonces, ports: Arc::clone(&ports), reservations: Arc::default() };
         Self {
             server: Server::new(scenario.config.clone(), shared, dice.bytes()),
             model: Model::new(scenario.rules(), [1]),
@@ -99,10 +99,9 @@ impl Lockstep {
         self.report.steps += 1;
         let gone = if let Command::ClientGone(five_tuple) = &command { Some(*five_tuple) } else { None };
         let name = match &command {
-            Command::Deny(denial) => format!("{denial:?}"),
             Command::Keyring(_) => "another keyring".to_owned(),
             Command::Policy(_) => "another policy".to_owned(),
-            Command::ClientGone(five_tuple) => format!("{five_tuple:?} gone"),
+            other => format!("{other:?}"),
         };
         self.trace.record(format!("{} command: {name}", now.monotonic_ms), &[]);
         self.server.command(now, command).map_err(|e| e.to_string())?;
@@ -164,7 +163,7 @@ impl Lockstep {
             (Action::Reply(_), Some(client)) | (Action::ToClient(client), _) => {
                 Sent::ToClient(client, output)
             }
-            (Action::ToPeer { relay, peer }, _) => match self.model.allocation(relay) {
+            (Action::ToPeer { relay, peer, .. }, _) => match self.model.allocation(relay) {
                 Some(allocation) => Sent::ToPeer { from: allocation.relayed, peer, bytes: output },
                 None => Sent::Nothing,
             },

@@ -205,7 +205,7 @@ impl World {
             6 => (A::LIFETIME, self.dice.data(length)),
             7 => (A::REQUESTED_TRANSPORT, self.dice.data(length)),
             8 => (A::XOR_PEER_ADDRESS, self.dice.data(length)),
-            9 => (A::EVEN_PORT, vec![0x80]),
+            9 => (A::USERHASH, vec![7; 32]),
             10 => (A::DONT_FRAGMENT, vec![]),
             _ => (A::CHANNEL_NUMBER, self.dice.data(length)),
         }

@@ -105,6 +105,7 @@ impl Fixture {
             keyring: Arc::clone(&keyring),
             nonces: NonceKey::new([3; 32]),
             ports: Arc::clone(&ports),
+            reservations: Arc::default(),
         };
         let config = Config { relay_addresses: relays, policy, limits, ..Config::default() };
         Self {

@@ -155,7 +155,8 @@ fn rfc8656_12_6_channel_data_is_relayed_or_dropped_in_silence() {
         (&[0x40, 0, 0, 3, b'h', b'i'], Outcome::Silence(DropReason::MalformedChannelData)),
         (&[0x40, 0, 0], Outcome::Silence(DropReason::MalformedChannelData)),
         (&[0x40, 1, 0, 0], Outcome::Silence(DropReason::NoChannel)),
-        (&[0x50, 0, 0, 0], Outcome::Silence(DropReason::NotStun)),
+        (&[0x50, 0, 0, 0], Outcome::Silence(DropReason::NoChannel)),
+        (&[0x80, 0, 0, 0], Outcome::Silence(DropReason::NotStun)),
     ] {
         assert_eq!(fixture.give(alice(), packet), expected, "{packet:?}");
     }

@@ -51,6 +51,15 @@ pub(crate) struct Layer {
     /// The realm of STUN's long-term credentials, 1 to 127 characters [default: turnery]
     #[arg(long, value_name = "NAME")]
     pub(crate) realm: Option<String>,
+    /// Refuse channel numbers above 0x4FFF, which RFC 8656 reserves; by default those up to 0x7FFF are taken too, for
+    /// clients that follow RFC 5766, coturn's turnutils_uclient among them
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) strict_channels: Option<String>,
+    /// Offer SHA-256 keys in every 401 (RFC 8489 §9.2); the answer grows by 29 bytes, for spoofed requests too
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) offer_sha256: Option<String>,
     /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
     /// TURN key, and without --data-dir forgets everything at the end
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -122,6 +131,8 @@ impl Layer {
             deny_peer: list("deny_peer")?,
             workers: text("workers")?,
             realm: text("realm")?,
+            strict_channels: text("strict_channels")?,
+            offer_sha256: text("offer_sha256")?,
             dev: text("dev")?,
         })
     }

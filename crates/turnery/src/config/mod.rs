@@ -77,6 +77,10 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// 1 to 127 characters that stand for themselves in a quoted string.
     pub(crate) realm: String,
+    /// Whether channel numbers that RFC 8656 reserves are refused.
+    pub(crate) strict_channels: bool,
+    /// Whether a 401 offers SHA-256 keys.
+    pub(crate) offer_sha256: bool,
     /// Whether it is only tried out.
     pub(crate) dev: bool,
     /// The first account's id, if it is chosen.
@@ -114,10 +118,9 @@ impl Settings {
     /// Names the flag, variable or key, its value, the fault, and what would be right.
     pub(crate) fn load(global: &Global, flags: Layer, env: Env<'_>) -> Result<Self> {
         let layers = layers(global, flags, env)?;
-        let dev = match layers.first("dev", |layer| &layer.dev) {
-            Some(given) => given.read(|text| boolean(text))?,
-            None => false,
-        };
+        let switch =
+            |given: Option<Given<String>>| given.map_or(Ok(false), |it| it.read(|text| boolean(text)));
+        let dev = switch(layers.first("dev", |layer| &layer.dev))?;
         let mut warnings = Vec::new();
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
         Ok(Self {
@@ -133,6 +136,8 @@ impl Settings {
             policy: policy(&layers, dev)?,
             workers: workers(&layers)?,
             realm: realm(&layers)?,
+            strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
+            offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256))?,
             dev,
             bootstrap_account: bootstrap_account(env)?,
             bootstrap_token: bootstrap_token(env)?,
