@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use stun::{AttributeType, Class, Message, Method};
 
 use crate::link::{Arrival, Link};
-use crate::message::{Reply, Request, Signature, channel_data_bytes, describe, read_channel_data, read_data};
+use crate::message::{
+    Reply, Request, Signature, channel_data_bytes, describe, read_channel_data, read_data, transaction,
+};
 use crate::outcome::{Outcome, Verdict, ensure, fail};
 use crate::target::{Target, Transport, User};
 
@@ -27,13 +29,15 @@ pub(crate) struct Client<'t> {
     signature: Option<Signature>,
     /// The relayed address, once there is one.
     relayed: Option<SocketAddr>,
+    /// The server closed the connection when an answer was waited for.
+    closed: bool,
 }
 
 impl<'t> Client<'t> {
     /// A client that has said nothing yet.
     pub(crate) fn open(target: &'t Target) -> Result<Self, Verdict> {
         let link = Link::open(target.server, target.transport)?;
-        Ok(Self { target, link, inbox: VecDeque::new(), signature: None, relayed: None })
+        Ok(Self { target, link, inbox: VecDeque::new(), signature: None, relayed: None, closed: false })
     }
 
     /// A client that has been told realm and nonce.
@@ -68,17 +72,20 @@ impl<'t> Client<'t> {
         Ok(())
     }
 
-    /// Signs with this from now on.
-    pub(crate) fn sign_with(&mut self, signature: Signature) {
+    /// Sends a request that refers to another client's allocation or connection, from a socket of its own and with
+    /// the other's nonce, as real clients do; a server may refuse that nonce once, and gives another.
+    pub(crate) fn ask_anew(&mut self, signature: Signature, request: &Request) -> Result<Reply, Verdict> {
+        let reply = self.answer(&request.signed(&signature))?;
+        let fresh = reply.attribute(AttributeType::NONCE).map(<[u8]>::to_vec);
+        let (Some(401 | 438), Some(nonce)) = (reply.code(), fresh) else {
+            self.signature = Some(signature);
+            return Ok(reply);
+        };
+        let signature = Signature { nonce, ..signature };
+        let again = Request { transaction: transaction(), ..request.clone() };
+        let reply = self.answer(&again.signed(&signature))?;
         self.signature = Some(signature);
-    }
-
-    /// Takes only a fresh nonce from a response.
-    pub(crate) fn renew_nonce(&mut self, reply: &Reply) {
-        let nonce = reply.attribute(AttributeType::NONCE).map(<[u8]>::to_vec);
-        if let (Some(signature), Some(nonce)) = (&mut self.signature, nonce) {
-            signature.nonce = nonce;
-        }
+        Ok(reply)
     }
 
     /// Its user's signature.
@@ -154,8 +161,13 @@ impl<'t> Client<'t> {
 
     /// Sends a request and waits for the response with its transaction id.
     pub(crate) fn answer(&mut self, request: &[u8]) -> Result<Reply, Verdict> {
-        self.try_answer(request, PATIENCE)?
-            .map_or_else(|| fail(format!("expected an answer to {}, got silence", describe(request))), Ok)
+        match self.try_answer(request, PATIENCE)? {
+            Some(reply) => Ok(reply),
+            None if self.closed => {
+                fail(format!("{}: expected an answer, the connection was closed", describe(request)))
+            }
+            None => fail(format!("{}: expected an answer, got silence", describe(request))),
+        }
     }
 
     /// The same, but silence (or a closed connection) is `None`.
@@ -176,7 +188,10 @@ impl<'t> Client<'t> {
                 again = now + RETRANSMISSION;
             }
             match self.link.receive(again.min(deadline).saturating_duration_since(now))? {
-                Arrival::Closed => return Ok(None),
+                Arrival::Closed => {
+                    self.closed = true;
+                    return Ok(None);
+                }
                 Arrival::Nothing => {}
                 Arrival::Frame(frame) if is_response(&frame) => {
                     if frame.get(8..20) == Some(&id) {

@@ -181,19 +181,24 @@ pub(crate) fn describe(frame: &[u8]) -> String {
     match (Kind::of(frame), Message::parse(frame), channel_data::parse(frame)) {
         (Kind::Stun, Ok(message), _) => match error_of(&message) {
             Some((code, reason)) => {
-                format!("a {:?} error {} {reason}", message.method(), code.code()).trim_end().to_owned()
+                // Some servers pad the phrase with zeroes.
+                let reason = reason.trim_end_matches(|c: char| c.is_control() || c == ' ');
+                format!("{:?} error {} {reason}", message.method(), code.code()).trim_end().to_owned()
             }
             None => match message.class() {
-                Class::Success => format!("a {:?} success response", message.method()),
-                Class::Error => format!("a {:?} error response without ERROR-CODE", message.method()),
-                Class::Indication => format!("a {:?} indication", message.method()),
-                Class::Request => format!("a {:?} request", message.method()),
+                Class::Success => format!("{:?} success", message.method()),
+                Class::Error => format!("{:?} error without ERROR-CODE", message.method()),
+                Class::Indication => format!("{:?} indication", message.method()),
+                Class::Request => format!("{:?} request", message.method()),
             },
         },
         (Kind::ChannelData, _, Some((number, length))) => {
             format!("ChannelData on {number:?} with {length} bytes")
         }
-        _ => format!("{} bytes that are neither STUN nor ChannelData", frame.len()),
+        _ => {
+            let front: Vec<String> = frame.iter().take(24).map(|byte| format!("{byte:02x}")).collect();
+            format!("{} bytes that are neither STUN nor ChannelData ({} …)", frame.len(), front.join(" "))
+        }
     }
 }
 
@@ -274,7 +279,7 @@ impl Reply {
 
     pub(crate) fn success(&self, to: &str) -> Outcome {
         let is = self.message().class() == Class::Success;
-        ensure(is, format!("{to}: expected a success response, got {self}"))
+        ensure(is, format!("{to}: expected success, got {self}"))
     }
 
     pub(crate) fn refused(&self, to: &str, codes: &[u16]) -> Outcome {

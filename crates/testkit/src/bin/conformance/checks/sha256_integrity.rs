@@ -66,21 +66,20 @@ fn offered<'t>(target: &'t Target, bit: u8, what: &str) -> Result<(Client<'t>, V
     }
 }
 
-const PASSWORD_ALGORITHMS_BIT: u8 = 0x80;
-const USERNAME_ANONYMITY_BIT: u8 = 0x40;
+const PASSWORD_ALGORITHMS_BIT: u8 = 1;
+const USERNAME_ANONYMITY_BIT: u8 = 2;
 
-/// The first eight of the 24 security feature bits, which follow the nonce cookie in base64.
+/// The last six of the 24 security feature bits, which follow the nonce cookie in base64. Bit 0 is the rightmost:
+/// erratum 6290 of RFC 8489, §18.1.
 fn features(nonce: &[u8]) -> Option<u8> {
-    let &[first, second, ..] = nonce.strip_prefix(NONCE_COOKIE)? else { return None };
-    let sextet = |c: u8| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
+    match *nonce.strip_prefix(NONCE_COOKIE)?.get(3)? {
+        c @ b'A'..=b'Z' => Some(c - b'A'),
+        c @ b'a'..=b'z' => Some(c - b'a' + 26),
+        c @ b'0'..=b'9' => Some(c - b'0' + 52),
         b'+' => Some(62),
         b'/' => Some(63),
         _ => None,
-    };
-    Some(sextet(first)? << 2 | sextet(second)? >> 4)
+    }
 }
 
 /// An Allocate with SHA-256 integrity and the MD5 key, which a server that has never heard of it refuses.
