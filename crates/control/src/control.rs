@@ -42,7 +42,7 @@ impl Config {
     pub fn new(ice: IceUrls) -> Self {
         Self {
             ice,
-            account_rate: Rate { per_sec: 100, burst: 1_000 },
+            account_rate: Rate { per_sec: 1_000, burst: 5_000 },
             unknown_key_rate: Rate { per_sec: 500, burst: 1_000 },
             dev: None,
         }

@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) partial_since_ms: Option<u64>,
     /// Up to when it is known to have had an allocation, or when it was opened.
     pub(crate) allocated_until_ms: u64,
+    /// When its deadlines are looked at next.
+    pub(crate) check_ms: u64,
 }
 
 /// What became of a frame that was to be sent.
@@ -47,6 +49,7 @@ impl Connection {
             heard_ms: now_ms,
             partial_since_ms: None,
             allocated_until_ms: now_ms,
+            check_ms: now_ms,
         }
     }
 

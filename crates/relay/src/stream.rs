@@ -1,6 +1,7 @@
 //! The stream clients of one worker: accepted within bounds, looked at again before a deadline can be missed by much.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -25,11 +26,23 @@ pub(crate) struct Connections {
     /// One entry for each connection: when to look at its deadlines.
     checks: BTreeSet<(u64, usize)>,
     pub(crate) limits: StreamLimits,
+    /// A descriptor to be had when there are no others.
+    spare: Option<File>,
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 impl Connections {
     pub(crate) fn new(limits: StreamLimits) -> Self {
-        Self { slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
+        Self {
+            slab: Slab::new(),
+            per_address: HashMap::new(),
+            checks: BTreeSet::new(),
+            limits,
+            spare: spare(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -58,7 +71,15 @@ impl Connections {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The client gave up first, or descriptors ran out: the next round tries again.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    // Without a descriptor the connection would stay in the queue and wake the worker for ever:
+                    // the one kept for this is spent on refusing it.
+                    self.spare = None;
+                    refused += usize::from(listener.0.accept().is_ok());
+                    self.spare = spare();
+                    break;
+                }
+                // The client gave up first: the next round tries again.
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");
                     break;
@@ -89,7 +110,8 @@ impl Connections {
         let Ok(via) = u32::try_from(id) else { return Ok(false) };
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
         epoll.add(&stream, Token::Connection(via).pack(), Interest::Read)?;
-        entry.insert(Connection::new(stream, Client { five_tuple, via }, now_ms));
+        let connection = entry.insert(Connection::new(stream, Client { five_tuple, via }, now_ms));
+        connection.check_ms = now_ms + CHECK_MS;
         *self.per_address.entry(from.ip()).or_default() += 1;
         self.checks.insert((now_ms + CHECK_MS, id));
         Ok(true)
@@ -124,7 +146,10 @@ impl Connections {
         {
             self.checks.remove(&(at, id));
             // An entry may outlive its connection, and its number may be another's by now: that one has its own entry.
-            let Some(connection) = self.slab.get_mut(id) else { continue };
+            let Some(connection) = self.slab.get_mut(id).filter(|connection| connection.check_ms == at)
+            else {
+                continue;
+            };
             let since = |ms: u64| now_ms.saturating_sub(ms);
             let limits = &self.limits;
             let allocated = is_allocated(&connection.client.five_tuple);
@@ -138,8 +163,39 @@ impl Connections {
             if slow_frame || idle || useless {
                 return Some(id);
             }
-            self.checks.insert((now_ms + CHECK_MS, id));
+            connection.check_ms = now_ms + CHECK_MS;
+            self.checks.insert((connection.check_ms, id));
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_connections_leave_no_checks_behind() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = (listener, Listener { transport: Transport::Tcp, address });
+        let epoll = Epoll::new().unwrap();
+        let mut connections = Connections::new(StreamLimits::default());
+        let mut now_ms = 0;
+        // Each takes the number of the one before it.
+        for _ in 0..100 {
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            while connections.len() == 0 {
+                connections.accept(&listener, &epoll, now_ms);
+            }
+            now_ms += 100;
+            assert_eq!(connections.overdue(now_ms, |_| true), None);
+            assert!(connections.checks.len() as u64 <= 1 + CHECK_MS / 100, "{}", connections.checks.len());
+            assert!(connections.close(0).is_some());
+        }
+        assert_eq!(connections.overdue(now_ms + CHECK_MS, |_| true), None);
+        assert_eq!((connections.next_check(), connections.len()), (None, 0));
+        assert!(connections.per_address.is_empty());
     }
 }
