@@ -84,6 +84,14 @@ impl Report {
         text
     }
 
+    /// Checks with this result; only those that are hardening, or only those that are not, if that matters.
+    fn count(&self, result: Result, hardening: Option<bool>) -> usize {
+        let wanted = |row: &&Row| {
+            row.result == result && hardening.is_none_or(|is| is == (row.document == "Hardening"))
+        };
+        self.checks.iter().filter(wanted).count()
+    }
+
     fn result_of(&self, name: &str) -> Option<Result> {
         self.checks.iter().find(|row| row.name == name).map(|row| row.result)
     }
@@ -111,11 +119,15 @@ pub(crate) fn markdown(columns: &[(String, Report)]) -> String {
     let labels = || columns.iter().map(|(label, _)| label.as_str()).collect::<Vec<_>>().join(" | ");
     let rule = || "|:-:".repeat(columns.len());
     let mut text = format!("| | {} |\n|---{}|\n", labels(), rule());
-    for (name, place) in ["passed", "failed", "not applicable"].iter().zip(0..) {
-        let count = |report: &Report| {
-            [report.passed, report.failed, report.not_applicable].get(place).copied().unwrap_or_default()
-        };
-        let cells: Vec<String> = columns.iter().map(|(_, report)| count(report).to_string()).collect();
+    let rows = [
+        ("passed", Result::Passed, None),
+        ("failed, required by an RFC", Result::Failed, Some(false)),
+        ("failed, hardening", Result::Failed, Some(true)),
+        ("not applicable", Result::NotApplicable, None),
+    ];
+    for (name, result, hardening) in rows {
+        let cells: Vec<String> =
+            columns.iter().map(|(_, report)| report.count(result, hardening).to_string()).collect();
         let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
     }
     let Some((_, first)) = columns.first() else { return text };

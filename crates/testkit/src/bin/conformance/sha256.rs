@@ -60,7 +60,11 @@ mod tests {
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .map(|n| char::from_digit(n.into(), 16).unwrap())
+            .collect()
     }
 
     #[test]

@@ -57,7 +57,10 @@ pub(crate) const CHECKS: &[Check] = &[
         bind_refused(&allocated(target)?, None, "no CONNECTION-ID")
     }),
     check("rfc6062-5.4-connection-id-serves-once", serves_once),
-    check("rfc6062-5.4-connection-bind-by-another-user-is-refused", bound_by_another),
+    check("rfc6062-5.4-connection-bind-by-another-user-is-refused", |target| {
+        bound_by_another(target).map(drop)
+    }),
+    check("hardening-connection-bind-by-another-user-changes-nothing", owner_binds_still),
     check("rfc6062-5.5-client-closes-and-the-peer-is-closed", client_closes),
     check("rfc6062-5.5-peer-closes-and-the-client-is-closed", peer_closes),
     check("rfc6062-5.5-deleted-allocation-closes-its-connections", deletion_closes),
@@ -187,7 +190,8 @@ fn serves_once(target: &Target) -> Outcome {
     bind_refused(&connected.client, Some(connected.id), "a CONNECTION-ID that is bound already")
 }
 
-fn bound_by_another(target: &Target) -> Outcome {
+/// Another user tries to bind the connection; the client and the connection's id.
+fn bound_by_another(target: &Target) -> Result<Connected<'_>, Verdict> {
     let other = target.other()?;
     let connected = Connected::open(target)?;
     let signature = connected.client.signature_of(other);
@@ -197,7 +201,15 @@ fn bound_by_another(target: &Target) -> Outcome {
         Err(Verdict::Failed(_)) => {}
         Err(other) => return Err(other),
     }
-    bound(&connected.client, connected.id).map(drop)
+    Ok(connected)
+}
+
+fn owner_binds_still(target: &Target) -> Outcome {
+    let connected = bound_by_another(target)?;
+    match bound(&connected.client, connected.id) {
+        Err(Verdict::Failed(why)) => fail(format!("the owner's ConnectionBind after another user's: {why}")),
+        other => other.map(drop),
+    }
 }
 
 fn client_closes(target: &Target) -> Outcome {
