@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use stun::{
-    AttributeType, ChannelNumber, Class, HEADER_LEN, LongTermKey, MessageWriter, Method, TransactionId,
-    channel_data,
+    AttributeType, ChannelNumber, Class, HEADER_LEN, IntegrityAlgorithm, LongTermKey, MessageWriter, Method,
+    PasswordAlgorithm, TransactionId, channel_data,
 };
 use turn::Transport;
 
@@ -14,6 +14,10 @@ pub const REQUESTED_UDP: [u8; 4] = [17, 0, 0, 0];
 pub const FAMILY_IPV4: [u8; 4] = [1, 0, 0, 0];
 /// REQUESTED-ADDRESS-FAMILY's value for IPv6. RFC 8656 §18.6.
 pub const FAMILY_IPV6: [u8; 4] = [2, 0, 0, 0];
+/// EVEN-PORT's value without the R bit. RFC 8656 §18.7.
+pub const EVEN: [u8; 1] = [0];
+/// EVEN-PORT's value with the R bit, which reserves the next port too. RFC 8656 §18.7.
+pub const EVEN_AND_NEXT: [u8; 1] = [0x80];
 
 /// What a client puts into a request besides what it asks for. RFC 8489 §9.2.
 #[derive(Debug, Clone)]
@@ -24,8 +28,14 @@ pub struct Signature {
     pub realm: Vec<u8>,
     /// NONCE, as the server said.
     pub nonce: Vec<u8>,
-    /// What MESSAGE-INTEGRITY is made with.
+    /// What the integrity is made with.
     pub key: LongTermKey,
+    /// Which integrity.
+    pub integrity: IntegrityAlgorithm,
+    /// PASSWORD-ALGORITHMS, as the server said.
+    pub offered: Option<Vec<u8>>,
+    /// PASSWORD-ALGORITHM.
+    pub chosen: Option<Vec<u8>>,
 }
 
 impl Signature {
@@ -36,15 +46,36 @@ impl Signature {
             realm: realm.to_vec(),
             nonce: nonce.to_vec(),
             key: LongTermKey::new(username.as_bytes(), realm, password.as_bytes()),
+            integrity: IntegrityAlgorithm::Sha1,
+            offered: None,
+            chosen: None,
         }
     }
 
-    /// Adds USERNAME, REALM, NONCE and MESSAGE-INTEGRITY.
+    /// The same with this password algorithm of those offered, and SHA-256 integrity. RFC 8489 §9.2.3.
+    #[must_use]
+    pub fn choosing(self, algorithm: PasswordAlgorithm, password: &str, offered: &[u8]) -> Self {
+        Self {
+            key: LongTermKey::with_algorithm(algorithm, &self.username, &self.realm, password.as_bytes()),
+            integrity: IntegrityAlgorithm::Sha256,
+            offered: Some(offered.to_vec()),
+            chosen: Some(algorithm.to_attribute().to_vec()),
+            ..self
+        }
+    }
+
+    /// Adds USERNAME, REALM, NONCE, what is said about password algorithms, and the integrity.
     pub fn sign(&self, writer: &mut MessageWriter<'_>) {
         writer.attribute(AttributeType::USERNAME, &self.username);
         writer.attribute(AttributeType::REALM, &self.realm);
         writer.attribute(AttributeType::NONCE, &self.nonce);
-        writer.integrity(&self.key);
+        if let Some(offered) = &self.offered {
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, offered);
+        }
+        if let Some(chosen) = &self.chosen {
+            writer.attribute(AttributeType::PASSWORD_ALGORITHM, chosen);
+        }
+        writer.integrity_by(self.integrity, &self.key);
     }
 }
 

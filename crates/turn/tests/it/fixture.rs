@@ -1,6 +1,6 @@
 //! A server on made-up sockets and time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -60,19 +60,32 @@ pub(crate) fn relayed(reply: &[u8]) -> SocketAddr {
     address::decode_xor(value, message.transaction()).unwrap()
 }
 
+/// Every XOR-RELAYED-ADDRESS.
+pub(crate) fn all_relayed(reply: &[u8]) -> Vec<SocketAddr> {
+    let message = Message::parse(reply).unwrap();
+    let all = message.attributes().filter(|attribute| attribute.kind == AttributeType::XOR_RELAYED_ADDRESS);
+    all.map(|attribute| address::decode_xor(attribute.value, message.transaction()).unwrap()).collect()
+}
+
+/// An attribute's value, if it is there.
+pub(crate) fn value(reply: &[u8], kind: AttributeType) -> Option<Vec<u8>> {
+    Message::parse(reply).unwrap().attribute(kind).map(<[u8]>::to_vec)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    open: BTreeSet<u32>,
+    open: BTreeMap<u32, SocketAddr>,
     pub(crate) failure: Option<OpenError>,
 }
 
 impl RelaySockets for Sockets {
-    fn open(&mut self, _local: SocketAddr) -> Result<RelayId, OpenError> {
+    fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let id = (0..1_000).find(|id| !self.open.contains(id)).unwrap();
-        self.open.insert(id);
+        assert!(!self.open.values().any(|held| *held == local), "{local} is opened twice");
+        let id = (0..1_000).find(|id| !self.open.contains_key(id)).unwrap();
+        self.open.insert(id, local);
         Ok(RelayId(id))
     }
 }
@@ -86,6 +99,10 @@ pub(crate) struct Fixture {
     pub(crate) now_ms: u64,
     /// Why allocations ended.
     pub(crate) ends: Vec<EndReason>,
+    /// What came of the last packet, as the server said it.
+    pub(crate) last: Option<Action>,
+    config: Config,
+    shared: Shared,
 }
 
 impl Fixture {
@@ -94,6 +111,10 @@ impl Fixture {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
+        Self::configured(|config| config.limits = limits)
+    }
+
+    pub(crate) fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let relay = |text: &str| RelayAddress { public: text.parse().unwrap(), local: text.parse().unwrap() };
         let relays = vec![relay("20.0.0.2"), relay("2606:4700::2")];
         let range = PortRange::new(50_000, 50_009).unwrap();
@@ -107,15 +128,35 @@ impl Fixture {
             ports: Arc::clone(&ports),
             reservations: Arc::default(),
         };
-        let config = Config { relay_addresses: relays, policy, limits, ..Config::default() };
+        let mut config = Config { relay_addresses: relays, policy, ..Config::default() };
+        change(&mut config);
         Self {
-            server: Server::new(config, shared, [4; 32]),
+            server: Server::new(config.clone(), shared.clone(), [4; 32]),
             sockets: Sockets::default(),
             ports,
             keyring,
             dice: Dice::new(5),
             now_ms: 1_000_000,
             ends: vec![],
+            last: None,
+            config,
+            shared,
+        }
+    }
+
+    /// Another worker of the same process.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            server: Server::new(self.config.clone(), self.shared.clone(), [6; 32]),
+            sockets: Sockets::default(),
+            ports: Arc::clone(&self.ports),
+            keyring: Arc::clone(&self.keyring),
+            dice: Dice::new(7),
+            now_ms: self.now_ms,
+            ends: vec![],
+            last: None,
+            config: self.config.clone(),
+            shared: self.shared.clone(),
         }
     }
 
@@ -139,15 +180,26 @@ impl Fixture {
         let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
         let action = self.server.from_client(self.now(), client, &mut packet, &mut self.sockets);
         let output = packet.bytes().to_vec();
+        self.last = Some(action);
         self.drain();
         outcome(action, output)
     }
 
-    /// Gives the server a peer's datagram.
+    /// Gives the server a peer's datagram, on the first relay socket.
     pub(crate) fn hear(&mut self, peer: &str, bytes: &[u8]) -> Outcome {
+        self.hear_on(RelayId(0), peer, bytes)
+    }
+
+    /// The relay socket of this relayed address.
+    pub(crate) fn socket_of(&self, relayed: SocketAddr) -> Option<RelayId> {
+        self.sockets.open.iter().find(|(_, local)| **local == relayed).map(|(id, _)| RelayId(*id))
+    }
+
+    /// Gives the server a peer's datagram.
+    pub(crate) fn hear_on(&mut self, relay: RelayId, peer: &str, bytes: &[u8]) -> Outcome {
         let mut buffer = buffer(bytes);
         let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
-        let action = self.server.from_peer(self.now(), RelayId(0), peer.parse().unwrap(), &mut packet);
+        let action = self.server.from_peer(self.now(), relay, peer.parse().unwrap(), &mut packet);
         outcome(action, packet.bytes().to_vec())
     }
 
@@ -163,7 +215,7 @@ impl Fixture {
 
     fn drain(&mut self) {
         while let Some(Output::Ended { relay, reason, .. }) = self.server.poll_output() {
-            assert!(self.sockets.open.remove(&relay.0));
+            assert!(self.sockets.open.remove(&relay.0).is_some());
             self.ends.push(reason);
         }
     }

@@ -3,7 +3,11 @@
 
 mod allocate;
 mod authentication;
+mod dual;
 mod fixture;
 mod messages;
+mod redirect;
 mod reflection;
 mod relaying;
+mod reservation;
+mod sha256;

@@ -96,6 +96,29 @@ fn rfc8656_12_2_a_channel_and_its_peer_stay_together() {
 }
 
 #[test]
+fn rfc5766_11_channel_numbers_up_to_0x7fff_are_accepted_unless_strict() {
+    let mut fixture = Fixture::configured(|config| config.strict_channels = false);
+    let credential = fixture.mint(3_600);
+    fixture.allocate(alice(), &credential);
+    for (n, number) in (1..).zip([0x4000, 0x4FFF, 0x5000, 0x6000, 0x7FFF]) {
+        let peer = format!("8.8.8.8:{n}");
+        assert_eq!(fixture.bind(alice(), &credential, number, &peer), 0, "{number:#x}");
+        let packet = channel_data(alice(), number, b"data");
+        let to_peer = Outcome::ToPeer(peer.parse().unwrap(), b"data".to_vec());
+        assert_eq!(fixture.give(alice(), &packet), to_peer, "{number:#x}");
+        assert_eq!(fixture.hear(&peer, b"data"), Outcome::ToClient(alice(), packet), "{number:#x}");
+    }
+    for number in [0, 0x3FFF, 0x8000, 0xFFFF] {
+        assert_eq!(fixture.bind(alice(), &credential, number, "8.8.8.8:9"), 400, "{number:#x}");
+    }
+    let strict = allocated(alice());
+    let (mut fixture, credential) = strict;
+    for number in [0x5000, 0x7FFF] {
+        assert_eq!(fixture.bind(alice(), &credential, number, PEER), 400, "{number:#x}");
+    }
+}
+
+#[test]
 fn rfc8656_12_2_missing_and_malformed_attributes_are_400() {
     let (mut fixture, credential) = allocated(alice());
     let peer = PEER.parse().unwrap();
