@@ -126,7 +126,7 @@ impl<'b> MessageWriter<'b> {
 /// The longest header of a Data indication: STUN header, an IPv6 XOR-PEER-ADDRESS, DATA's type and length.
 pub const DATA_INDICATION_MAX_HEADER: usize = HEADER_LEN + 4 + address::MAX_LEN + 4;
 
-/// Writes the part of a Data indication (RFC 8656 §11.5) that goes in front of `data_length` bytes of data, so
+/// Writes the part of a Data indication (RFC 8656 §11.3) that goes in front of `data_length` bytes of data, so
 /// that the data need not be moved: into the *end* of `headroom`. Returns the header's length. The caller has to
 /// put zeroes behind the data up to a multiple of four.
 ///

@@ -205,7 +205,7 @@ impl Response<'_> {
             writer.integrity_by(algorithm, key);
         }
         if self.request.fingerprint() == Fingerprint::Verified {
-            // RFC 8489 §7.3: a client that uses FINGERPRINT needs it to tell the response from other traffic.
+            // RFC 8489 §7: a client that uses FINGERPRINT needs it to tell the response from other traffic.
             writer.fingerprint();
         }
         writer.finish()

@@ -1,4 +1,4 @@
-//! Send and Data indications, and what comes back from peers. RFC 8656 §11 and §12.6.
+//! Send and Data indications, and what comes back from peers. RFC 8656 §11 and §12.7.
 
 use std::net::SocketAddr;
 
@@ -59,7 +59,7 @@ impl Server {
         let length = packet.bytes().len();
         let written = match (allocation.channel_to(peer, now.monotonic_ms), u16::try_from(length)) {
             (_, Err(_)) => return Action::Drop(DropReason::NoRoom),
-            // RFC 8656 §12.6: with a channel bound to the peer it goes out as ChannelData,
+            // RFC 8656 §12.5 and §12.7: with a channel bound to the peer it goes out as ChannelData,
             (Some(number), Ok(length)) => {
                 let padding = if client.five_tuple.transport.is_stream() {
                     channel_data::stream_padding(length.into())

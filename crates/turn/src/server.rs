@@ -299,7 +299,7 @@ impl Server {
         sockets: &mut impl RelaySockets,
     ) -> Result<Action, DropReason> {
         let message = Message::parse(packet.bytes()).map_err(DropReason::MalformedStun)?;
-        // RFC 8489 §7.3: a message with a wrong FINGERPRINT is discarded in silence.
+        // RFC 8489 §6.3: a message with a wrong FINGERPRINT is discarded in silence.
         if message.fingerprint() == Fingerprint::Wrong {
             return Err(DropReason::WrongFingerprint);
         }

@@ -7,7 +7,7 @@ use turn::DropReason;
 use crate::fixture::{Fixture, Outcome, alice, code, lifetime, udp};
 
 #[test]
-fn rfc8489_7_3_a_wrong_fingerprint_is_silence_and_a_right_one_is_answered_in_kind() {
+fn rfc8489_6_3_a_wrong_fingerprint_is_silence_and_a_right_one_is_answered_in_kind() {
     let mut fixture = Fixture::new();
     let id = fixture.dice.transaction();
     let wrong = message::request(Method::BINDING, id, |writer| {
