@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod dice;
+pub mod fuzz;
 pub mod message;
 pub mod model;
 pub mod network;

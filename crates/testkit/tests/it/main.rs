@@ -3,5 +3,6 @@
 
 mod blocking;
 mod client;
+mod fuzz;
 mod network;
 mod simulator;

@@ -1,0 +1,141 @@
+//! Requests that get past authentication, or nearly.
+
+use stun::{
+    AttributeType, IntegrityAlgorithm, LongTermKey, Message, MessageWriter, Method, PasswordAlgorithm,
+};
+
+use super::super::bytes::Bytes;
+use super::world::{PEERS, World, address};
+use crate::message::{self, REQUESTED_UDP, Signature};
+
+const METHODS: [Method; 12] = [
+    Method::ALLOCATE,
+    Method::ALLOCATE,
+    Method::REFRESH,
+    Method::CREATE_PERMISSION,
+    Method::CREATE_PERMISSION,
+    Method::CHANNEL_BIND,
+    Method::CHANNEL_BIND,
+    Method::BINDING,
+    Method::CONNECT,
+    Method::CONNECTION_BIND,
+    Method::SEND,
+    Method(0xFFF),
+];
+
+/// Bits of a request's first byte: what is not as usual.
+const FINGERPRINT: u8 = 0x01;
+const BARE: u8 = 0x02;
+const DAMAGED: u8 = 0x04;
+/// All of them: somebody else's password, realm or nonce.
+const UNTRUE: u8 = 0x38;
+const SHA256: u8 = 0x40;
+
+/// A signed request of a client, with the attributes its method needs and whatever else.
+pub(super) fn signed(world: &mut World, bytes: &mut Bytes<'_>) {
+    let (client, account, method) = (world.client(bytes), world.account(bytes), bytes.pick(&METHODS));
+    let flags = bytes.byte();
+    let nonce = world.nonce(client);
+    let mut signature = Signature::new(&account.username, &account.password, &world.realm, &nonce);
+    if flags & UNTRUE == UNTRUE {
+        spoil(&mut signature, bytes);
+    }
+    let token = world.token;
+    let mut packet = message::request(method, bytes.transaction(), |writer| {
+        if flags & BARE == 0 {
+            needed(method, writer, bytes);
+        }
+        for _ in 0..bytes.byte() % 4 {
+            attribute(writer, token, bytes);
+        }
+        if flags & SHA256 == 0 {
+            signature.sign(writer);
+        } else {
+            sign_sha256(&signature, account.password.as_bytes(), writer, bytes);
+        }
+        if flags & FINGERPRINT != 0 {
+            writer.fingerprint();
+        }
+    });
+    if flags & DAMAGED != 0 {
+        let place = usize::from(bytes.u16()) % packet.len();
+        packet.get_mut(place).into_iter().for_each(|byte| *byte = bytes.byte());
+    }
+    debug_assert!(flags & DAMAGED != 0 || Message::parse(&packet).is_ok());
+    world.give(client, &packet);
+}
+
+/// With a key and an integrity of SHA-256, or one of them.
+fn sign_sha256(
+    signature: &Signature,
+    password: &[u8],
+    writer: &mut MessageWriter<'_>,
+    bytes: &mut Bytes<'_>,
+) {
+    let Signature { username, realm, nonce, .. } = signature;
+    let algorithm = bytes.pick(&[PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5]);
+    writer.attribute(AttributeType::USERNAME, username).attribute(AttributeType::REALM, realm);
+    writer.attribute(AttributeType::NONCE, nonce);
+    writer.attribute(AttributeType::PASSWORD_ALGORITHMS, &PasswordAlgorithm::OFFER);
+    writer.attribute(AttributeType::PASSWORD_ALGORITHM, &algorithm.to_attribute());
+    let key = LongTermKey::with_algorithm(algorithm, username, realm, password);
+    writer.integrity_by(bytes.pick(&[IntegrityAlgorithm::Sha256, IntegrityAlgorithm::Sha1]), &key);
+}
+
+fn spoil(signature: &mut Signature, bytes: &mut Bytes<'_>) {
+    match bytes.byte() % 4 {
+        0 => signature.key = LongTermKey::new(&signature.username, &signature.realm, b"guessed"),
+        1 => signature.realm = b"elsewhere".to_vec(),
+        2 => signature.nonce = bytes.take(24).to_vec(),
+        _ => signature.username = bytes.take(120).to_vec(),
+    }
+}
+
+fn needed(method: Method, writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
+    match method {
+        Method::ALLOCATE => _ = writer.attribute(AttributeType::REQUESTED_TRANSPORT, &REQUESTED_UDP),
+        Method::REFRESH => lifetime(writer, bytes),
+        Method::CREATE_PERMISSION | Method::CONNECT => peer(writer, bytes),
+        Method::CHANNEL_BIND => {
+            channel(writer, bytes);
+            peer(writer, bytes);
+        }
+        _ => {}
+    }
+}
+
+fn lifetime(writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
+    let lifetime_secs = bytes.pick(&[0, 1, 600, 601, 3_600, 3_601, u32::MAX]);
+    writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
+}
+
+fn peer(writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
+    writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address(bytes.pick(&PEERS)));
+}
+
+fn channel(writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
+    let number: u16 = bytes.pick(&[0x4000, 0x4001, 0x4002, 0x4003, 0x4FFF, 0x5000, 0x3FFF, 0]);
+    let [high, low] = number.to_be_bytes();
+    writer.attribute(AttributeType::CHANNEL_NUMBER, &[high, low, 0, 0]);
+}
+
+/// One more attribute, mostly of the right form.
+fn attribute(writer: &mut MessageWriter<'_>, token: [u8; 8], bytes: &mut Bytes<'_>) {
+    use AttributeType as A;
+    match bytes.byte() % 12 {
+        0 => lifetime(writer, bytes),
+        1 | 2 => peer(writer, bytes),
+        3 => channel(writer, bytes),
+        4 => _ = writer.attribute(A::REQUESTED_ADDRESS_FAMILY, &[bytes.byte() % 4, 0, 0, 0]),
+        5 => _ = writer.attribute(A::ADDITIONAL_ADDRESS_FAMILY, &[bytes.byte() % 4, 0, 0, 0]),
+        6 => _ = writer.attribute(A::EVEN_PORT, &[bytes.byte() & 0x80]),
+        7 => _ = writer.attribute(A::RESERVATION_TOKEN, &token),
+        8 => _ = writer.attribute(A::DONT_FRAGMENT, &[]),
+        9 => _ = writer.attribute(A::REQUESTED_TRANSPORT, &[bytes.pick(&[17, 6, 1]), 0, 0, 0]),
+        10 => _ = writer.attribute(A::DATA, bytes.take(5)),
+        _ => {
+            let (kind, length) = (AttributeType(bytes.u16()), bytes.byte() % 24);
+            writer.attribute(kind, bytes.take(length.into()));
+        }
+    }
+}

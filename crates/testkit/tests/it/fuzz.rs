@@ -1,0 +1,66 @@
+//! The fuzzers' corpora, run by the ordinary compiler: what a fuzzer once found stays found.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use testkit::fuzz::{TARGETS, Target, seeds};
+
+/// The corpora are kept small: how many files and bytes they have in all.
+const MAX_FILES: usize = 200;
+const MAX_BYTES: usize = 200 * 1_024;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
+}
+
+fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = fuzz().join("corpus").join(target);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+fn run((name, target): Target) {
+    for (path, bytes) in corpus(name) {
+        let result = std::panic::catch_unwind(|| target(&bytes));
+        assert!(result.is_ok(), "{name} fails on {}", path.display());
+    }
+}
+
+#[test]
+fn every_corpus_passes() {
+    TARGETS.into_iter().for_each(run);
+}
+
+#[test]
+fn the_corpora_are_small_and_hold_the_seeds() {
+    let (mut files, mut bytes) = (0, 0);
+    for (name, _) in TARGETS {
+        let corpus = corpus(name);
+        files += corpus.len();
+        bytes += corpus.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        for (seed, expected) in seeds(name) {
+            let held = corpus.iter().any(|(_, bytes)| *bytes == expected);
+            assert!(held, "{name}'s seed {seed} has changed: run cargo run -p testkit --bin fuzz-seeds");
+        }
+    }
+    assert!(
+        files <= MAX_FILES && bytes <= MAX_BYTES,
+        "{files} files of {bytes} bytes: minimize with cargo fuzz cmin"
+    );
+}
+
+#[test]
+fn every_target_has_its_fuzzer_and_its_corpus() {
+    let expected: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    for folder in ["fuzz_targets", "corpus"] {
+        let entries = fs::read_dir(fuzz().join(folder)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        let mut expected = expected.clone();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{folder}");
+    }
+}
