@@ -3,6 +3,8 @@
 
 mod blocking;
 mod client;
+mod differential;
 mod fuzz;
+mod independent_client;
 mod network;
 mod simulator;
