@@ -9,4 +9,5 @@ pub mod fuzz;
 pub mod message;
 pub mod model;
 pub mod network;
+pub mod rfc_pages;
 pub mod simulator;

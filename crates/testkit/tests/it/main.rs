@@ -7,4 +7,5 @@ mod differential;
 mod fuzz;
 mod independent_client;
 mod network;
+mod rfc_pages;
 mod simulator;
