@@ -28,7 +28,10 @@ fn tool(name: &str) -> Command {
 fn echo_peer() -> (Running, u16) {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut command = tool("turnutils_peer");
-    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["-L", "127.0.0.1", "-L", "::1", "-p", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let peer = Running(command.spawn().unwrap());
     let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
     probe.connect(("127.0.0.1", port)).unwrap();
@@ -53,14 +56,13 @@ fn check(server: &Server, peer: u16, flags: &[&str]) {
     let key = server.create_key();
     let minted = server.mint(&key, 600);
     let transport = if flags.contains(&"-t") { Transport::Tcp } else { Transport::Udp };
+    let peer_address = if flags.contains(&"-x") { "::1" } else { "127.0.0.1" };
     let mut command = tool("turnutils_uclient");
     command
-        .args(["-L", "127.0.0.1", "-e", "127.0.0.1", "-r", &peer.to_string()])
+        .args(["-L", "127.0.0.1", "-e", peer_address, "-r", &peer.to_string()])
         .args(["-u", &minted.username, "-w", &minted.password])
         .args(["-p", &server.listener(transport).port().to_string()])
         .args(["-n", &MESSAGES.to_string(), "-m", &CLIENTS.to_string(), "-l", "170", "-z", "5"])
-        // EVEN-PORT, which asks for a pair of ports, is not offered: each client has one.
-        .arg("-c")
         .args(flags)
         .arg("127.0.0.1");
     let output = finish(command);
@@ -79,8 +81,10 @@ fn uclient_loses_no_packet() {
     let dir = tempfile::tempdir().unwrap();
     let server = start_command(known(dir.path(), &["--dev"]));
     let (_peer, port) = echo_peer();
-    // ChannelData, Send, the same over TCP, and from client to client through two relayed addresses.
-    let runs: [&[&str]; 6] = [&[], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"]];
+    // ChannelData with a reserved port for each even one, without, Send, the same over TCP, from client to client
+    // through two relayed addresses, with DONT-FRAGMENT, padded, and with an IPv6 relayed address.
+    let runs: [&[&str]; 10] =
+        [&[], &["-c"], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"], &["-g"], &["-D"], &["-x"]];
     // At once: each spends most of its time waiting for stragglers.
     std::thread::scope(|scope| {
         for flags in runs {

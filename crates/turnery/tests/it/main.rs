@@ -3,6 +3,7 @@
 
 mod bad_starts;
 mod cli;
+mod conformance;
 mod coturn;
 mod durability;
 mod fixture;

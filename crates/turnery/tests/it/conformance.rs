@@ -1,0 +1,45 @@
+//! The conformance suite against the real binary: it judges any server from outside, this one too.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use turn::Transport;
+
+use crate::fixture::{finish, known, start_command};
+
+/// The suite is another package's binary: cargo builds it, if the same build has not done so already.
+fn suite() -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--package", "testkit", "--bin", "conformance"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "cargo could not build the conformance suite");
+    // Beside this very binary: target/debug/conformance beside target/debug/turnery.
+    PathBuf::from(env!("CARGO_BIN_EXE_turnery")).with_file_name("conformance")
+}
+
+#[test]
+fn every_requirement_holds_over_udp_and_tcp() {
+    let suite = suite();
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &["--dev", "--strict-channels"]));
+    let key = server.create_key();
+    let (user, other) = (server.mint(&key, 7_200), server.mint(&key, 7_200));
+    for (transport, name) in [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")] {
+        let mut command = Command::new(&suite);
+        command
+            .arg(server.listener(transport).to_string())
+            .args(["--user", &user.username, "--password", &user.password])
+            .args(["--alt-user", &other.username, "--alt-password", &other.password])
+            .args(["--transport", name])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let output = finish(command);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {told}{}", String::from_utf8_lossy(&output.stderr));
+        // A run in which nothing applies would pass too.
+        let passed = told.lines().filter(|line| line.contains('\u{2713}')).count();
+        assert!(passed > 200, "{name}: only {passed} checks passed: {told}");
+    }
+}
