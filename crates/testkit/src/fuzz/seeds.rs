@@ -154,6 +154,8 @@ fn credentials() -> Vec<(&'static str, Vec<u8>)> {
 /// Steps of the server target, spelled out.
 mod step {
     pub(super) const ALLOCATE: [u8; 6] = [0, 0, 0, 0, 0, 1];
+    /// With another password.
+    pub(super) const GUESSED: [u8; 7] = [0, 0, 0, 0, 0x38, 0, 2];
     pub(super) const PERMIT: [u8; 7] = [0, 0, 0, 3, 0, 2, 0];
     pub(super) const BIND: [u8; 8] = [0, 0, 0, 5, 0, 3, 0, 0];
     pub(super) const SEND: [u8; 6] = [6, 0, 0, 4, 0xAA, 5];
@@ -180,8 +182,8 @@ mod step {
 
 fn sequences() -> Vec<(&'static str, Vec<u8>)> {
     use step::{
-        ALLOCATE, BIND, BINDING, BOTH, CHANNEL, DELETE, DENY, DENY_KEY, FIVE_MINUTES, GONE, HEAR, KEYRING,
-        OFFERED, PERMIT, POLICY, REDIRECT, REFRESH, RESERVE, RESERVED, SEND, TEN_MINUTES, TIMEOUT,
+        ALLOCATE, BIND, BINDING, BOTH, CHANNEL, DELETE, DENY, DENY_KEY, FIVE_MINUTES, GONE, GUESSED, HEAR,
+        KEYRING, OFFERED, PERMIT, POLICY, REDIRECT, REFRESH, RESERVE, RESERVED, SEND, TEN_MINUTES, TIMEOUT,
     };
     let steps = |steps: &[&[u8]]| steps.concat();
     let ready = steps(&[&ALLOCATE, &PERMIT, &BIND]);
@@ -198,6 +200,8 @@ fn sequences() -> Vec<(&'static str, Vec<u8>)> {
         ("gone", steps(&[&client, &GONE, &ready, &GONE, &traffic])),
         ("rotated", steps(&[&ready, &KEYRING, &POLICY, &traffic, &PERMIT, &BINDING])),
         ("reserved", steps(&[&RESERVE, &[0x80], &RESERVED, &RESERVED])),
+        ("reservation-expires", steps(&[&RESERVE, &[0x80]])),
+        ("guessed", steps(&[&GUESSED, &ALLOCATE, &GUESSED])),
         ("both-families", steps(&[&BOTH, &PERMIT, &SEND, &HEAR, &DELETE])),
         ("sha256", steps(&[&OFFERED, &PERMIT, &SEND])),
         ("redirected", steps(&[&REDIRECT, &ALLOCATE])),
