@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use stun::{
-    AttributeType, ChannelNumber, Class, ErrorCode, Integrity, Kind, Message, Method, TransactionId, address,
-    channel_data,
+    AttributeType, ChannelNumber, Class, ErrorCode, Integrity, Kind, Message, Method, PasswordAlgorithm,
+    TransactionId, address, channel_data,
 };
 use turn::Transport;
 
@@ -54,6 +54,12 @@ pub struct Config {
     pub transport: Transport,
     /// REQUESTED-ADDRESS-FAMILY in Allocate; left out with `None`.
     pub family: Option<Family>,
+    /// Whether Allocate asks for an IPv6 address beside the IPv4 one (ADDITIONAL-ADDRESS-FAMILY).
+    pub additional: bool,
+    /// Whether Allocate asks for an even port (EVEN-PORT), and then whether the next one is to be reserved.
+    pub even_port: Option<bool>,
+    /// Whether SHA-256 is used where the server offers it.
+    pub sha256: bool,
     /// Whether every message ends with FINGERPRINT.
     pub fingerprint: bool,
     /// Whether allocation, permissions and channels are refreshed before they run out.
@@ -68,6 +74,9 @@ impl Config {
             password: password.to_owned(),
             transport,
             family: None,
+            additional: false,
+            even_port: None,
+            sha256: false,
             fingerprint: false,
             keep_alive: false,
         }
@@ -356,6 +365,13 @@ impl Client {
                                 .attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &message::FAMILY_IPV6),
                             None => writer,
                         };
+                        if self.config.additional {
+                            writer.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &message::FAMILY_IPV6);
+                        }
+                        if let Some(reserve) = self.config.even_port {
+                            let value = if reserve { message::EVEN_AND_NEXT } else { message::EVEN };
+                            writer.attribute(AttributeType::EVEN_PORT, &value);
+                        }
                         lifetime_secs.map(|secs| writer.attribute_u32(AttributeType::LIFETIME, secs));
                     }
                     Wish::Refresh { lifetime_secs } => {
@@ -378,7 +394,7 @@ impl Client {
                     writer.fingerprint();
                 }
             });
-        let key = signature.map(|signature| signature.key.clone());
+        let key = signature.map(|signature| (signature.integrity, signature.key.clone()));
         self.transmits.push_back(packet.clone());
         let pending = Pending::new(now_ms, self.config.transport, wish, packet, key, stale_nonces);
         self.pending.insert(transaction, pending);
@@ -404,7 +420,10 @@ impl Client {
         }
         // RFC 8489 §9.2.5: 401 and 438 need no integrity, every other response to a signed request does.
         let challenge = matches!(code, Some(ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE));
-        let trusted = pending.key.as_ref().is_none_or(|key| message.integrity(key) == Integrity::Verified);
+        let trusted = pending
+            .key
+            .as_ref()
+            .is_none_or(|(by, key)| message.integrity_by(*by, key) == Integrity::Verified);
         if !trusted && !challenge {
             return;
         }
@@ -426,7 +445,15 @@ impl Client {
         match (again, realm, nonce) {
             (true, Some(realm), Some(nonce)) => {
                 let Config { username, password, .. } = &self.config;
-                self.signature = Some(Signature::new(username, password, realm, nonce));
+                let signature = Signature::new(username, password, realm, nonce);
+                // RFC 8489 §9.2.5: what is offered counts when the nonce says so, too.
+                let offered = message
+                    .attribute(AttributeType::PASSWORD_ALGORITHMS)
+                    .filter(|_| self.config.sha256 && nonce.starts_with(b"obMatJos2g"));
+                self.signature = Some(match offered {
+                    Some(offered) => signature.choosing(PasswordAlgorithm::Sha256, password, offered),
+                    None => signature,
+                });
                 let stale = u32::from(code == ErrorCode::STALE_NONCE);
                 self.ask(now_ms, pending.wish, pending.stale_nonces + stale);
             }

@@ -1,6 +1,6 @@
 //! Requests that wait for their answer. RFC 8489 §6.2.
 
-use stun::LongTermKey;
+use stun::{IntegrityAlgorithm, LongTermKey};
 use turn::Transport;
 
 use super::Wish;
@@ -19,7 +19,7 @@ pub(super) struct Pending {
     pub(super) wish: Wish,
     pub(super) packet: Vec<u8>,
     /// What the request was signed with, and its response must be.
-    pub(super) key: Option<LongTermKey>,
+    pub(super) key: Option<(IntegrityAlgorithm, LongTermKey)>,
     /// How many 438 this wish has met.
     pub(super) stale_nonces: u32,
     /// When to send again or give up.
@@ -34,7 +34,7 @@ impl Pending {
         transport: Transport,
         wish: Wish,
         packet: Vec<u8>,
-        key: Option<LongTermKey>,
+        key: Option<(IntegrityAlgorithm, LongTermKey)>,
         stale_nonces: u32,
     ) -> Self {
         let reliable = transport.is_stream();

@@ -1,15 +1,16 @@
 //! What must come out of a server, and whether it did.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use stun::{
-    AttributeType as A, Class, ErrorCode, Fingerprint, LongTermKey, Message, Method, address, channel_data,
+    AttributeType as A, Class, ErrorCode, Fingerprint, IntegrityAlgorithm, Message, Method, address,
+    channel_data,
 };
 use turn::{Action, Client, RelayId, Reply, Time};
 
 use super::requests::is_signed_as;
-use super::{Allocation, Model};
+use super::{Model, Ports, Proof, Told};
 
 /// What must come of one input.
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub enum Expected {
     Refused {
         /// With one of these codes.
         codes: BTreeSet<u16>,
-        /// Protected with this key.
-        key: Option<LongTermKey>,
+        /// Protected like this.
+        proof: Option<Proof>,
         /// With these in UNKNOWN-ATTRIBUTES when it is 420.
         unknown: Vec<u16>,
     },
@@ -34,37 +35,31 @@ pub enum Expected {
     },
     /// A new allocation.
     Allocated {
-        /// On this address, any free port.
-        ip: IpAddr,
-        /// With this LIFETIME.
-        lifetime_secs: u64,
-        /// Ending then.
-        expires_ms: u64,
-        /// Made by this user.
-        username: String,
-        /// Protected with this key.
-        key: LongTermKey,
+        /// This one.
+        new: NewAllocation,
+        /// Protected like this.
+        proof: Proof,
     },
     /// The answer that was given before.
     AllocatedAgain {
-        /// With this address.
-        relayed: SocketAddr,
-        /// And this LIFETIME.
-        lifetime_secs: u64,
-        /// Protected with this key.
-        key: LongTermKey,
+        /// What it said.
+        told: Told,
+        /// Protected like this.
+        proof: Proof,
     },
     /// A Refresh response.
     Refreshed {
+        /// To one that deletes one of two families.
+        one_family: bool,
         /// With this LIFETIME.
         lifetime_secs: u64,
-        /// Protected with this key.
-        key: LongTermKey,
+        /// Protected like this.
+        proof: Proof,
     },
     /// A success response that says nothing more.
     Done {
-        /// Protected with this key.
-        key: LongTermKey,
+        /// Protected like this.
+        proof: Proof,
     },
     /// The data goes to a peer.
     ToPeer {
@@ -72,6 +67,8 @@ pub enum Expected {
         relay: RelayId,
         /// To this peer.
         peer: SocketAddr,
+        /// With the DF bit.
+        dont_fragment: bool,
         /// All of it.
         data: Vec<u8>,
     },
@@ -88,11 +85,46 @@ pub enum Expected {
     },
 }
 
-/// The relayed address that a server has made for a new allocation, for the caller to find its socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admitted {
-    /// What peers see.
-    pub relayed: SocketAddr,
+impl Expected {
+    /// The rarer features that this is an example of.
+    pub fn features(&self) -> Vec<&'static str> {
+        let named = |features: &[(bool, &'static str)]| {
+            features.iter().filter(|(used, _)| *used).map(|(_, name)| *name).collect()
+        };
+        match self {
+            Self::Allocated { new, proof } => named(&[
+                (new.ips.len() == 2, "dual"),
+                (new.failed.is_some(), "half_a_dual"),
+                (new.ports == Some(Ports::Even), "even_port"),
+                (new.ports == Some(Ports::Pair), "reserved"),
+                (new.port.is_some(), "claimed"),
+                (proof.integrity == IntegrityAlgorithm::Sha256, "sha256"),
+            ]),
+            Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
+            Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],
+            Self::ToPeer { dont_fragment: true, .. } => vec!["dont_fragment"],
+            _ => vec![],
+        }
+    }
+}
+
+/// An allocation that is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewAllocation {
+    /// On these addresses.
+    pub ips: Vec<IpAddr>,
+    /// On such ports; `None`: on this one.
+    pub ports: Option<Ports>,
+    /// The port that was reserved.
+    pub port: Option<u16>,
+    /// The family that could not be had, and why.
+    pub failed: Option<(u8, u16)>,
+    /// With this LIFETIME.
+    pub lifetime_secs: u64,
+    /// Ending then.
+    pub expires_ms: u64,
+    /// Made by this user.
+    pub username: String,
 }
 
 fn ensure(holds: bool, what: &str) -> Result<(), String> {
@@ -101,7 +133,8 @@ fn ensure(holds: bool, what: &str) -> Result<(), String> {
 
 impl Model {
     /// Compares what a server did with what it had to do. `input` is the packet it was given, `output` what it made of
-    /// it, and `opened` the socket that it opened on the way.
+    /// it, and `opened` the sockets that it opened on the way. Says
+    /// whether there is a new allocation.
     ///
     /// # Errors
     /// Says what differs.
@@ -111,19 +144,23 @@ impl Model {
         client: Option<Client>,
         expected: &Expected,
         (input, action, output): (&[u8], Action, &[u8]),
-        opened: Option<RelayId>,
-    ) -> Result<Option<Admitted>, String> {
+        opened: &[RelayId],
+    ) -> Result<bool, String> {
         let result = match (expected, action) {
-            (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_)) => Ok(None),
-            (Expected::ToPeer { relay, peer, data }, Action::ToPeer { relay: from, peer: to, .. }) => {
-                ensure((*relay, *peer) == (from, to), "to another peer or from another socket")
-                    .and_then(|()| ensure(data == output, "the data was changed"))
-                    .map(|()| None)
-            }
+            (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_)) => Ok(false),
+            (
+                Expected::ToPeer { relay, peer, dont_fragment, data },
+                Action::ToPeer { relay: from, peer: to, dont_fragment: df },
+            ) => ensure(
+                (*relay, *peer, *dont_fragment) == (from, to, df),
+                "to another peer or from another socket",
+            )
+            .and_then(|()| ensure(data == output, "the data was changed"))
+            .map(|()| false),
             (Expected::ToClient { client, peer, channel, data }, Action::ToClient(to)) => {
                 ensure(*client == to, "to another client")
                     .and_then(|()| check_data(to, *peer, *channel, data, output))
-                    .map(|()| None)
+                    .map(|()| false)
             }
             (_, Action::Reply(reply)) => client
                 .ok_or("a peer got a reply".to_owned())
@@ -139,8 +176,8 @@ impl Model {
         client: Client,
         expected: &Expected,
         (input, reply, output): (&[u8], Reply, &[u8]),
-        opened: Option<RelayId>,
-    ) -> Result<Option<Admitted>, String> {
+        opened: &[RelayId],
+    ) -> Result<bool, String> {
         let request = Message::parse(input).map_err(|e| format!("answered what is no message ({e})"))?;
         let response = Message::parse(output).map_err(|e| format!("the response is no message ({e})"))?;
         let same = (request.method(), request.transaction()) == (response.method(), response.transaction());
@@ -152,7 +189,7 @@ impl Model {
             self.learn_nonce(now, client, nonce);
         }
         if response.class() == Class::Error {
-            return self.check_refusal(expected, reply, &response).map(|()| None);
+            return self.check_refusal(expected, reply, &response).map(|()| false);
         }
         ensure(response.class() == Class::Success, "the response is none")?;
         ensure(reply == Reply::Success(request.method()), "the action says otherwise than the response")?;
@@ -161,26 +198,32 @@ impl Model {
             Expected::Mapped { mapped } if request.method() == Method::BINDING => {
                 ensure(fields == Fields { mapped: Some(*mapped), ..Fields::default() }, "attributes")?;
                 ensure(is_signed_as(&response, None), "integrity")?;
-                Ok(None)
+                Ok(false)
             }
-            Expected::Allocated { lifetime_secs, key, .. }
-            | Expected::AllocatedAgain { lifetime_secs, key, .. } => {
-                ensure(is_signed_as(&response, Some(key)), "integrity")?;
+            Expected::Allocated { new, proof } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
                 ensure(fields.mapped == Some(client.five_tuple.client), "XOR-MAPPED-ADDRESS")?;
-                ensure(fields.lifetime_secs == Some(*lifetime_secs), "LIFETIME")?;
-                let relayed = fields.relayed.ok_or("XOR-RELAYED-ADDRESS is missing")?;
-                self.admit(client, expected, relayed, &request, opened)
+                let told = fields.told.ok_or("no Allocate response")?;
+                self.admit(now, client, new, (&request, told), opened)?;
+                Ok(true)
             }
-            Expected::Refreshed { lifetime_secs, key } => {
+            Expected::AllocatedAgain { told, proof } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
+                ensure(fields.mapped == Some(client.five_tuple.client), "XOR-MAPPED-ADDRESS")?;
+                let same = fields.told.as_ref() == Some(told) && opened.is_empty();
+                ensure(same, "another answer than the first")?;
+                Ok(false)
+            }
+            Expected::Refreshed { lifetime_secs, proof, .. } => {
                 let wanted = Fields { lifetime_secs: Some(*lifetime_secs), ..Fields::default() };
-                ensure(is_signed_as(&response, Some(key)), "integrity")?;
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
                 ensure(fields == wanted, "attributes")?;
-                Ok(None)
+                Ok(false)
             }
-            Expected::Done { key } => {
-                ensure(is_signed_as(&response, Some(key)), "integrity")?;
+            Expected::Done { proof } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
                 ensure(fields == Fields::default(), "attributes")?;
-                Ok(None)
+                Ok(false)
             }
             _ => Err("it succeeded".to_owned()),
         }
@@ -194,7 +237,13 @@ impl Model {
         let challenges = matches!(code, 401 | 438);
         let realm = response.attribute(A::REALM);
         ensure(realm.is_some() == challenges && realm.is_none_or(|realm| self.realm_is(realm)), "REALM")?;
-        ensure(response.attribute(A::NONCE).is_some() == challenges, "NONCE")?;
+        let nonce = response.attribute(A::NONCE);
+        ensure(nonce.is_some() == challenges, "NONCE")?;
+        // RFC 8489 §9.2.4: the offer is in the nonce and beside it.
+        let offers = challenges && self.rules.offers_algorithms;
+        let says_so = nonce.is_some_and(|nonce| nonce.starts_with(b"obMatJos2gAAA"));
+        let list = response.attribute(A::PASSWORD_ALGORITHMS);
+        ensure(says_so == offers && list == offers.then_some(&[0, 2, 0, 0, 0, 1, 0, 0]), "the offer")?;
         let listed = response.attribute(A::UNKNOWN_ATTRIBUTES).map(|list| {
             list.chunks(2).map(|kind| kind.iter().fold(0, |k, byte| k << 8 | u16::from(*byte))).collect()
         });
@@ -202,51 +251,13 @@ impl Model {
             Expected::SilenceOrChallenge => {
                 ensure(code == 401 && is_signed_as(response, None), "code or integrity")
             }
-            Expected::Refused { codes, key, unknown } => {
+            Expected::Refused { codes, proof, unknown } => {
                 ensure(codes.contains(&code), "another code")?;
-                ensure(is_signed_as(response, key.as_ref()), "integrity")?;
+                ensure(is_signed_as(response, proof.as_ref()), "integrity")?;
                 let unknown: Vec<u16> = unknown.iter().copied().take(32).collect();
                 ensure(listed == (code == 420).then_some(unknown), "UNKNOWN-ATTRIBUTES")
             }
             _ => Err("it was refused".to_owned()),
-        }
-    }
-
-    /// A new allocation is taken into the model's tables once it is seen to be right.
-    fn admit(
-        &mut self,
-        client: Client,
-        expected: &Expected,
-        relayed: SocketAddr,
-        request: &Message<'_>,
-        opened: Option<RelayId>,
-    ) -> Result<Option<Admitted>, String> {
-        match expected {
-            Expected::Allocated { ip, lifetime_secs, expires_ms, username, .. } => {
-                ensure(relayed.ip() == *ip && self.rules.ports.contains(relayed.port()), "relayed address")?;
-                ensure(!self.allocations.values().any(|held| held.relayed == relayed), "given twice")?;
-                let relay = opened.ok_or("an allocation without a socket")?;
-                let allocation = Allocation {
-                    client,
-                    relay,
-                    relayed,
-                    username: username.clone(),
-                    expires_ms: *expires_ms,
-                    permissions: BTreeMap::new(),
-                    channels: BTreeMap::new(),
-                    transaction: request.transaction(),
-                    first_lifetime_secs: *lifetime_secs,
-                    deleted: false,
-                };
-                let before = self.allocations.insert(relay, allocation);
-                ensure(before.is_none(), "a socket for two allocations")?;
-                Ok(Some(Admitted { relayed }))
-            }
-            Expected::AllocatedAgain { relayed: first, .. } => {
-                ensure(relayed == *first && opened.is_none(), "another answer than the first")?;
-                Ok(None)
-            }
-            _ => Err("an allocation".to_owned()),
         }
     }
 }
@@ -255,19 +266,32 @@ impl Model {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Fields {
     mapped: Option<SocketAddr>,
-    relayed: Option<SocketAddr>,
+    /// LIFETIME, where nothing is relayed.
     lifetime_secs: Option<u64>,
+    told: Option<Told>,
 }
 
 impl Fields {
     fn of(message: &Message<'_>) -> Self {
-        let address = |kind| address::decode_xor(message.attribute(kind)?, message.transaction());
+        let address = |value| address::decode_xor(value, message.transaction());
         let lifetime = message.attribute(A::LIFETIME).and_then(|value| value.try_into().ok());
-        Self {
-            mapped: address(A::XOR_MAPPED_ADDRESS),
-            relayed: address(A::XOR_RELAYED_ADDRESS),
-            lifetime_secs: lifetime.map(|value| u32::from_be_bytes(value).into()),
-        }
+        let lifetime_secs = lifetime.map(|value| u32::from_be_bytes(value).into());
+        let relayed = message.attributes().filter(|attribute| attribute.kind == A::XOR_RELAYED_ADDRESS);
+        let relayed: Vec<SocketAddr> = relayed.filter_map(|attribute| address(attribute.value)).collect();
+        let failed = match message.attribute(A::ADDRESS_ERROR_CODE) {
+            Some(&[family, _, class, number, ..]) => {
+                Some((family, u16::from(class & 7) * 100 + u16::from(number)))
+            }
+            _ => None,
+        };
+        let told = (!relayed.is_empty()).then(|| Told {
+            relayed,
+            lifetime_secs: lifetime_secs.unwrap_or_default(),
+            token: message.attribute(A::RESERVATION_TOKEN).map(<[u8]>::to_vec),
+            failed,
+        });
+        let mapped = message.attribute(A::XOR_MAPPED_ADDRESS).and_then(address);
+        Self { mapped, lifetime_secs: lifetime_secs.filter(|_| told.is_none()), told }
     }
 }
 

@@ -5,6 +5,7 @@
 //! no nonces and ports of its own but learns the server's from its answers. Only the byte formats are shared with
 //! the server: they have tests of their own.
 
+mod allocate;
 mod expected;
 mod packets;
 mod requests;
@@ -13,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use credentials::{CredentialId, Denial, TurnKeyId};
-use stun::{LongTermKey, TransactionId};
+use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
 use turn::{Client, EndReason, FiveTuple, PortRange, RelayAddress, RelayId, Time, Transport};
 
-pub use expected::{Admitted, Expected};
+pub use allocate::Ports;
+pub use expected::{Expected, NewAllocation};
 
 /// RFC 8656 §9: a permission lasts five minutes.
 const PERMISSION_MS: u64 = 300_000;
@@ -26,6 +28,8 @@ const CHANNEL_MS: u64 = 600_000;
 const DEFAULT_LIFETIME_SECS: u64 = 600;
 /// RFC 8656 §7.2: the recommended greatest lifetime is one hour.
 const MAX_LIFETIME_SECS: u64 = 3_600;
+/// RFC 8656 §7.2: a reservation is kept for at least 30 seconds; here for no longer.
+const RESERVATION_MS: u64 = 30_000;
 
 /// What differs between one server and another.
 #[derive(Debug, Clone)]
@@ -38,6 +42,10 @@ pub struct Rules {
     pub ports: PortRange,
     /// How old a nonce may be.
     pub nonce_lifetime_secs: u64,
+    /// Whether challenges offer password algorithms.
+    pub offers_algorithms: bool,
+    /// Whether channel numbers end with 0x4FFF, or with 0x7FFF as in RFC 5766.
+    pub strict_channels: bool,
     /// Allocations at once.
     pub max_allocations: usize,
     /// Permissions of an allocation.
@@ -72,10 +80,8 @@ pub struct Account {
 pub struct Allocation {
     /// The client.
     pub client: Client,
-    /// Its socket.
-    pub relay: RelayId,
-    /// What peers see.
-    pub relayed: SocketAddr,
+    /// One, or one of each family.
+    pub relays: Vec<Relay>,
     /// Who made it.
     pub username: String,
     /// Monotonic milliseconds; it is dead from then on.
@@ -85,12 +91,73 @@ pub struct Allocation {
     /// Channel numbers, their peers, and until when.
     pub channels: BTreeMap<u16, (SocketAddr, u64)>,
     transaction: TransactionId,
-    first_lifetime_secs: u64,
+    /// What the client was told when it was made.
+    first: Told,
     /// Refreshed with a lifetime of zero.
     deleted: bool,
+    /// Sockets of a family deleted for itself, whose end the server has not told yet.
+    closing: Vec<RelayId>,
+}
+
+/// A relayed address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relay {
+    /// Its socket.
+    pub id: RelayId,
+    /// What peers see.
+    pub address: SocketAddr,
+}
+
+/// A port kept for a second Allocate.
+#[derive(Debug, Clone)]
+pub struct Reservation {
+    /// What peers would see.
+    pub address: SocketAddr,
+    /// Who made it.
+    pub username: String,
+    /// Monotonic milliseconds; it is over when the server is next told the time.
+    pub due_ms: u64,
+}
+
+/// What the answer to an Allocate said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// XOR-RELAYED-ADDRESS, all of them.
+    pub relayed: Vec<SocketAddr>,
+    /// LIFETIME.
+    pub lifetime_secs: u64,
+    /// RESERVATION-TOKEN.
+    pub token: Option<Vec<u8>>,
+    /// ADDRESS-ERROR-CODE: the family and the code.
+    pub failed: Option<(u8, u16)>,
+}
+
+/// What a message's integrity is made with.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// The key.
+    pub key: LongTermKey,
+    /// Which of the two integrities.
+    pub integrity: IntegrityAlgorithm,
+}
+
+/// Who sent a request.
+#[derive(Debug, Clone)]
+struct Sender {
+    account: Account,
+    proof: Proof,
 }
 
 impl Allocation {
+    /// The relayed address that reaches this peer.
+    pub fn relay_to(&self, peer: SocketAddr) -> Option<Relay> {
+        self.relays.iter().find(|relay| relay.address.is_ipv4() == peer.is_ipv4()).copied()
+    }
+
+    fn has(&self, id: RelayId) -> bool {
+        self.relays.iter().any(|relay| relay.id == id)
+    }
+
     fn is_live(&self, now: Time) -> bool {
         !self.deleted && now.monotonic_ms < self.expires_ms
     }
@@ -120,8 +187,11 @@ pub struct Model {
     denied_keys: BTreeSet<TurnKeyId>,
     /// Every nonce the server has told: to whom, and when in seconds.
     nonces: BTreeMap<Vec<u8>, (Transport, SocketAddr, u64)>,
-    /// Every allocation whose end the server has not told yet.
-    allocations: BTreeMap<RelayId, Allocation>,
+    /// Every allocation whose end the server has not told yet, in the order in which they were made.
+    allocations: Vec<Allocation>,
+    reservations: BTreeMap<Vec<u8>, Reservation>,
+    /// When reservations are over, those included that were claimed before.
+    reservations_due: Vec<u64>,
 }
 
 impl Model {
@@ -134,7 +204,9 @@ impl Model {
             denied_credentials: BTreeSet::new(),
             denied_keys: BTreeSet::new(),
             nonces: BTreeMap::new(),
-            allocations: BTreeMap::new(),
+            allocations: Vec::new(),
+            reservations: BTreeMap::new(),
+            reservations_due: Vec::new(),
         }
     }
 
@@ -153,25 +225,47 @@ impl Model {
         self.accounts.values()
     }
 
-    /// Every allocation that has not been told to be over, in order of their sockets.
+    /// Every allocation that has not been told to be over, in the order in which they were made.
     pub fn allocations(&self) -> impl Iterator<Item = &Allocation> {
-        self.allocations.values()
+        self.allocations.iter()
+    }
+
+    /// Every relayed address of theirs.
+    pub fn relays(&self) -> impl Iterator<Item = Relay> {
+        self.allocations.iter().flat_map(|allocation| allocation.relays.iter().copied())
+    }
+
+    /// Every port that is kept, by its token.
+    pub fn reservations(&self) -> impl Iterator<Item = (&Vec<u8>, &Reservation)> {
+        self.reservations.iter()
+    }
+
+    /// When the server has to be told the time next.
+    pub fn timeout(&self) -> Option<u64> {
+        let expiries = self.allocations.iter().map(|allocation| allocation.expires_ms);
+        expiries.chain(self.reservations_due.iter().copied()).min()
+    }
+
+    /// The server was told the time: reservations that are due are over.
+    pub fn swept(&mut self, now: Time) {
+        self.reservations.retain(|_, reservation| now.monotonic_ms < reservation.due_ms);
+        self.reservations_due.retain(|due_ms| now.monotonic_ms < *due_ms);
     }
 
     /// The allocation of a relay socket.
     pub fn allocation(&self, relay: RelayId) -> Option<&Allocation> {
-        self.allocations.get(&relay)
+        self.allocations.iter().find(|allocation| allocation.has(relay))
     }
 
     /// A client's allocation, if it has one that lives.
     pub fn live(&self, client: Client, now: Time) -> Option<&Allocation> {
-        let mut live = self.allocations.values().filter(|allocation| allocation.is_live(now));
+        let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
         live.find(|allocation| allocation.client.five_tuple == client.five_tuple)
     }
 
     /// Whether a client has an allocation, living or not told to be over.
     fn holds(&self, client: Client) -> bool {
-        self.allocations.values().any(|allocation| allocation.client.five_tuple == client.five_tuple)
+        self.allocations.iter().any(|allocation| allocation.client.five_tuple == client.five_tuple)
     }
 
     /// The nonces this client was told, oldest first.
@@ -186,11 +280,12 @@ impl Model {
     /// Every moment at which something runs out, in monotonic milliseconds.
     pub fn boundaries(&self, now: Time) -> Vec<u64> {
         let mut moments = Vec::new();
-        for allocation in self.allocations.values() {
+        for allocation in &self.allocations {
             moments.push(allocation.expires_ms);
             moments.extend(allocation.permissions.values());
             moments.extend(allocation.channels.values().map(|(_, until_ms)| *until_ms));
         }
+        moments.extend(&self.reservations_due);
         for account in self.accounts.values() {
             moments.extend(
                 (account.expires_at * 1_000).checked_sub(now.unix_ms).map(|ms| now.monotonic_ms + ms),
@@ -246,8 +341,14 @@ impl Model {
         reason: EndReason,
         gone: Option<FiveTuple>,
     ) -> Result<(), String> {
-        let removed = self.allocations.remove(&relay);
-        let allocation = removed.ok_or_else(|| format!("{relay:?} had no allocation to end"))?;
+        if let Some(closing) = self.allocations.iter_mut().find(|held| held.closing.contains(&relay)) {
+            closing.closing.retain(|held| *held != relay);
+            let fits = (closing.client, EndReason::Deleted) == (client, reason);
+            return if fits { Ok(()) } else { Err(format!("{relay:?} ended for {client:?}, {reason:?}")) };
+        }
+        let place = self.allocations.iter().position(|allocation| allocation.has(relay));
+        let place = place.ok_or_else(|| format!("{relay:?} had no allocation to end"))?;
+        let mut allocation = self.allocations.remove(place);
         if allocation.client != client {
             return Err(format!("ended for {client:?}, but it is {allocation:?}"));
         }
@@ -256,7 +357,14 @@ impl Model {
             || self.is_over(&allocation, now) == Some(reason)
             // Whoever is denied when its time is over anyway may be told either way.
             || (reason == EndReason::Expired && now.monotonic_ms >= allocation.expires_ms);
-        if fits { Ok(()) } else { Err(format!("ended for {reason:?}: {allocation:?}")) }
+        if !fits {
+            return Err(format!("ended for {reason:?}: {allocation:?}"));
+        }
+        allocation.relays.retain(|held| held.id != relay);
+        if !allocation.relays.is_empty() || !allocation.closing.is_empty() {
+            self.allocations.insert(place, allocation);
+        }
+        Ok(())
     }
 
     /// After the server has done all that is due: nothing that is over is left. `swept`: whether it was told the
@@ -265,8 +373,8 @@ impl Model {
     /// # Errors
     /// Names what is left.
     pub fn check_ends(&self, now: Time, swept: bool) -> Result<(), String> {
-        let left = self.allocations.values().find(|allocation| match self.is_over(allocation, now) {
-            None => false,
+        let left = self.allocations.iter().find(|allocation| match self.is_over(allocation, now) {
+            None => !allocation.closing.is_empty() || allocation.relays.is_empty(),
             Some(EndReason::Expired) => swept,
             Some(_) => true,
         });
@@ -288,8 +396,9 @@ impl Model {
         self.rules.relays.iter().any(|relay| relay.public == ip || relay.local == ip)
     }
 
-    fn key_of(&self, account: &Account) -> LongTermKey {
-        LongTermKey::new(
+    fn key_of(&self, account: &Account, algorithm: PasswordAlgorithm) -> LongTermKey {
+        LongTermKey::with_algorithm(
+            algorithm,
             account.username.as_bytes(),
             self.rules.realm.as_bytes(),
             account.password.as_bytes(),

@@ -10,22 +10,23 @@ use super::expected::Expected;
 use super::requests::{peers, unknown_attributes};
 
 impl Model {
-    /// What must come of a client's packet. `opens`: whether the next relay socket can be opened.
-    pub fn from_client(&mut self, now: Time, client: Client, packet: &[u8], opens: bool) -> Expected {
+    /// What must come of a client's packet. `in_use`: how many ports the system says are in use
+    /// before it opens one; `None` when it opens none at all.
+    pub fn from_client(&mut self, now: Time, client: Client, packet: &[u8], in_use: Option<u32>) -> Expected {
         match packet.first() {
-            Some(0x40..=0x4F) => self.channel_data(now, client, packet),
-            Some(0..=3) => self.message(now, client, packet, opens),
+            Some(0x40..=0x7F) => self.channel_data(now, client, packet),
+            Some(0..=3) => self.message(now, client, packet, in_use),
             _ => Expected::Silence,
         }
     }
 
-    fn message(&mut self, now: Time, client: Client, packet: &[u8], opens: bool) -> Expected {
+    fn message(&mut self, now: Time, client: Client, packet: &[u8], in_use: Option<u32>) -> Expected {
         let Ok(message) = Message::parse(packet) else { return Expected::Silence };
         if message.fingerprint() == Fingerprint::Wrong {
             return Expected::Silence;
         }
         match (message.class(), message.method()) {
-            (Class::Request, _) => self.request(now, client, &message, opens),
+            (Class::Request, _) => self.request(now, client, &message, in_use),
             (Class::Indication, Method::SEND) => {
                 self.send(now, client, &message).unwrap_or(Expected::Silence)
             }
@@ -40,7 +41,8 @@ impl Model {
             let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
             let allocation = self.live(client, now)?;
             let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
-            Some(Expected::ToPeer { relay: allocation.relay, peer, data: data.to_vec() })
+            let relay = allocation.relay_to(peer)?.id;
+            Some(Expected::ToPeer { relay, peer, dont_fragment: false, data: data.to_vec() })
         };
         relayed().unwrap_or(Expected::Silence)
     }
@@ -53,13 +55,15 @@ impl Model {
         let passes = unknown_attributes(message).is_empty()
             && allocation.permits(peer.ip(), now)
             && self.may_reach(peer);
-        passes.then_some(Expected::ToPeer { relay: allocation.relay, peer, data })
+        let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
+        let relay = allocation.relay_to(peer)?.id;
+        passes.then_some(Expected::ToPeer { relay, peer, dont_fragment, data })
     }
 
     /// What must come of a peer's datagram. RFC 8656 §11.3 and §12.7.
     pub fn from_peer(&self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
-        let mut live = self.allocations.values().filter(|allocation| allocation.is_live(now));
-        let permitted = live.find(|a| a.relay == relay).filter(|a| a.permits(peer.ip(), now));
+        let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
+        let permitted = live.find(|a| a.has(relay)).filter(|a| a.permits(peer.ip(), now));
         let Some(allocation) = permitted else { return Expected::Silence };
         let channel = allocation.channel_to(peer, now);
         // A Data indication's length field counts the attributes' headers and the peer's address, too.

@@ -1,14 +1,15 @@
 //! What requests are answered with.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use stun::{AttributeType as A, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, address};
-use turn::{Client, Time, Transport};
+use stun::{AttributeType as A, Integrity, IntegrityAlgorithm, Message, Method, PasswordAlgorithm, address};
+use turn::{Client, Time};
 
 use super::expected::Expected;
 use super::{
-    Account, Allocation, CHANNEL_MS, DEFAULT_LIFETIME_SECS, MAX_LIFETIME_SECS, Model, PERMISSION_MS,
+    Account, Allocation, CHANNEL_MS, DEFAULT_LIFETIME_SECS, MAX_LIFETIME_SECS, Model, PERMISSION_MS, Proof,
+    Relay, Sender,
 };
 
 /// The comprehension-required attributes the server is to understand.
@@ -49,7 +50,7 @@ pub(super) fn peers(message: &Message<'_>) -> Vec<Option<SocketAddr>> {
 }
 
 /// An attribute's four bytes: absent, malformed, or there.
-fn four(message: &Message<'_>, kind: A) -> Result<Option<[u8; 4]>, u16> {
+pub(super) fn four(message: &Message<'_>, kind: A) -> Result<Option<[u8; 4]>, u16> {
     message.attribute(kind).map(|value| value.try_into().map_err(|_| 400)).transpose()
 }
 
@@ -62,64 +63,64 @@ enum Unproven {
 
 /// Collects what is wrong with a request.
 #[derive(Default)]
-struct Faults(BTreeSet<u16>);
+pub(super) struct Faults(pub(super) BTreeSet<u16>);
 
 impl Faults {
-    fn when(&mut self, wrong: bool, code: u16) {
+    pub(super) fn when(&mut self, wrong: bool, code: u16) {
         if wrong {
             self.0.insert(code);
         }
     }
 
-    fn take<T>(&mut self, value: Result<T, u16>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, value: Result<T, u16>) -> Option<T> {
         value.map_err(|code| self.0.insert(code)).ok()
     }
 }
 
 impl Model {
-    /// What a request must be answered with. `opens`: whether the next relay socket can be opened.
+    /// What a request must be answered with. `in_use`: see [`Model::from_client`].
     pub(super) fn request(
         &mut self,
         now: Time,
         client: Client,
         message: &Message<'_>,
-        opens: bool,
+        in_use: Option<u32>,
     ) -> Expected {
         let unknown = unknown_attributes(message);
         if message.method() == Method::BINDING {
             return if unknown.is_empty() {
                 Expected::Mapped { mapped: client.five_tuple.client }
             } else {
-                Expected::Refused { codes: BTreeSet::from([420]), key: None, unknown }
+                Expected::Refused { codes: BTreeSet::from([420]), proof: None, unknown }
             };
         }
         let ours = [Method::ALLOCATE, Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND];
         if !ours.contains(&message.method()) {
             return Expected::Silence;
         }
-        let account = match self.authenticate(now, client, message) {
-            Ok(account) => account,
+        let sender = match self.authenticate(now, client, message) {
+            Ok(sender) => sender,
             Err(Unproven::Silence) => return Expected::Silence,
             Err(Unproven::SilenceOrChallenge) => return Expected::SilenceOrChallenge,
             Err(Unproven::Refused(code)) => {
-                return Expected::Refused { codes: BTreeSet::from([code]), key: None, unknown: vec![] };
+                return Expected::Refused { codes: BTreeSet::from([code]), proof: None, unknown: vec![] };
             }
         };
-        let key = self.key_of(&account);
+        let proof = Some(sender.proof.clone());
         if !unknown.is_empty() {
-            return Expected::Refused { codes: BTreeSet::from([420]), key: Some(key), unknown };
+            return Expected::Refused { codes: BTreeSet::from([420]), proof, unknown };
         }
         let outcome = match message.method() {
-            Method::ALLOCATE => self.allocate(now, client, message, &account, opens),
-            Method::REFRESH => self.refresh(now, client, message, &account),
-            Method::CREATE_PERMISSION => self.create_permission(now, client, message, &account),
-            _ => self.channel_bind(now, client, message, &account),
+            Method::ALLOCATE => self.allocate(now, client, message, &sender, in_use),
+            Method::REFRESH => self.refresh(now, client, message, &sender),
+            Method::CREATE_PERMISSION => self.create_permission(now, client, message, &sender),
+            _ => self.channel_bind(now, client, message, &sender),
         };
-        outcome.unwrap_or_else(|codes| Expected::Refused { codes, key: Some(key), unknown })
+        outcome.unwrap_or_else(|codes| Expected::Refused { codes, proof, unknown })
     }
 
     /// RFC 8489 §9.2.4, whose order is binding.
-    fn authenticate(&self, now: Time, client: Client, message: &Message<'_>) -> Result<Account, Unproven> {
+    fn authenticate(&self, now: Time, client: Client, message: &Message<'_>) -> Result<Sender, Unproven> {
         let strongest = if message.attribute(A::MESSAGE_INTEGRITY_SHA256).is_some() {
             IntegrityAlgorithm::Sha256
         } else {
@@ -149,64 +150,27 @@ impl Model {
         if told.is_none() {
             return Err(Unproven::Refused(438));
         }
+        let Some(algorithm) = Self::password_algorithm(message) else { return Err(Unproven::Refused(400)) };
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));
         let valid = account.filter(|account| {
             self.keyring.contains(&account.sealed_by)
-                && message.integrity_by(strongest, &self.key_of(account)) == Integrity::Verified
+                && message.integrity_by(strongest, &self.key_of(account, algorithm)) == Integrity::Verified
                 && now.unix_ms < account.expires_at * 1_000
                 && !self.is_refused(account)
         });
-        valid.cloned().ok_or(Unproven::Refused(401))
+        let account = valid.cloned().ok_or(Unproven::Refused(401))?;
+        let proof = Proof { key: self.key_of(&account, algorithm), integrity: strongest };
+        Ok(Sender { account, proof })
     }
 
-    fn allocate(
-        &mut self,
-        now: Time,
-        client: Client,
-        message: &Message<'_>,
-        account: &Account,
-        opens: bool,
-    ) -> Result<Expected, BTreeSet<u16>> {
-        let key = self.key_of(account);
-        if let Some(held) = self.live(client, now) {
-            if held.transaction == message.transaction() && held.username == account.username {
-                let relayed = held.relayed;
-                return Ok(Expected::AllocatedAgain {
-                    relayed,
-                    lifetime_secs: held.first_lifetime_secs,
-                    key,
-                });
+    /// RFC 8489 §9.2.4: none named is MD5; else the list as it was offered and one of it.
+    fn password_algorithm(message: &Message<'_>) -> Option<PasswordAlgorithm> {
+        match (message.attribute(A::PASSWORD_ALGORITHMS), message.attribute(A::PASSWORD_ALGORITHM)) {
+            (None, None) | (Some([0, 2, 0, 0, 0, 1, 0, 0]), Some([0, 1, 0, 0])) => {
+                Some(PasswordAlgorithm::Md5)
             }
-            return Err(BTreeSet::from([437]));
-        }
-        let mut faults = Faults::default();
-        let stream = client.five_tuple.transport == Transport::Tcp;
-        match faults.take(four(message, A::REQUESTED_TRANSPORT)) {
-            Some(None) => faults.when(true, 400),
-            Some(Some([17, ..])) | None => {}
-            Some(Some([6, ..])) => faults.when(true, if stream { 442 } else { 400 }),
-            Some(Some(_)) => faults.when(true, 442),
-        }
-        let family = faults.take(four(message, A::REQUESTED_ADDRESS_FAMILY));
-        let relay = match family {
-            Some(None | Some([1, ..])) => self.rules.relays.iter().find(|relay| relay.public.is_ipv4()),
-            Some(Some([2, ..])) => self.rules.relays.iter().find(|relay| relay.public.is_ipv6()),
-            Some(Some(_)) | None => None,
-        };
-        faults.when(family.is_some() && relay.is_none(), 440);
-        let lifetime = faults.take(lifetime(message)).flatten();
-        let live = self.allocations.values().filter(|allocation| allocation.is_live(now)).count();
-        let on_this = |a: &&Allocation| relay.is_some_and(|relay| a.relayed.ip() == relay.public);
-        let ports_taken = self.allocations.values().filter(on_this).count();
-        let full = live >= self.rules.max_allocations || ports_taken >= self.rules.ports.len();
-        faults.when(full || !opens, 508);
-        match relay {
-            Some(relay) if faults.0.is_empty() => {
-                let (lifetime_secs, expires_ms) = granted(now, lifetime, account);
-                let (ip, username) = (relay.public, account.username.clone());
-                Ok(Expected::Allocated { ip, lifetime_secs, expires_ms, username, key })
-            }
-            _ => Err(faults.0),
+            (Some([0, 2, 0, 0, 0, 1, 0, 0]), Some([0, 2, 0, 0])) => Some(PasswordAlgorithm::Sha256),
+            _ => None,
         }
     }
 
@@ -215,13 +179,13 @@ impl Model {
         &mut self,
         now: Time,
         client: Client,
-        account: &Account,
+        sender: &Sender,
         faults: &mut Faults,
     ) -> Option<&mut Allocation> {
-        let mut live = self.allocations.values_mut().filter(|allocation| allocation.is_live(now));
+        let mut live = self.allocations.iter_mut().filter(|allocation| allocation.is_live(now));
         let found = live.find(|allocation| allocation.client.five_tuple == client.five_tuple);
         faults.when(found.is_none(), 437);
-        let foreign = found.as_ref().is_some_and(|found| found.username != account.username);
+        let foreign = found.as_ref().is_some_and(|found| found.username != sender.account.username);
         faults.when(foreign, 441);
         found
     }
@@ -231,25 +195,32 @@ impl Model {
         now: Time,
         client: Client,
         message: &Message<'_>,
-        account: &Account,
+        sender: &Sender,
     ) -> Result<Expected, BTreeSet<u16>> {
-        let key = self.key_of(account);
+        let proof = sender.proof.clone();
         let mut faults = Faults::default();
         let lifetime = faults.take(lifetime(message)).flatten();
         let family = faults.take(four(message, A::REQUESTED_ADDRESS_FAMILY)).flatten();
-        let found = self.own_allocation(now, client, account, &mut faults);
-        if let (Some([family, ..]), Some(found)) = (family, &found) {
-            faults.when((family == 1) != found.relayed.is_ipv4() || family > 2 || family == 0, 443);
-        }
+        let found = self.own_allocation(now, client, sender, &mut faults);
+        let is_named =
+            |relay: &Relay| family.is_none_or(|[family, ..]| family == family_of(relay.address.ip()));
+        faults.when(found.as_ref().is_some_and(|found| !found.relays.iter().any(is_named)), 443);
         match found {
             Some(found) if faults.0.is_empty() => {
                 if lifetime == Some(0) {
-                    found.deleted = true;
-                    return Ok(Expected::Refreshed { lifetime_secs: 0, key });
+                    // RFC 8656 §8.2: of a dual allocation the named family only.
+                    let one_family = found.relays.len() == 2 && family.is_some();
+                    if one_family {
+                        found.closing.extend(found.relays.iter().filter(|r| is_named(r)).map(|r| r.id));
+                        found.relays.retain(|relay| !is_named(relay));
+                    } else {
+                        found.deleted = true;
+                    }
+                    return Ok(Expected::Refreshed { one_family, lifetime_secs: 0, proof });
                 }
-                let (lifetime_secs, expires_ms) = granted(now, lifetime, account);
+                let (lifetime_secs, expires_ms) = granted(now, lifetime, &sender.account);
                 found.expires_ms = expires_ms;
-                Ok(Expected::Refreshed { lifetime_secs, key })
+                Ok(Expected::Refreshed { one_family: false, lifetime_secs, proof })
             }
             _ => Err(faults.0),
         }
@@ -260,18 +231,18 @@ impl Model {
         now: Time,
         client: Client,
         message: &Message<'_>,
-        account: &Account,
+        sender: &Sender,
     ) -> Result<Expected, BTreeSet<u16>> {
-        let key = self.key_of(account);
+        let proof = sender.proof.clone();
         let mut faults = Faults::default();
         let peers = peers(message);
         faults.when(peers.is_empty() || peers.contains(&None), 400);
         let peers: Vec<SocketAddr> = peers.into_iter().flatten().collect();
         faults.when(peers.iter().any(|peer| !self.may_permit(peer.ip())), 403);
         let max = self.rules.max_permissions;
-        let found = self.own_allocation(now, client, account, &mut faults);
+        let found = self.own_allocation(now, client, sender, &mut faults);
         let Some(found) = found else { return Err(faults.0) };
-        faults.when(peers.iter().any(|peer| peer.is_ipv4() != found.relayed.is_ipv4()), 443);
+        faults.when(peers.iter().any(|peer| found.relay_to(*peer).is_none()), 443);
         let mut after = found.permissions.clone();
         after.retain(|_, until_ms| now.monotonic_ms < *until_ms);
         after.extend(peers.iter().map(|peer| (peer.ip(), now.monotonic_ms + PERMISSION_MS)));
@@ -280,7 +251,7 @@ impl Model {
             return Err(faults.0);
         }
         found.permissions = after;
-        Ok(Expected::Done { key })
+        Ok(Expected::Done { proof })
     }
 
     fn channel_bind(
@@ -288,20 +259,21 @@ impl Model {
         now: Time,
         client: Client,
         message: &Message<'_>,
-        account: &Account,
+        sender: &Sender,
     ) -> Result<Expected, BTreeSet<u16>> {
-        let key = self.key_of(account);
+        let proof = sender.proof.clone();
         let mut faults = Faults::default();
         let number = faults.take(four(message, A::CHANNEL_NUMBER)).flatten();
         let number = number.map(|[high, low, ..]| u16::from_be_bytes([high, low]));
-        let number = number.filter(|number| (0x4000..=0x4FFF).contains(number));
+        let last = if self.rules.strict_channels { 0x4FFF } else { 0x7FFF };
+        let number = number.filter(|number| (0x4000..=last).contains(number));
         let peer = peers(message).first().copied().flatten();
         faults.when(number.is_none() || peer.is_none(), 400);
         faults.when(peer.is_some_and(|peer| !self.may_reach(peer)), 403);
         let (max_permissions, max_channels) = (self.rules.max_permissions, self.rules.max_channels);
-        let found = self.own_allocation(now, client, account, &mut faults);
+        let found = self.own_allocation(now, client, sender, &mut faults);
         let (Some(found), Some(number), Some(peer)) = (found, number, peer) else { return Err(faults.0) };
-        faults.when(peer.is_ipv4() != found.relayed.is_ipv4(), 443);
+        faults.when(found.relay_to(peer).is_none(), 443);
         // RFC 8656 §12.2: the channel not bound to another peer, the peer not bound to another channel.
         let bound_to = found.channel(number, now);
         faults.when(bound_to.is_some_and(|bound| bound != peer), 400);
@@ -318,7 +290,7 @@ impl Model {
             return Err(faults.0);
         }
         (found.permissions, found.channels) = (permissions, channels);
-        Ok(Expected::Done { key })
+        Ok(Expected::Done { proof })
     }
 
     pub(super) fn learn_nonce(&mut self, now: Time, client: Client, nonce: &[u8]) {
@@ -336,12 +308,12 @@ impl Model {
     }
 }
 
-fn lifetime(message: &Message<'_>) -> Result<Option<u32>, u16> {
+pub(super) fn lifetime(message: &Message<'_>) -> Result<Option<u32>, u16> {
     Ok(four(message, A::LIFETIME)?.map(u32::from_be_bytes))
 }
 
 /// The lifetime told, in seconds rounded up, and the moment it ends.
-fn granted(now: Time, requested: Option<u32>, account: &Account) -> (u64, u64) {
+pub(super) fn granted(now: Time, requested: Option<u32>, account: &Account) -> (u64, u64) {
     let asked = requested.map_or(DEFAULT_LIFETIME_SECS, u64::from);
     let wanted_ms = asked.clamp(DEFAULT_LIFETIME_SECS, MAX_LIFETIME_SECS) * 1_000;
     let credential_ms = account.expires_at * 1_000 - now.unix_ms;
@@ -349,10 +321,17 @@ fn granted(now: Time, requested: Option<u32>, account: &Account) -> (u64, u64) {
     (lifetime_ms.div_ceil(1_000), now.monotonic_ms + lifetime_ms)
 }
 
-/// Whether a response's integrity is as expected: made with the key, or not there.
-pub(super) fn is_signed_as(message: &Message<'_>, key: Option<&LongTermKey>) -> bool {
-    match key {
-        Some(key) => message.integrity(key) == Integrity::Verified,
-        None => message.attribute(A::MESSAGE_INTEGRITY).is_none(),
-    }
+/// Whether a response's integrity is as expected: made with this and no other, or not there.
+pub(super) fn is_signed_as(message: &Message<'_>, proof: Option<&Proof>) -> bool {
+    [IntegrityAlgorithm::Sha1, IntegrityAlgorithm::Sha256].into_iter().all(|integrity| {
+        match proof.filter(|proof| proof.integrity == integrity) {
+            Some(proof) => message.integrity_by(integrity, &proof.key) == Integrity::Verified,
+            None => message.attribute(integrity.attribute()).is_none(),
+        }
+    })
+}
+
+/// The number of an address's family. RFC 8656 §18.6.
+pub(super) fn family_of(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 1 } else { 2 }
 }

@@ -5,8 +5,8 @@ use credentials::Denial;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use stun::{AttributeType, ChannelNumber, Method};
-use turn::{Command, RelayId};
+use stun::{AttributeType, ChannelNumber, Class, Method};
+use turn::Command;
 
 use super::world::World;
 use crate::message;
@@ -29,6 +29,10 @@ impl World {
         self.lockstep.sockets.failing = self.dice.permille(20);
         self.lockstep.sockets.in_use = if self.dice.permille(100) { 2 } else { 0 };
         let station = self.dice.index(self.stations.len());
+        // A reservation does not last long enough to be met by chance.
+        if self.lockstep.model.reservations().next().is_some() && self.dice.permille(250) {
+            return self.claim(station);
+        }
         match self.dice.below(1_000) {
             0..380 => self.behave(station),
             380..680 => {
@@ -38,6 +42,7 @@ impl World {
             680..800 => self.peer_sends(),
             800..850 => return self.operate(station),
             850..880 => self.renew(station),
+            880..910 => return self.claim(station),
             _ => return self.probe_any(),
         }
         Ok(())
@@ -56,7 +61,7 @@ impl World {
 
     /// A peer: mostly one that may be reached, else one that may not or another client's relayed address.
     pub(super) fn some_peer(&mut self) -> SocketAddr {
-        let relayed: Vec<SocketAddr> = self.lockstep.model.allocations().map(|a| a.relayed).collect();
+        let relayed: Vec<SocketAddr> = self.lockstep.model.relays().map(|relay| relay.address).collect();
         match self.dice.below(100) {
             ..75 => self.dice.pick(&self.scenario.friendly),
             ..85 if !relayed.is_empty() => self.dice.pick(&relayed),
@@ -66,7 +71,7 @@ impl World {
 
     /// A channel number: a few, so that they are met again.
     pub(super) fn some_channel(&mut self) -> ChannelNumber {
-        let number = self.dice.pick(&[0x4000, 0x4001, 0x4002, 0x4FFF]);
+        let number = self.dice.pick(&[0x4000, 0x4001, 0x4002, 0x4FFF, 0x7FFF]);
         ChannelNumber::new(number).unwrap_or(ChannelNumber::MIN)
     }
 
@@ -102,7 +107,7 @@ impl World {
 
     /// A peer sends to a relayed address, permitted or not.
     fn peer_sends(&mut self) {
-        let relayed: Vec<SocketAddr> = self.lockstep.model.allocations().map(|a| a.relayed).collect();
+        let relayed: Vec<SocketAddr> = self.lockstep.model.relays().map(|relay| relay.address).collect();
         if relayed.is_empty() {
             return;
         }
@@ -245,6 +250,34 @@ impl World {
         }
     }
 
+    /// Claims a port that is reserved, mostly as who reserved it, sometimes once more from elsewhere.
+    fn claim(&mut self, station: usize) -> Result<(), String> {
+        let kept: Vec<(Vec<u8>, String)> = self
+            .lockstep
+            .model
+            .reservations()
+            .map(|(token, reservation)| (token.clone(), reservation.username.clone()))
+            .collect();
+        let Some((token, owner)) = kept.get(self.dice.index(kept.len())) else { return Ok(()) };
+        let again = self.dice.permille(500).then(|| self.dice.index(self.stations.len()));
+        for station in std::iter::once(station).chain(again) {
+            let as_owner = self.dice.permille(800);
+            let model = &self.lockstep.model;
+            let account = model.accounts().find(|a| (a.username == *owner) == as_owner).cloned();
+            // Room for it, mostly.
+            if self.dice.permille(700) {
+                self.gone(station)?;
+            }
+            if let Some(account) = account {
+                self.ask_as(station, &account, Method::ALLOCATE, |writer| {
+                    writer.attribute(AttributeType::REQUESTED_TRANSPORT, &message::REQUESTED_UDP);
+                    writer.attribute(AttributeType::RESERVATION_TOKEN, token);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tries what an allocation allows, past the network, at this very moment.
     fn probe(&mut self, allocation: &Allocation) -> Result<(), String> {
         let station = self.stations.iter().position(|station| station.id == allocation.client);
@@ -254,18 +287,26 @@ impl World {
             let data = self.payload();
             let peer = SocketAddr::new(*ip, 5_000 + u16::from(self.dice.permille(300)));
             if self.dice.permille(600) {
-                self.probe_from_peer(allocation.relay, peer, &data)?;
+                self.probe_from_peer(allocation, peer, &data)?;
             }
             if self.dice.permille(600) {
                 let transaction = self.dice.transaction();
-                self.give(station, &message::send_indication(transaction, peer, indicated(&data)))?;
+                let whole = self.dice.permille(200);
+                let packet = message::write(Class::Indication, Method::SEND, transaction, |writer| {
+                    if whole {
+                        writer.attribute(AttributeType::DONT_FRAGMENT, &[]);
+                    }
+                    writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+                    writer.attribute(AttributeType::DATA, indicated(&data));
+                });
+                self.give(station, &packet)?;
             }
         }
         for (number, (peer, _)) in &allocation.channels {
             let Some(channel) = ChannelNumber::new(*number) else { continue };
             let data = self.payload();
             if self.dice.permille(600) {
-                self.probe_from_peer(allocation.relay, *peer, &data)?;
+                self.probe_from_peer(allocation, *peer, &data)?;
             }
             if self.dice.permille(600) {
                 self.give(station, &message::channel_data(transport, channel, &data))?;
@@ -278,11 +319,20 @@ impl World {
                 _ => {}
             }
         }
+        if allocation.relays.len() == 2 && self.dice.permille(150) {
+            let family = self.dice.pick(&[message::FAMILY_IPV4, message::FAMILY_IPV6]);
+            self.ask_as_owner(allocation, Method::REFRESH, |writer| {
+                writer.attribute_u32(AttributeType::LIFETIME, 0);
+                writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &family);
+            })?;
+        }
         match self.dice.below(8) {
             0 => {
                 let lifetime = self.some_lifetime();
+                let family = self.dice.pick(&[None, Some(message::FAMILY_IPV4), Some(message::FAMILY_IPV6)]);
                 self.ask_as_owner(allocation, Method::REFRESH, |writer| {
                     writer.attribute_u32(AttributeType::LIFETIME, lifetime);
+                    family.map(|family| writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &family));
                 })
             }
             1 => self.ask_as_owner(allocation, Method::ALLOCATE, |writer| {
@@ -292,7 +342,13 @@ impl World {
         }
     }
 
-    fn probe_from_peer(&mut self, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Result<(), String> {
+    fn probe_from_peer(
+        &mut self,
+        allocation: &Allocation,
+        peer: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), String> {
+        let Some(relay) = allocation.relay_to(peer).map(|relay| relay.id) else { return Ok(()) };
         if !self.lockstep.sockets.is_open(relay) {
             return Ok(());
         }
@@ -316,5 +372,5 @@ impl World {
 
 /// As much as a Send indication takes in a datagram.
 fn indicated(data: &[u8]) -> &[u8] {
-    data.get(..data.len().min(65_507 - 52)).unwrap_or_default()
+    data.get(..data.len().min(65_507 - 56)).unwrap_or_default()
 }

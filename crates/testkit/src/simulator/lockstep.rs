@@ -58,18 +58,21 @@ impl Lockstep {
 
     pub(super) fn client_packet(&mut self, now: Time, client: Client, bytes: &[u8]) -> Result<Sent, String> {
         self.report.steps += 1;
-        let opens = !self.sockets.failing;
-        let expected = self.model.from_client(now, client, bytes, opens);
-        self.sockets.opened = None;
+        let in_use = (!self.sockets.failing).then_some(self.sockets.in_use);
+        let expected = self.model.from_client(now, client, bytes, in_use);
+        self.sockets.opened.clear();
         let mut buffer = surrounded(bytes);
         let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
         let action = self.server.from_client(now, client, &mut packet, &mut self.sockets);
         let output = packet.bytes().to_vec();
-        let opened = self.sockets.opened.take();
+        let opened = std::mem::take(&mut self.sockets.opened);
         let who = format!("{:?} {}", client.five_tuple.transport, client.five_tuple.client);
         self.note(now, &format!("client {who}: {}", brief(bytes)), action, &output);
-        let admitted = self.model.check(now, Some(client), &expected, (bytes, action, &output), opened)?;
-        self.report.allocations += u64::from(admitted.is_some());
+        let admitted = self.model.check(now, Some(client), &expected, (bytes, action, &output), &opened)?;
+        self.report.allocations += u64::from(admitted);
+        for feature in expected.features() {
+            *self.report.features.entry(feature).or_default() += 1;
+        }
         // Answering takes nothing but what the request itself ends.
         self.drain(now, None, false)?;
         Ok(self.sent(action, Some(client), output))
@@ -89,7 +92,7 @@ impl Lockstep {
         let action = self.server.from_peer(now, relay, peer, &mut packet);
         let output = packet.bytes().to_vec();
         self.note(now, &format!("peer {peer} to {relay:?}: {} bytes", bytes.len()), action, &output);
-        self.model.check(now, None, &expected, (bytes, action, &output), None)?;
+        self.model.check(now, None, &expected, (bytes, action, &output), &[])?;
         self.drain(now, None, false)?;
         Ok(self.sent(action, None, output))
     }
@@ -116,6 +119,7 @@ impl Lockstep {
         self.report.steps += 1;
         self.trace.record(format!("{} timeout", now.monotonic_ms), &[]);
         self.server.handle_timeout(now);
+        self.model.swept(now);
         self.drain(now, None, true)
     }
 
@@ -147,11 +151,12 @@ impl Lockstep {
         }
         self.model.check_ends(now, swept)?;
         let counts = [self.server.allocation_count(), self.ports.taken(), self.sockets.all().len()];
-        let wanted = self.model.allocations().count();
-        if counts != [wanted; 3] {
-            return Err(format!("allocations, ports and sockets are {counts:?}, not {wanted}"));
+        let (relays, reserved) = (self.model.relays().count(), self.model.reservations().count());
+        let wanted = [self.model.allocations().count(), relays + reserved, relays];
+        if counts != wanted {
+            return Err(format!("allocations, ports and sockets are {counts:?}, not {wanted:?}"));
         }
-        let first = self.model.allocations().map(|allocation| allocation.expires_ms).min();
+        let first = self.model.timeout();
         if self.server.poll_timeout() != first {
             return Err(format!("the timer is {:?}, not {first:?}", self.server.poll_timeout()));
         }
@@ -163,10 +168,12 @@ impl Lockstep {
             (Action::Reply(_), Some(client)) | (Action::ToClient(client), _) => {
                 Sent::ToClient(client, output)
             }
-            (Action::ToPeer { relay, peer, .. }, _) => match self.model.allocation(relay) {
-                Some(allocation) => Sent::ToPeer { from: allocation.relayed, peer, bytes: output },
-                None => Sent::Nothing,
-            },
+            (Action::ToPeer { relay, peer, .. }, _) => {
+                match self.model.relays().find(|held| held.id == relay) {
+                    Some(held) => Sent::ToPeer { from: held.address, peer, bytes: output },
+                    None => Sent::Nothing,
+                }
+            }
             (Action::Drop(_) | Action::Reply(_), _) => Sent::Nothing,
         }
     }

@@ -46,6 +46,8 @@ pub struct Report {
     pub successes: BTreeMap<u16, u64>,
     /// How many allocations ended, by reason.
     pub ends: BTreeMap<&'static str, u64>,
+    /// How often each of the rarer features was used with success.
+    pub features: BTreeMap<&'static str, u64>,
     /// How many payloads the well-behaved clients were handed.
     pub delivered: u64,
 }

@@ -78,6 +78,8 @@ impl Scenario {
         let config = Config {
             relay_addresses: relays,
             nonce_lifetime_secs: dice.pick(&[300, 600, 3_600]),
+            offer_password_algorithms: dice.permille(500),
+            strict_channels: dice.permille(700),
             limits,
             ..Config::default()
         };
@@ -123,6 +125,8 @@ impl Scenario {
             relays: self.config.relay_addresses.clone(),
             ports: self.ports,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs.into(),
+            offers_algorithms: self.config.offer_password_algorithms,
+            strict_channels: self.config.strict_channels,
             max_allocations: self.config.limits.allocations,
             max_permissions: self.config.limits.permissions,
             max_channels: self.config.limits.channels,

@@ -14,7 +14,7 @@ pub(super) struct Sockets {
     /// Whether the system gives none at all.
     pub(super) failing: bool,
     /// What was opened since this was last taken.
-    pub(super) opened: Option<RelayId>,
+    pub(super) opened: Vec<RelayId>,
 }
 
 impl Sockets {
@@ -44,7 +44,7 @@ impl RelaySockets for Sockets {
         let free = (0..=u32::MAX).map(RelayId).find(|relay| !self.open.contains_key(relay));
         let relay = free.ok_or(OpenError::Failed)?;
         self.open.insert(relay, local);
-        self.opened = Some(relay);
+        self.opened.push(relay);
         Ok(relay)
     }
 }

@@ -107,6 +107,9 @@ impl World {
     pub(super) fn new_client(&mut self, transport: Transport, account: &Account) -> Client {
         let config = Config {
             family: self.dice.pick(&[None, Some(Family::V4), Some(Family::V6)]),
+            additional: self.dice.permille(400),
+            even_port: self.dice.pick(&[None, None, None, Some(false), Some(true)]),
+            sha256: self.dice.permille(500),
             fingerprint: self.dice.permille(300),
             keep_alive: self.dice.permille(700),
             ..Config::new(&account.username, &account.password, transport)
@@ -185,8 +188,8 @@ impl World {
                     self.receive(station, &bytes);
                     return Ok(());
                 }
-                let relay = self.lockstep.model.allocations().find(|allocation| allocation.relayed == to);
-                if let Some(relay) = relay.map(|allocation| allocation.relay) {
+                let relay = self.lockstep.model.relays().find(|relay| relay.address == to);
+                if let Some(relay) = relay.map(|relay| relay.id) {
                     let sent = self.lockstep.peer_packet(now, relay, from, &bytes)?;
                     self.dispatch(sent);
                 } else if self.scenario.peers.contains(&to) && self.dice.permille(600) {

@@ -1,7 +1,8 @@
 //! Packets that are wrong in one way or several, and right ones out of turn.
 
 use stun::{
-    AttributeType as A, Class, LongTermKey, MessageWriter, Method, TransactionId, address, channel_data,
+    AttributeType as A, Class, IntegrityAlgorithm, LongTermKey, MessageWriter, Method, PasswordAlgorithm,
+    TransactionId, address, channel_data,
 };
 
 use super::world::World;
@@ -57,7 +58,18 @@ impl World {
         let station = self.stations.iter().position(|station| station.id == allocation.client);
         let found = self.lockstep.model.accounts().find(|a| a.username == allocation.username).cloned();
         let (Some(station), Some(account)) = (station, found) else { return Ok(()) };
-        let signature = self.signature(station, &account)?;
+        self.ask_as(station, &account, method, fill)
+    }
+
+    /// Sends a right request in the name of this account, past the network.
+    pub(super) fn ask_as(
+        &mut self,
+        station: usize,
+        account: &Account,
+        method: Method,
+        fill: impl FnOnce(&mut MessageWriter<'_>),
+    ) -> Result<(), String> {
+        let signature = self.signature(station, account)?;
         let transaction = self.dice.transaction();
         let packet = message::request(method, transaction, |writer| {
             fill(writer);
@@ -72,7 +84,12 @@ impl World {
         self.give(station, &message::request(Method::ALLOCATE, transaction, |_| {}))?;
         let nonce = self.nonces(station).pop().unwrap_or_default();
         let realm = self.scenario.config.realm.as_bytes();
-        Ok(Signature::new(&account.username, &account.password, realm, &nonce))
+        let signature = Signature::new(&account.username, &account.password, realm, &nonce);
+        Ok(match self.dice.below(4) {
+            0 => signature.choosing(PasswordAlgorithm::Sha256, &account.password, &PasswordAlgorithm::OFFER),
+            1 => signature.choosing(PasswordAlgorithm::Md5, &account.password, &PasswordAlgorithm::OFFER),
+            _ => signature,
+        })
     }
 
     fn nonces(&self, station: usize) -> Vec<Vec<u8>> {
@@ -120,6 +137,14 @@ impl World {
             }
             7 => leave_out = Some(self.dice.pick(&[A::USERNAME, A::REALM, A::NONCE])),
             8 => signature.nonce.clear(),
+            9 => drop(signature.nonce.drain(..signature.nonce.len().min(13))),
+            10 => signature.offered = None,
+            11 => signature.chosen = None,
+            12 => signature.offered = Some(self.dice.pick(&[[0, 1, 0, 0], [0, 2, 0, 0]]).to_vec()),
+            13 => signature.chosen = Some(vec![0, self.dice.pick(&[1, 2, 3]), 0, 0]),
+            14 => {
+                signature.integrity = self.dice.pick(&[IntegrityAlgorithm::Sha1, IntegrityAlgorithm::Sha256]);
+            }
             _ => {}
         }
         let method = self.dice.pick(&METHODS);
@@ -143,7 +168,14 @@ impl World {
                     writer.attribute(kind, value);
                 }
             }
-            writer.integrity(&signature.key);
+            for (kind, value) in
+                [(A::PASSWORD_ALGORITHMS, &signature.offered), (A::PASSWORD_ALGORITHM, &signature.chosen)]
+            {
+                if let Some(value) = value {
+                    writer.attribute(kind, value);
+                }
+            }
+            writer.integrity_by(signature.integrity, &signature.key);
             if late {
                 // RFC 8489 §14.5: what follows the integrity does not count.
                 put(writer, &behind);
@@ -159,12 +191,20 @@ impl World {
         match method {
             Method::ALLOCATE => {
                 list.push((A::REQUESTED_TRANSPORT, message::REQUESTED_UDP.to_vec()));
-                let family = self.dice.pick(&[None, Some([1, 0, 0, 0]), Some([2, 0, 0, 0])]);
-                list.extend(family.map(|family| (A::REQUESTED_ADDRESS_FAMILY, family.to_vec())));
+                match self.dice.below(10) {
+                    ..3 => {}
+                    3 => list.push((A::REQUESTED_ADDRESS_FAMILY, message::FAMILY_IPV4.to_vec())),
+                    4 => list.push((A::REQUESTED_ADDRESS_FAMILY, message::FAMILY_IPV6.to_vec())),
+                    5 => list.push((A::EVEN_PORT, message::EVEN.to_vec())),
+                    6..8 => list.push((A::EVEN_PORT, message::EVEN_AND_NEXT.to_vec())),
+                    _ => list.push((A::ADDITIONAL_ADDRESS_FAMILY, message::FAMILY_IPV6.to_vec())),
+                }
             }
             Method::REFRESH => {
                 let lifetime = self.some_lifetime();
                 list.push((A::LIFETIME, four(lifetime)));
+                let family = self.dice.pick(&[None, Some(message::FAMILY_IPV4), Some(message::FAMILY_IPV6)]);
+                list.extend(family.map(|family| (A::REQUESTED_ADDRESS_FAMILY, family.to_vec())));
             }
             Method::CHANNEL_BIND => {
                 list.push((A::CHANNEL_NUMBER, self.some_channel().to_attribute().to_vec()));
@@ -195,10 +235,18 @@ impl World {
         let four = |number: u32| number.to_be_bytes().to_vec();
         let channel = self.dice.pick(&[0x3FFF_0000, 0x4000_0000, 0x4FFF_0000, 0x5000_0000, 0xFFFF_0000]);
         let length = self.dice.index(9);
-        match self.dice.below(16) {
+        match self.dice.below(26) {
+            16 => (A::EVEN_PORT, vec![self.dice.pick(&[0, 0x7F, 0x80, 0xFF])]),
+            17 => (A::EVEN_PORT, self.dice.data(length)),
+            18 => (A::RESERVATION_TOKEN, self.some_token()),
+            19 => (A::RESERVATION_TOKEN, self.dice.data(length)),
+            20 => (A::ADDITIONAL_ADDRESS_FAMILY, vec![self.dice.pick(&[0, 1, 2, 2, 3]), 0, 0, 0]),
+            21 => (A::ADDITIONAL_ADDRESS_FAMILY, self.dice.data(length)),
             0 => (UNKNOWN, vec![1, 2, 3]),
             1 => (SKIPPED, vec![1, 2, 3]),
-            2 | 12 | 13 => (A::REQUESTED_TRANSPORT, vec![self.dice.pick(&[0, 6, 6, 17, 99]), 0, 0, 0]),
+            2 | 12 | 13 | 22..26 => {
+                (A::REQUESTED_TRANSPORT, vec![self.dice.pick(&[0, 6, 6, 17, 99]), 0, 0, 0])
+            }
             3 => (A::REQUESTED_ADDRESS_FAMILY, vec![self.dice.pick(&[0, 1, 2, 3]), 0, 0, 0]),
             4 | 14 | 15 => (A::CHANNEL_NUMBER, four(channel)),
             5 => (A::LIFETIME, four(self.some_lifetime())),
@@ -209,6 +257,13 @@ impl World {
             10 => (A::DONT_FRAGMENT, vec![]),
             _ => (A::CHANNEL_NUMBER, self.dice.data(length)),
         }
+    }
+
+    /// A token that names a reservation, if there is one.
+    fn some_token(&mut self) -> Vec<u8> {
+        let tokens: Vec<Vec<u8>> =
+            self.lockstep.model.reservations().map(|(token, _)| token.clone()).collect();
+        tokens.get(self.dice.index(tokens.len())).cloned().unwrap_or_else(|| vec![7; 8])
     }
 
     /// A request without integrity.
@@ -257,6 +312,7 @@ impl World {
                 1 => drop(writer.xor_address(A::XOR_PEER_ADDRESS, peer).fingerprint()),
                 2 => drop(writer.attribute(UNKNOWN, b"?").xor_address(A::XOR_PEER_ADDRESS, peer)),
                 3 => drop(writer.attribute(A::XOR_PEER_ADDRESS, b"malformed")),
+                4 => drop(writer.attribute(A::DONT_FRAGMENT, b"")),
                 _ => drop(writer.attribute(SKIPPED, b"!")),
             }
             if what > 1 {

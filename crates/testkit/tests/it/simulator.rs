@@ -40,6 +40,7 @@ fn server_and_model_agree() {
         add(&mut all.reasons, &report.reasons);
         add(&mut all.successes, &report.successes);
         add(&mut all.ends, &report.ends);
+        add(&mut all.features, &report.features);
     }
     println!("{all:#?}\nin {:.1} s", start.elapsed().as_secs_f32());
     if one.is_none() && count >= SEEDS {
@@ -48,6 +49,8 @@ fn server_and_model_agree() {
         assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 508].into());
         assert_eq!(all.successes.len(), 5, "every method succeeds");
         assert_eq!(all.ends.len(), 4, "allocations end in every way");
+        assert_eq!(all.features.len(), 9, "every feature is used: {:?}", all.features);
+        assert!(all.features.values().all(|n| *n > 20), "and often enough: {:?}", all.features);
         assert!(
             all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)
         );
