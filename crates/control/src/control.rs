@@ -19,7 +19,7 @@ use crate::store::{Store, StoreError, TokenId};
 pub struct Config {
     /// The URLs that callers of the credential API are handed.
     pub ice: IceUrls,
-    /// How often one API token may call the account API. 100 a second by default, 1,000 at once.
+    /// How often one API token may call the account API. 1,000 a second by default, 5,000 at once.
     pub account_rate: Rate,
     /// How often the credential API, for all callers together, may ask the store for a TURN key that is not held in
     /// memory: anyone can make up such a key. 500 a second by default, 1,000 at once.

@@ -223,62 +223,89 @@ struct Sender<'b> {
 }
 
 impl Sender<'_> {
-    /// Sends packets of one socket, sorted by address, as trains where that is possible.
+    /// Sends packets of one socket, sorted by address, as trains where that is possible, and all in order.
     fn send(&mut self, mut run: &[Outgoing]) {
         while let Some(first) = run.first() {
-            let socket = first.socket;
-            let index = usize::try_from(socket).unwrap_or(usize::MAX);
+            let index = usize::try_from(first.socket).unwrap_or(usize::MAX);
             let cuts = self.uncut.get(index) != Some(&true);
-            let mut refused = Vec::new();
-            let taken = self.send_front(run, cuts, &mut refused);
-            let (sent, rest) = run.split_at(taken);
-            run = rest;
-            for (train, error) in refused {
-                let train = sent.get(train).unwrap_or_default();
-                // The way out cannot cut trains: each packet goes by itself from now on.
-                if train.len() > 1 && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) {
-                    if self.uncut.len() <= index {
-                        self.uncut.resize(index.saturating_add(1), false);
-                    }
-                    if let Some(uncut) = self.uncut.get_mut(index) {
-                        *uncut = true;
-                    }
-                    self.send(train);
-                } else {
-                    self.failed += train.len();
+            let (taken, refused) = self.send_front(run, cuts);
+            let (_, rest) = run.split_at(taken);
+            let Some(error) = refused else {
+                run = rest;
+                continue;
+            };
+            // The first of the rest was refused, a train or a packet.
+            let length = train_length(rest, cuts);
+            let (train, behind) = rest.split_at(length.min(rest.len()));
+            run = behind;
+            match error.raw_os_error() {
+                // A device that cannot cut trains never will: each packet goes by itself from now on.
+                Some(libc::EIO) if length > 1 => {
+                    self.remember_uncut(index);
+                    self.send_singly(train);
                 }
+                // A path that is too narrow for the train's packets: cut by IP, each still arrives.
+                Some(libc::EMSGSIZE | libc::EINVAL) if length > 1 => self.send_singly(train),
+                _ => self.failed += train.len(),
             }
         }
     }
 
-    /// Sends as much of a run's front as one call takes: how many packets that was, and which of them failed.
-    fn send_front(
-        &mut self,
-        run: &[Outgoing],
-        cuts: bool,
-        refused: &mut Vec<(Range<usize>, io::Error)>,
-    ) -> usize {
+    fn send_singly(&mut self, mut run: &[Outgoing]) {
+        while !run.is_empty() {
+            let (taken, refused) = self.send_front(run, false);
+            self.failed += usize::from(refused.is_some());
+            run = run.get(taken + usize::from(refused.is_some())..).unwrap_or_default();
+        }
+    }
+
+    fn remember_uncut(&mut self, index: usize) {
+        if self.uncut.len() <= index {
+            self.uncut.resize(index.saturating_add(1), false);
+        }
+        if let Some(uncut) = self.uncut.get_mut(index) {
+            *uncut = true;
+        }
+    }
+
+    /// Sends as much of a run's front as one call takes: how many packets are gone, and what was wrong with the
+    /// train behind them if one was refused.
+    fn send_front(&mut self, run: &[Outgoing], cuts: bool) -> (usize, Option<io::Error>) {
         let memory = self.memory;
         let mut gather = self.messages.gather();
         let mut taken = 0;
-        while let Some((first, rest)) = run.get(taken..).and_then(<[Outgoing]>::split_first) {
-            let length = if cuts { 1 + followers(first, rest) } else { 1 };
+        while let Some(rest) = run.get(taken..)
+            && let Some(first) = rest.first()
+        {
+            let length = train_length(rest, cuts);
             if !gather.has_room(length) {
                 break;
             }
-            let size = u16::try_from(first.end - first.start).ok().filter(|_| length > 1);
-            let packets = run.get(taken..taken + length).unwrap_or_default();
+            let segment = u16::try_from(first.end - first.start).ok().filter(|_| length > 1);
+            let packets = rest.get(..length).unwrap_or_default();
             let bytes = packets.iter().map(|packet| memory.get(packet.start..packet.end).unwrap_or_default());
-            gather.push(Train { to: first.to, source: first.source, segment: size }, bytes);
+            gather.push(Train { to: first.to, source: first.source, segment }, bytes);
             taken += length;
         }
         let socket = run.first().map_or(-1, |packet| packet.socket);
-        gather.send(socket, |message, error| {
-            let train = nth_train(run, cuts, message);
-            refused.push((train, error));
-        });
-        taken
+        match gather.send(socket) {
+            Ok(()) => (taken, None),
+            Err((trains, error)) => (packets_in(run, cuts, trains), Some(error)),
+        }
     }
+}
+
+/// How many packets the first train of a run has.
+fn train_length(run: &[Outgoing], cuts: bool) -> usize {
+    match run.split_first() {
+        Some((first, rest)) if cuts => 1 + followers(first, rest),
+        _ => 1,
+    }
+}
+
+/// How many packets the first `trains` trains of a run have: found again, for a refusal is rare.
+fn packets_in(run: &[Outgoing], cuts: bool, trains: usize) -> usize {
+    (0..trains).fold(0, |start, _| start + train_length(run.get(start..).unwrap_or_default(), cuts))
 }
 
 /// How many of the next packets can leave in one train with the first.
@@ -301,18 +328,4 @@ fn followers(first: &Outgoing, rest: &[Outgoing]) -> usize {
         }
     }
     count
-}
-
-/// Which packets of a run its nth train has: found again, for a refusal is rare.
-fn nth_train(run: &[Outgoing], cuts: bool, nth: usize) -> Range<usize> {
-    let mut start = 0;
-    for index in 0.. {
-        let Some((first, rest)) = run.get(start..).and_then(<[Outgoing]>::split_first) else { break };
-        let length = if cuts { 1 + followers(first, rest) } else { 1 };
-        if index == nth {
-            return start..start + length;
-        }
-        start += length;
-    }
-    0..0
 }

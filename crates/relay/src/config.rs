@@ -82,7 +82,7 @@ pub struct BindError {
 pub struct StreamLimits {
     /// Connections open at once.
     pub connections: usize,
-    /// Connections open at once from one address.
+    /// Connections open at once from one IPv4 address or one IPv6 /64.
     pub connections_per_address: usize,
     /// Bytes that may wait for a client which does not read; what comes then is dropped, whole frames at a time.
     pub outbound_bytes: usize,

@@ -21,7 +21,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use turn::{Command, NonceKey, RelayPorts, Shared, Transport};
+use turn::{Command, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, Transport};
 
 pub use config::{BindError, Config, Listener, ListenerError, StreamLimits};
 pub use counters::Totals;
@@ -47,6 +47,21 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Relay {
     workers: Vec<Handle>,
+    own: OwnAddresses,
+}
+
+/// What every policy has to know of this server.
+#[derive(Debug)]
+struct OwnAddresses {
+    listeners: Vec<SocketAddr>,
+    relay_addresses: Vec<RelayAddress>,
+    relay_ports: PortRange,
+}
+
+impl OwnAddresses {
+    fn tell(&self, policy: PeerPolicy) -> PeerPolicy {
+        policy.with_own_addresses(&self.listeners, &self.relay_addresses, self.relay_ports)
+    }
 }
 
 #[derive(Debug)]
@@ -102,8 +117,12 @@ impl Bound {
     pub fn start(self) -> io::Result<Relay> {
         sys::raise_open_files();
         let Config { mut turn, relay_ports, keyring, stream_limits, .. } = self.config;
-        let addresses: Vec<SocketAddr> = self.listeners.iter().map(|listener| listener.address).collect();
-        turn.policy = turn.policy.with_own_addresses(&addresses, &turn.relay_addresses, relay_ports);
+        let own = OwnAddresses {
+            listeners: self.listeners.iter().map(|listener| listener.address).collect(),
+            relay_addresses: turn.relay_addresses.clone(),
+            relay_ports,
+        };
+        turn.policy = own.tell(turn.policy);
         let local = turn.relay_addresses.iter().map(|address| address.local);
         let nonces = NonceKey::new(sys::random()?);
         let shared = Shared::new(keyring, nonces, RelayPorts::new(relay_ports, local));
@@ -127,7 +146,7 @@ impl Bound {
                 .spawn(move || run_or_abort(worker))?;
             workers.push(Handle { inbox, wake, counters, thread });
         }
-        Ok(Relay { workers })
+        Ok(Relay { workers, own })
     }
 }
 
@@ -148,8 +167,13 @@ fn run_or_abort(mut worker: Worker) {
 }
 
 impl Relay {
-    /// Gives a command to every worker; each acts on it before its next packets. Waits while inboxes are full.
+    /// Gives a command to every worker. Each wakes and acts on it, at the latest when it is through with the packets
+    /// it has at hand. A policy is told the server's own addresses. Waits while inboxes are full.
     pub fn command(&self, command: &Command) {
+        let command = match command {
+            Command::Policy(policy) => Command::Policy(Arc::new(self.own.tell(PeerPolicy::clone(policy)))),
+            command => command.clone(),
+        };
         self.tell(|| Message::Command(command.clone()));
     }
 

@@ -1,9 +1,8 @@
 //! The stream clients of one worker: accepted within bounds, looked at again before a deadline can be missed by much.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use slab::Slab;
 use turn::{Client, FiveTuple, Transport};
@@ -26,23 +25,28 @@ pub(crate) struct Connections {
     /// One entry for each connection: when to look at its deadlines.
     checks: BTreeSet<(u64, usize)>,
     pub(crate) limits: StreamLimits,
-    /// A descriptor to be had when there are no others.
-    spare: Option<File>,
 }
 
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
+/// What a look at a listener brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Accepted {
+    /// Connections closed at once because a bound was reached.
+    pub(crate) refused: usize,
+    /// Whether nothing can be accepted for now, although something waits.
+    pub(crate) is_starved: bool,
+}
+
+/// What the connections from one place are counted under: an IPv6 host has a whole /64 of addresses.
+fn place(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+    }
 }
 
 impl Connections {
     pub(crate) fn new(limits: StreamLimits) -> Self {
-        Self {
-            slab: Slab::new(),
-            per_address: HashMap::new(),
-            checks: BTreeSet::new(),
-            limits,
-            spare: spare(),
-        }
+        Self { slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -60,33 +64,32 @@ impl Connections {
         (connection.client == *client).then_some((id, connection))
     }
 
-    /// Accepts what waits on a listener; how many connections were refused because a bound was reached.
-    pub(crate) fn accept(&mut self, listener: &(TcpListener, Listener), epoll: &Epoll, now_ms: u64) -> usize {
-        let mut refused = 0;
+    /// Accepts what waits on a listener.
+    pub(crate) fn accept(
+        &mut self,
+        listener: &(TcpListener, Listener),
+        epoll: &Epoll,
+        now_ms: u64,
+    ) -> Accepted {
+        let mut accepted = Accepted::default();
         for _ in 0..ACCEPTS_PER_ROUND {
             match listener.0.accept() {
                 Ok((stream, from)) => {
-                    if !self.admit(stream, from, listener.1, epoll, now_ms).unwrap_or(false) {
-                        refused += 1;
-                    }
+                    let admitted = self.admit(stream, from, listener.1, epoll, now_ms).unwrap_or(false);
+                    accepted.refused += usize::from(!admitted);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                    // Without a descriptor the connection would stay in the queue and wake the worker for ever:
-                    // the one kept for this is spent on refusing it.
-                    self.spare = None;
-                    refused += usize::from(listener.0.accept().is_ok());
-                    self.spare = spare();
-                    break;
-                }
-                // The client gave up first: the next round tries again.
+                // The client gave up first.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No descriptor or no memory: the connection stays in the queue, and would wake the worker for ever.
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");
+                    accepted.is_starved = true;
                     break;
                 }
             }
         }
-        refused
+        accepted
     }
 
     fn admit(
@@ -97,7 +100,7 @@ impl Connections {
         epoll: &Epoll,
         now_ms: u64,
     ) -> io::Result<bool> {
-        let from_address = self.per_address.get(&from.ip()).copied().unwrap_or(0);
+        let from_address = self.per_address.get(&place(from.ip())).copied().unwrap_or(0);
         if self.slab.len() >= self.limits.connections || from_address >= self.limits.connections_per_address {
             return Ok(false);
         }
@@ -112,7 +115,7 @@ impl Connections {
         epoll.add(&stream, Token::Connection(via).pack(), Interest::Read)?;
         let connection = entry.insert(Connection::new(stream, Client { five_tuple, via }, now_ms));
         connection.check_ms = now_ms + CHECK_MS;
-        *self.per_address.entry(from.ip()).or_default() += 1;
+        *self.per_address.entry(place(from.ip())).or_default() += 1;
         self.checks.insert((now_ms + CHECK_MS, id));
         Ok(true)
     }
@@ -120,7 +123,7 @@ impl Connections {
     /// Closes a connection; its client.
     pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
         let five_tuple = self.slab.try_remove(id)?.client.five_tuple;
-        let address = five_tuple.client.ip();
+        let address = place(five_tuple.client.ip());
         if let Some(count) = self.per_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {

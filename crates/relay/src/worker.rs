@@ -23,6 +23,9 @@ use crate::{Listener, StreamLimits};
 /// Room for the longest frame, begun in an earlier read, and as much again.
 const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
 
+/// How long a listener is left alone when nothing can be accepted, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
 /// What is told to a worker from other threads.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -81,6 +84,8 @@ pub(crate) struct Worker {
     connections: Connections,
     /// Connections that a write has shown to be dead.
     broken: Vec<usize>,
+    /// TCP listeners left alone until a moment, in its order.
+    paused: Vec<(u64, u32)>,
     batch: Batch,
     stream_buffer: Box<[u8]>,
     epoll: Epoll,
@@ -108,6 +113,7 @@ impl Worker {
             relays: Relays::default(),
             connections: Connections::new(limits),
             broken: Vec::new(),
+            paused: Vec::new(),
             batch: Batch::new(),
             stream_buffer: vec![0; STREAM_BUFFER].into(),
             epoll,
@@ -132,6 +138,7 @@ impl Worker {
             self.server.handle_timeout(now);
             self.close_connections(now);
             self.end_allocations();
+            self.resume_accepting(now)?;
         }
         Ok(())
     }
@@ -147,9 +154,24 @@ impl Worker {
         Ok(())
     }
 
+    /// Looks again at listeners that were left alone because nothing could be accepted.
+    fn resume_accepting(&mut self, now: Time) -> io::Result<()> {
+        while let Some((at, index)) = self.paused.first().copied()
+            && at <= now.monotonic_ms
+        {
+            self.paused.remove(0);
+            if let Some((listener, _)) = self.sockets.tcp.get(index as usize) {
+                self.epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Milliseconds until something is due.
     fn timeout_ms(&self) -> Option<u64> {
-        let due = [self.server.poll_timeout(), self.connections.next_check()].into_iter().flatten().min()?;
+        let resume = self.paused.first().map(|(at, _)| *at);
+        let due = [self.server.poll_timeout(), self.connections.next_check(), resume];
+        let due = due.into_iter().flatten().min()?;
         Some(due.saturating_sub(self.clock.now().monotonic_ms))
     }
 
@@ -160,9 +182,12 @@ impl Worker {
             Token::Relay(relay) => self.read_relay(now, relay),
             Token::Tcp(index) => {
                 if let Some(listener) = self.sockets.tcp.get(index as usize) {
-                    let refused = self.connections.accept(listener, &self.epoll, now.monotonic_ms);
-                    self.counters.connections_refused.add(refused as u64);
+                    let accepted = self.connections.accept(listener, &self.epoll, now.monotonic_ms);
+                    self.counters.connections_refused.add(accepted.refused as u64);
                     self.counters.connections.set(self.connections.len() as u64);
+                    if accepted.is_starved && self.epoll.remove(&listener.0).is_ok() {
+                        self.paused.push((now.monotonic_ms + ACCEPT_PAUSE_MS, index));
+                    }
                 }
             }
             Token::Connection(index) => {
@@ -291,9 +316,12 @@ impl Worker {
             }
             Transport::Tcp => {
                 let limit = self.connections.limits.outbound_bytes;
+                let is_allocated = self.server.has_allocation(&client.five_tuple);
                 let Some((id, connection)) = self.connections.of_client(client) else { return };
                 match connection.write(self.batch.bytes(range), limit) {
                     Ok(Written::Sent) => {}
+                    // A stranger who does not read is not worth a buffer.
+                    Ok(Written::Waits | Written::Dropped) if !is_allocated => self.broken.push(id),
                     Ok(Written::Waits) => {
                         let token = Token::Connection(client.via).pack();
                         if self.epoll.modify(connection, token, Interest::ReadWrite).is_err() {

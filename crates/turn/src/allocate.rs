@@ -197,16 +197,18 @@ fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<()
 
 /// Which relayed addresses are asked for. RFC 8656 §7.2, steps 5 to 9.
 fn wanted(message: &Message<'_>) -> Result<Wanted, Refusal> {
-    let parity = even_port(message)?;
-    let family = requested_family(message)?;
-    let additional = message.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY);
-    if let Some(token) = message.attribute(AttributeType::RESERVATION_TOKEN) {
+    use AttributeType as A;
+    let has = |kind| message.attribute(kind).is_some();
+    if let Some(token) = message.attribute(A::RESERVATION_TOKEN) {
         // RFC 8656 §7.2: RESERVATION-TOKEN excludes EVEN-PORT and both family attributes: 400.
-        if parity != Parity::Any || family.is_some() || additional.is_some() {
+        if has(A::EVEN_PORT) || has(A::REQUESTED_ADDRESS_FAMILY) || has(A::ADDITIONAL_ADDRESS_FAMILY) {
             return Err(Refusal::ContradictoryAttributes);
         }
         return Token::try_from(token).map(Wanted::Reserved).map_err(|_| Refusal::MalformedAttribute);
     }
+    let parity = even_port(message)?;
+    let family = requested_family(message)?;
+    let additional = message.attribute(A::ADDITIONAL_ADDRESS_FAMILY);
     match (family, additional) {
         // RFC 8656 §7.2: without a family the relayed address is IPv4.
         (family, None) => Ok(Wanted::One(family.unwrap_or(Family::V4), parity)),

@@ -265,6 +265,9 @@ impl Allocations {
             relay.as_ref().is_some_and(|relay| Family::of(relay.address) == family)
         };
         let relay = allocation.relays.iter_mut().find(is_wanted)?.take()?;
+        // A late retransmission of the Allocate is not told of what is gone.
+        let is_gone = |address: &&mut Option<SocketAddr>| **address == Some(relay.address);
+        allocation.answer.relayed.iter_mut().filter(is_gone).for_each(|address| *address = None);
         forget(&mut self.by_relay, &relay);
         Some((allocation.client, relay))
     }

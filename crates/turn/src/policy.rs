@@ -156,13 +156,15 @@ pub enum Forbidden {
     NotGlobal,
     /// It is one of this server's own listeners.
     OwnListener,
+    /// It is one of this server's own addresses, outside the relay ports.
+    OwnHost,
 }
 
 /// Decides which peers may be reached: the one place, for every method and both directions.
 ///
 /// In this order: the server's own listeners are refused; the server's own relayed addresses are allowed; the
-/// deny list refuses; the allow list allows; what is not global unicast is refused; the rest is allowed. An
-/// address that carries an IPv4 address inside (IPv4-mapped, NAT64, 6to4, …) must pass in both forms.
+/// deny list refuses; the allow list allows; the relay addresses' other ports are refused, for what listens there
+/// expects a firewall in front; what is not global unicast is refused; the rest is allowed. An address that carries an IPv4 address inside (IPv4-mapped, NAT64, 6to4, …) must pass in both forms.
 #[derive(Debug, Clone, Default)]
 pub struct PeerPolicy {
     allow: Vec<Cidr>,
@@ -208,9 +210,13 @@ impl PeerPolicy {
             if self.listeners.iter().any(|own| own.ip() == form.ip() && own.port() == form.port()) {
                 return Err(Forbidden::OwnListener);
             }
-            let own_relay = self.relay_addresses.contains(&ip) && self.relay_ports.contains(peer.port());
-            if !own_relay {
-                self.check_form(ip)?;
+            let is_own = self.relay_addresses.contains(&ip);
+            if is_own && self.relay_ports.contains(peer.port()) {
+                continue;
+            }
+            self.check_form(ip)?;
+            if is_own && !self.allow.iter().any(|cidr| cidr.contains(ip)) {
+                return Err(Forbidden::OwnHost);
             }
         }
         Ok(())
@@ -403,6 +409,15 @@ mod tests {
         check(&policy, "10.0.0.5:49152", Ok(()));
         check(&policy, "203.0.113.5:65535", Ok(()));
         check(&policy, "10.0.0.6:49152", Err(Forbidden::NotGlobal));
+        // A relay address on the public internet gives no way to the host's other services either.
+        let global = RelayAddress { public: "8.8.8.8".parse().unwrap(), local: "8.8.8.8".parse().unwrap() };
+        let own = |allow: Vec<Cidr>| {
+            PeerPolicy::new(allow, vec![]).with_own_addresses(&listeners, &[global], PortRange::default())
+        };
+        check(&own(vec![]), "8.8.8.8:53", Err(Forbidden::OwnHost));
+        check(&own(vec![]), "8.8.8.8:50000", Ok(()));
+        check(&own(vec![]), "8.8.8.9:53", Ok(()));
+        check(&own(vec!["8.8.8.8/32".parse().unwrap()]), "8.8.8.8:53", Ok(()));
         assert_eq!(policy.check_address(relay.local), Ok(()));
         assert_eq!(policy.check_address("10.0.0.6".parse().unwrap()), Err(Forbidden::NotGlobal));
     }

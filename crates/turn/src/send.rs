@@ -68,6 +68,10 @@ impl Server {
                 };
                 packet.prepend(&channel_data::header(number, length)).and_then(|()| packet.pad(padding))
             }
+            // A permission covers all ports of its address, the policy need not.
+            (None, Ok(_)) if self.config.policy.check(peer).is_err() => {
+                return Action::Drop(DropReason::PeerForbidden);
+            }
             // RFC 8656 §11.3: and else as a Data indication.
             (None, Ok(_)) => {
                 let mut transaction = [0; 12];

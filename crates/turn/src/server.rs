@@ -18,6 +18,9 @@ use crate::{
     Client, Config, FiveTuple, MAX_REPLY, NonceKey, Packet, PeerPolicy, Refusal, RelayPorts, Reply, Time,
 };
 
+/// How often denials that refuse nothing any more are forgotten; nothing waits for it.
+const PURGE_INTERVAL_SECS: u32 = 60;
+
 /// What to do with the packet that was given in, now rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -174,6 +177,8 @@ pub struct Server {
     pub(crate) rng: ChaCha12Rng,
     pub(crate) allocations: Allocations,
     denials: DenySet,
+    /// When expired denials are forgotten next, in monotonic milliseconds.
+    purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
     pub(crate) reservations_due: VecDeque<(u64, Token)>,
     /// Where new allocations are sent to instead.
@@ -202,6 +207,7 @@ impl Server {
             rng,
             allocations,
             denials,
+            purge_ms: 0,
             reservations_due: VecDeque::new(),
             alternates: Vec::new(),
             outputs: VecDeque::new(),
@@ -261,6 +267,10 @@ impl Server {
     /// Does what time has made due. Outputs may follow.
     pub fn handle_timeout(&mut self, now: Time) {
         self.end_expired(now);
+        if now.monotonic_ms >= self.purge_ms {
+            self.denials.purge(now.unix_secs());
+            self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
+        }
         while let Some((at, token)) = self.reservations_due.front().copied()
             && at <= now.monotonic_ms
         {

@@ -64,7 +64,7 @@ impl Messages {
     }
 
     /// Receives without waiting, into one slot after the other, until the slots or the datagrams run out. What is
-    /// longer than its slot is reported as `None`.
+    /// longer than its slot, or comes from nowhere, is reported as `None`.
     pub(crate) fn receive<'s>(
         &mut self,
         socket: &impl AsFd,
@@ -94,7 +94,8 @@ impl Messages {
         let received = usize::try_from(received).unwrap_or(0);
         for (index, (header, name)) in self.headers.iter().zip(&self.names).take(received).enumerate() {
             let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            let from = read_address(name).filter(|_| whole);
+            // Nothing can be sent back to port 0: only a forger sends from it.
+            let from = read_address(name).filter(|from| whole && from.port() != 0);
             each(index, from.map(|from| read_control(header, from)));
         }
         Ok(received)
@@ -146,8 +147,11 @@ impl<'d> Gather<'_, 'd> {
         self.count += 1;
     }
 
-    /// Sends the messages, in order; `failed` hears of each that the system would not take.
-    pub(crate) fn send(self, socket: RawFd, mut failed: impl FnMut(usize, io::Error)) {
+    /// Sends the messages, in order, up to the first that the system would not take.
+    ///
+    /// # Errors
+    /// How many were sent before that one, and what is wrong with it.
+    pub(crate) fn send(self, socket: RawFd) -> Result<(), (usize, io::Error)> {
         let mut done = 0;
         while let Some(rest) = self.messages.headers.get_mut(done..self.count).filter(|rest| !rest.is_empty())
         {
@@ -156,15 +160,9 @@ impl<'d> Gather<'_, 'd> {
             // live for 'd; sending writes to none of them.
             let sent =
                 check(unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), length, libc::MSG_DONTWAIT) });
-            match sent {
-                Ok(sent) => done += usize::try_from(sent).unwrap_or(0),
-                // It is the first of the rest that cannot be sent; the others go on.
-                Err(error) => {
-                    failed(done, error);
-                    done += 1;
-                }
-            }
+            done += usize::try_from(sent.map_err(|error| (done, error))?).unwrap_or(0);
         }
+        Ok(())
     }
 }
 
@@ -223,7 +221,8 @@ fn read_control(header: &libc::mmsghdr, from: SocketAddr) -> Received {
             match ((*control).cmsg_level, (*control).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    let ip = Ipv4Addr::from_bits(u32::from_be(info.ipi_addr.s_addr));
+                    // The address of this host that it came in at, also where it was sent to a broadcast address.
+                    let ip = Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr));
                     received.destination = Some(ip.into());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {

@@ -56,6 +56,10 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd.as_fd().as_raw_fd(), token, interest)
     }
 
+    pub(crate) fn remove(&self, fd: &impl AsFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd.as_fd().as_raw_fd(), 0, Interest::Read)
+    }
+
     /// Waits until something is ready or the timeout passes; fills `events`.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, timeout_ms: Option<u64>) -> io::Result<()> {
         const MOST: usize = 256;

@@ -388,8 +388,12 @@ impl Model {
 
     /// Whether a peer may be sent to.
     pub fn may_reach(&self, peer: SocketAddr) -> bool {
-        let own = self.is_own_relay(peer.ip()) && self.rules.ports.contains(peer.port());
-        !self.rules.listeners.contains(&peer) && (own || !self.rules.forbidden.contains(&peer.ip()))
+        let allowed = if self.is_own_relay(peer.ip()) {
+            self.rules.ports.contains(peer.port())
+        } else {
+            !self.rules.forbidden.contains(&peer.ip())
+        };
+        allowed && !self.rules.listeners.contains(&peer)
     }
 
     fn is_own_relay(&self, ip: IpAddr) -> bool {

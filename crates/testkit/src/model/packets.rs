@@ -66,6 +66,9 @@ impl Model {
         let permitted = live.find(|a| a.has(relay)).filter(|a| a.permits(peer.ip(), now));
         let Some(allocation) = permitted else { return Expected::Silence };
         let channel = allocation.channel_to(peer, now);
+        if channel.is_none() && !self.may_reach(peer) {
+            return Expected::Silence;
+        }
         // A Data indication's length field counts the attributes' headers and the peer's address, too.
         let room = match (channel, peer) {
             (Some(_), _) => 65_535,
