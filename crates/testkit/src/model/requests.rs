@@ -213,6 +213,9 @@ impl Model {
                     if one_family {
                         found.closing.extend(found.relays.iter().filter(|r| is_named(r)).map(|r| r.id));
                         found.relays.retain(|relay| !is_named(relay));
+                        // A late retransmission of the Allocate is not told of what is gone.
+                        let left: Vec<SocketAddr> = found.relays.iter().map(|relay| relay.address).collect();
+                        found.first.relayed.retain(|relayed| left.contains(relayed));
                     } else {
                         found.deleted = true;
                     }
