@@ -9,8 +9,8 @@ use crate::{FiveTuple, NonceKey, Refusal, Time};
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) key: LongTermKey,
-    /// What the request's integrity was made with, and the response's will be.
-    pub(crate) integrity: IntegrityAlgorithm,
+    /// What the response's integrity is made with.
+    pub(crate) response: IntegrityAlgorithm,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
     /// Unix seconds.
@@ -68,20 +68,17 @@ impl Authority<'_> {
         // RFC 8489 §9.2.4: with it but without USERNAME, REALM or NONCE it is 400.
         let required = |kind| message.attribute(kind).ok_or(Refusal::IncompleteCredentials);
         let username = required(AttributeType::USERNAME)?;
-        required(AttributeType::REALM)?;
+        let realm = required(AttributeType::REALM)?;
         let nonce = required(AttributeType::NONCE)?;
-        // RFC 8489 §9.2.4: a nonce that is no longer valid is 438.
-        if !self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs) {
-            return Err(Refusal::StaleNonce);
-        }
-        let algorithm = password_algorithm(message)?;
-        // RFC 8489 §9.2.4: an unknown username is 401.
+        let (algorithm, response) = self.password_algorithm(message)?;
+        // RFC 8489 §9.2.4: an unknown username is 401. Nobody is known in another realm.
         let opened = self.keyring.open(username).map_err(|_| Refusal::UnknownUsername)?;
         let password = self.keyring.password(username).map_err(|_| Refusal::UnknownUsername)?;
-        // RFC 8489 §9.2.4: integrity that does not verify is 401. The key is made with our realm, so a request
-        // for another realm does not verify.
-        let key =
-            LongTermKey::with_algorithm(algorithm, username, self.realm.as_bytes(), password.as_bytes());
+        if realm != self.realm.as_bytes() {
+            return Err(Refusal::UnknownUsername);
+        }
+        // RFC 8489 §9.2.4: integrity that does not verify is 401.
+        let key = LongTermKey::with_algorithm(algorithm, username, realm, password.as_bytes());
         if message.integrity_by(integrity, &key) != Integrity::Verified {
             return Err(Refusal::WrongPassword);
         }
@@ -92,29 +89,39 @@ impl Authority<'_> {
         if self.denials.denies(claims.key, opened.id) {
             return Err(Refusal::CredentialDenied);
         }
+        // RFC 8489 §9.2.4: last, a nonce that is no longer valid is 438.
+        if !self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs) {
+            return Err(Refusal::StaleNonce);
+        }
         Ok(Authenticated {
             key,
-            integrity,
+            response,
             credential: opened.id,
             turn_key: claims.key,
             expires_at: claims.expires_at(),
         })
     }
-}
 
-/// How the request's key is made.
-fn password_algorithm(message: &Message<'_>) -> Result<PasswordAlgorithm, Refusal> {
-    let offered = message.attribute(AttributeType::PASSWORD_ALGORITHMS);
-    let chosen = message.attribute(AttributeType::PASSWORD_ALGORITHM);
-    match (offered, chosen) {
-        // RFC 8489 §9.2.4: a client that names none uses MD5.
-        (None, None) => Ok(PasswordAlgorithm::Md5),
-        // RFC 8489 §9.2.4: both, the list as it was offered and one of it, or it is 400: a list that was changed on
-        // the way is a bid-down attack.
-        (Some(list), Some(choice)) if list == PasswordAlgorithm::OFFER => {
-            PasswordAlgorithm::parse(choice).ok_or(Refusal::PasswordAlgorithmInvalid)
+    /// How the request's key is made, and what the response's integrity is made with.
+    fn password_algorithm(
+        &self,
+        message: &Message<'_>,
+    ) -> Result<(PasswordAlgorithm, IntegrityAlgorithm), Refusal> {
+        let list = message.attribute(AttributeType::PASSWORD_ALGORITHMS);
+        let choice = message.attribute(AttributeType::PASSWORD_ALGORITHM);
+        match (list, choice) {
+            // RFC 8489 §9.2.4: the two count only where the nonce says that algorithms are offered.
+            _ if !self.offers_algorithms => Ok((PasswordAlgorithm::Md5, IntegrityAlgorithm::Sha1)),
+            // RFC 8489 §9.2.4: a client that names none uses MD5, and is answered with MESSAGE-INTEGRITY.
+            (None, None) => Ok((PasswordAlgorithm::Md5, IntegrityAlgorithm::Sha1)),
+            // RFC 8489 §9.2.4: both, the list as it was offered and one of it, or it is 400: a list that was changed
+            // on the way is a bid-down attack. The answer then has MESSAGE-INTEGRITY-SHA256.
+            (Some(list), Some(choice)) if list == PasswordAlgorithm::OFFER => {
+                let algorithm = PasswordAlgorithm::parse(choice).ok_or(Refusal::PasswordAlgorithmInvalid)?;
+                Ok((algorithm, IntegrityAlgorithm::Sha256))
+            }
+            _ => Err(Refusal::PasswordAlgorithmInvalid),
         }
-        _ => Err(Refusal::PasswordAlgorithmInvalid),
     }
 }
 

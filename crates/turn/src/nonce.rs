@@ -13,9 +13,10 @@ use crate::{FiveTuple, Time, Transport};
 
 /// 18 bytes in base64url: short, for every byte of a 401 is one that a spoofed source can have reflected.
 const LEN: usize = 24;
-/// RFC 8489 §9.2 and §18.1: the nonce cookie, and 24 security feature bits in base64 of which bit 0, the leftmost
-/// one, says that password algorithms are offered.
-const OFFER: &[u8; 13] = b"obMatJos2gAAA";
+/// RFC 8489 §9.2 and §18.1: the nonce cookie, and 24 security feature bits in base64 of which bit 0 says that password
+/// algorithms are offered. The RFC counts from the left, its erratum 6290 and its appendix B.1 from the right: bit 0
+/// of both is set, and the other one is a feature that nobody has defined.
+const OFFER: &[u8; 13] = b"obMatJos2gAAB";
 const STAMP_LEN: usize = 4;
 const MAC_LEN: usize = 14;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -201,7 +201,7 @@ impl Response<'_> {
             Err(refusal) => self.write_refusal(refusal, &mut writer),
         }
         if let Some((algorithm, key)) = self.key {
-            // RFC 8489 §9.2.4: responses to an authenticated request carry integrity of the same kind.
+            // RFC 8489 §9.2.4: responses to an authenticated request carry integrity.
             writer.integrity_by(algorithm, key);
         }
         if self.request.fingerprint() == Fingerprint::Verified {

@@ -348,7 +348,7 @@ impl Server {
                 let authenticated = self.authority().authenticate(now, &client.five_tuple, message);
                 authenticated.and_then(|identity| {
                     let outcome = self.authenticated_request(now, client, message, &identity, sockets);
-                    key = Some((identity.integrity, identity.key));
+                    key = Some((identity.response, identity.key));
                     outcome
                 })
             }

@@ -241,7 +241,7 @@ impl Model {
         ensure(nonce.is_some() == challenges, "NONCE")?;
         // RFC 8489 §9.2.4: the offer is in the nonce and beside it.
         let offers = challenges && self.rules.offers_algorithms;
-        let says_so = nonce.is_some_and(|nonce| nonce.starts_with(b"obMatJos2gAAA"));
+        let says_so = nonce.is_some_and(|nonce| nonce.starts_with(b"obMatJos2gAAB"));
         let list = response.attribute(A::PASSWORD_ALGORITHMS);
         ensure(says_so == offers && list == offers.then_some(&[0, 2, 0, 0, 0, 1, 0, 0]), "the offer")?;
         let listed = response.attribute(A::UNKNOWN_ATTRIBUTES).map(|list| {

