@@ -110,7 +110,7 @@ pub(super) async fn revoke_in_body(
     revoke(&shared, key, fields.username()?).await
 }
 
-/// Answers when the denial is durable and the relays of this process know it.
+/// Answers when the denial is durable and the relays of this process have been told.
 async fn revoke(shared: &Shared, key: TurnKeyId, username: &str) -> Result<StatusCode, ApiError> {
     let opened = shared.keyring.load().open(username.as_bytes()).ok();
     let opened = opened.filter(|it| it.claims.key == key).ok_or(ApiError::NoSuchCredential)?;

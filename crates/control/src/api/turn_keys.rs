@@ -75,7 +75,7 @@ pub(super) async fn update(
     key.map(Success::new).ok_or(ApiError::NoSuchKey)
 }
 
-/// Answers when the key is gone for good and the relays of this process know it.
+/// Answers when the key is gone for good and the relays of this process have been told.
 pub(super) async fn delete(
     AtKey { account, uid }: AtKey,
     State(shared): State<Arc<Shared>>,
