@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod connection;
 mod counters;
+mod mailbox;
 mod stream;
 mod sys;
 mod udp;
@@ -17,20 +18,18 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use turn::{Command, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, Transport};
+use turn::{Command, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, Transport, WorkerId};
 
 pub use config::{BindError, Config, Listener, ListenerError, StreamLimits};
 pub use counters::Totals;
 
 use counters::Counters;
-use worker::{Message, Sockets, Worker};
+use mailbox::{Colleagues, Mailbox, Message};
+use worker::{Sockets, Worker};
 
-/// Commands that may wait for one worker; whoever gives the next one waits too.
-const INBOX: usize = 1_024;
 /// What is asked for as a listener's receive buffer; the system may give less.
 const LISTENER_BUFFER_BYTES: usize = 8 << 20;
 const TCP_BACKLOG: i32 = 1_024;
@@ -66,8 +65,7 @@ impl OwnAddresses {
 
 #[derive(Debug)]
 struct Handle {
-    inbox: SyncSender<Message>,
-    wake: Arc<sys::Wake>,
+    mailbox: Mailbox,
     counters: Arc<Counters>,
     thread: JoinHandle<()>,
 }
@@ -127,24 +125,28 @@ impl Bound {
         let nonces = NonceKey::new(sys::random()?);
         let shared = Shared::new(keyring, nonces, RelayPorts::new(relay_ports, local));
         let clock = clock::Clock::start();
+        let boxes = self.workers.iter().map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let (mailboxes, inboxes): (Vec<Mailbox>, Vec<_>) = boxes.into_iter().unzip();
+        let colleagues = Colleagues::new(&mailboxes);
         let mut workers = Vec::new();
-        for (index, sockets) in self.workers.into_iter().enumerate() {
-            let (inbox, commands) = sync_channel(INBOX);
-            let wake = Arc::new(sys::Wake::new()?);
+        for (((sockets, mailbox), inbox), index) in
+            self.workers.into_iter().zip(mailboxes).zip(inboxes).zip(0..)
+        {
             let counters = Arc::new(Counters::default());
-            let server = turn::Server::new(turn.clone(), shared.clone(), sys::random()?);
+            let config = turn::Config { worker: WorkerId(index), ..turn.clone() };
+            let server = turn::Server::new(config, shared.clone(), sys::random()?);
             let worker = Worker::new(
                 server,
                 sockets,
                 stream_limits,
                 clock,
-                (commands, Arc::clone(&wake)),
+                (inbox, colleagues.clone()),
                 Arc::clone(&counters),
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
                 .spawn(move || run_or_abort(worker))?;
-            workers.push(Handle { inbox, wake, counters, thread });
+            workers.push(Handle { mailbox, counters, thread });
         }
         Ok(Relay { workers, own })
     }
@@ -184,10 +186,7 @@ impl Relay {
 
     fn tell(&self, message: impl Fn() -> Message) {
         for worker in &self.workers {
-            // A send fails only when the worker has ended, and then there is nobody left to tell.
-            if worker.inbox.send(message()).is_ok() {
-                worker.wake.wake();
-            }
+            worker.mailbox.send(message());
         }
     }
 

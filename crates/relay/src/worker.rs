@@ -5,7 +5,6 @@ use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use stun::Kind;
 use stun::framing::{self, Frame};
@@ -15,8 +14,9 @@ use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
+use crate::mailbox::{Colleagues, Inbox, Message};
 use crate::stream::Connections;
-use crate::sys::{Epoll, Event, Interest, Wake};
+use crate::sys::{Epoll, Event, Interest};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
 use crate::{Listener, StreamLimits};
 
@@ -25,15 +25,6 @@ const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
 
 /// How long a listener is left alone when nothing can be accepted, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;
-
-/// What is told to a worker from other threads.
-#[derive(Debug)]
-pub(crate) enum Message {
-    Command(Command),
-    /// Begin to serve clients.
-    Admit,
-    Stop,
-}
 
 /// The listeners of one worker.
 #[derive(Debug, Default)]
@@ -90,8 +81,9 @@ pub(crate) struct Worker {
     stream_buffer: Box<[u8]>,
     epoll: Epoll,
     clock: Clock,
-    inbox: Receiver<Message>,
-    wake: Arc<Wake>,
+    inbox: Inbox,
+    #[expect(dead_code, reason = "no letter is written yet")]
+    colleagues: Colleagues,
     counters: Arc<Counters>,
     stopping: bool,
 }
@@ -102,11 +94,11 @@ impl Worker {
         sockets: Sockets,
         limits: StreamLimits,
         clock: Clock,
-        (inbox, wake): (Receiver<Message>, Arc<Wake>),
+        (inbox, colleagues): (Inbox, Colleagues),
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add(&*wake, Token::Wake.pack(), Interest::Read)?;
+        epoll.add(&*inbox.wake, Token::Wake.pack(), Interest::Read)?;
         Ok(Self {
             server,
             sockets,
@@ -119,7 +111,7 @@ impl Worker {
             epoll,
             clock,
             inbox,
-            wake,
+            colleagues,
             counters,
             stopping: false,
         })
@@ -201,11 +193,12 @@ impl Worker {
     }
 
     fn read_inbox(&mut self, now: Time) -> io::Result<()> {
-        self.wake.clear();
-        while let Ok(message) = self.inbox.try_recv() {
+        self.inbox.wake.clear();
+        while let Ok(message) = self.inbox.messages.try_recv() {
             match message {
                 Message::Stop => self.stopping = true,
                 Message::Admit => self.admit()?,
+                Message::Letter(letter) => match letter {},
                 Message::Command(command) => {
                     if let Err(error) = self.server.command(now, command) {
                         tracing::error!(%error, "a denial is lost: raise the limit on denials");

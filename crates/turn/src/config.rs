@@ -2,9 +2,16 @@ use std::net::IpAddr;
 
 use crate::PeerPolicy;
 
+/// Which of a process's workers a server belongs to. It is part of what names an allocation or a connection to
+/// clients, so that what arrives at another worker finds its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct WorkerId(pub u16);
+
 /// What a server is told when it is made.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The worker that runs this server; no two servers that share anything have the same.
+    pub worker: WorkerId,
     /// REALM: ASCII, 1 to 127 characters. It is in every 401, so a short one keeps reflection small.
     pub realm: String,
     /// Where relayed addresses are made: the first of a family serves all requests for it.
@@ -53,6 +60,7 @@ impl Default for Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            worker: WorkerId::default(),
             realm: "turnery".to_owned(),
             relay_addresses: Vec::new(),
             policy: PeerPolicy::default(),

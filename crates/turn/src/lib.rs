@@ -30,7 +30,7 @@ mod send;
 mod server;
 mod time;
 
-pub use config::{Config, Limits, RelayAddress};
+pub use config::{Config, Limits, RelayAddress, WorkerId};
 pub use five_tuple::{Client, FiveTuple, Transport};
 pub use nonce::NonceKey;
 pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
