@@ -39,7 +39,12 @@ pub(crate) struct Place {
 
 impl Place {
     fn is_roomy(self) -> bool {
-        self.base < self.start
+        self.start - self.base >= HEADROOM && self.limit - self.start >= self.length + TAILROOM
+    }
+
+    /// What became of the packet in its buffer.
+    pub(crate) fn narrowed(self, to: &Range<usize>) -> Self {
+        Self { start: to.start, length: to.len(), ..self }
     }
 }
 

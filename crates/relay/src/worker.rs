@@ -245,10 +245,7 @@ impl Worker {
             for place in Batch::packets(slot, &received) {
                 self.make_room();
                 let place = self.batch.with_room(place, 0);
-                let (mut packet, base) = self.batch.packet(place);
-                let action = self.server.from_peer(now, relay, received.from, &mut packet);
-                let range = packet.range();
-                self.act(action, None, base + range.start..base + range.end);
+                self.handle_peer_packet(now, relay, received.from, place);
             }
         }
     }
@@ -258,7 +255,19 @@ impl Worker {
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
         let action = self.server.from_client(now, client, &mut packet, &mut opener);
         let range = packet.range();
-        self.act(action, Some(client), base + range.start..base + range.end);
+        let range = base + range.start..base + range.end;
+        let Action::ToRelay { relay, from } = action else { return self.act(action, Some(client), range) };
+        self.counters.packets_to_peers.add(1);
+        self.counters.bytes_to_peers.add(range.len() as u64);
+        let place = self.batch.with_room(place.narrowed(&range), 0);
+        self.handle_peer_packet(now, relay, from, place);
+    }
+
+    fn handle_peer_packet(&mut self, now: Time, relay: RelayId, from: SocketAddr, place: Place) {
+        let (mut packet, base) = self.batch.packet(place);
+        let action = self.server.from_peer(now, relay, from, &mut packet);
+        let range = packet.range();
+        self.act(action, None, base + range.start..base + range.end);
     }
 
     fn act(&mut self, action: Action, from: Option<Client>, range: Range<usize>) {
@@ -296,7 +305,8 @@ impl Worker {
                 tracing::trace!(?reason, "dropped");
                 self.counters.drops.add(1);
             }
-            (Action::Reply(_), None) => {}
+            // What a client sent, and is handed on before it comes here.
+            (Action::Reply(_), None) | (Action::ToRelay { .. }, _) => {}
         }
     }
 

@@ -33,6 +33,14 @@ impl Relayed {
     }
 }
 
+/// What data for a peer is sent from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) relay: RelayId,
+    /// The address that peers see.
+    pub(crate) address: SocketAddr,
+}
+
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) client: Client,
@@ -61,6 +69,8 @@ struct Permission {
 struct Channel {
     number: ChannelNumber,
     peer: SocketAddr,
+    /// Whether the peer may be an allocation of this host: decided once, not for each packet.
+    is_own_relay: bool,
     expires_ms: u64,
 }
 
@@ -95,9 +105,9 @@ impl Allocation {
         self.relays().find(|relay| Family::of(relay.address) == family)
     }
 
-    /// The socket that reaches this peer.
-    pub(crate) fn relay_to(&self, peer: SocketAddr) -> Option<RelayId> {
-        self.relay_of(Family::of(peer)).map(|relay| relay.id)
+    /// What reaches this peer.
+    pub(crate) fn source_to(&self, peer: SocketAddr) -> Option<Source> {
+        self.relay_of(Family::of(peer)).map(|relay| Source { relay: relay.id, address: relay.address })
     }
 
     /// Its sockets, when it has ended.
@@ -133,9 +143,10 @@ impl Allocation {
         }
     }
 
-    pub(crate) fn peer_of(&self, number: ChannelNumber, now_ms: u64) -> Option<SocketAddr> {
+    /// The peer a channel is bound to, and whether it may be an allocation of this host.
+    pub(crate) fn peer_of(&self, number: ChannelNumber, now_ms: u64) -> Option<(SocketAddr, bool)> {
         let channel = self.channels.iter().find(|channel| channel.number == number)?;
-        (now_ms < channel.expires_ms).then_some(channel.peer)
+        (now_ms < channel.expires_ms).then_some((channel.peer, channel.is_own_relay))
     }
 
     pub(crate) fn channel_to(&self, peer: SocketAddr, now_ms: u64) -> Option<ChannelNumber> {
@@ -147,7 +158,7 @@ impl Allocation {
     pub(crate) fn bind(
         &mut self,
         number: ChannelNumber,
-        peer: SocketAddr,
+        (peer, is_own_relay): (SocketAddr, bool),
         now_ms: u64,
         expires_ms: u64,
         limit: usize,
@@ -166,7 +177,7 @@ impl Allocation {
         if self.channels.len() >= limit {
             return Err(Refusal::TooManyChannels);
         }
-        self.channels.push(Channel { number, peer, expires_ms });
+        self.channels.push(Channel { number, peer, is_own_relay, expires_ms });
         Ok(())
     }
 }
@@ -179,6 +190,8 @@ pub(crate) struct Allocations {
     by_client: HashMap<FiveTuple, AllocationId, FixedState>,
     /// Indexed by the relay's number, which the caller keeps small.
     by_relay: Vec<Option<AllocationId>>,
+    /// The relay sockets by the addresses that peers see, looked up for peers of this host only.
+    by_address: HashMap<SocketAddr, RelayId, FixedState>,
     by_expiry: BTreeSet<(u64, AllocationId)>,
     by_credential: BTreeSet<(CredentialId, AllocationId)>,
     by_turn_key: BTreeSet<(TurnKeyId, AllocationId)>,
@@ -190,6 +203,7 @@ impl Allocations {
             slab: Slab::new(),
             by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             by_relay: Vec::new(),
+            by_address: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             by_expiry: BTreeSet::new(),
             by_credential: BTreeSet::new(),
             by_turn_key: BTreeSet::new(),
@@ -217,6 +231,11 @@ impl Allocations {
         self.slab.get(id.0).filter(|allocation| allocation.is_live(now_ms))
     }
 
+    /// The relay socket with this relayed address.
+    pub(crate) fn relay_at(&self, address: SocketAddr) -> Option<RelayId> {
+        self.by_address.get(&address).copied()
+    }
+
     pub(crate) fn holds(&self, client: &FiveTuple) -> bool {
         self.by_client.contains_key(client)
     }
@@ -234,6 +253,8 @@ impl Allocations {
             }
             let before = self.by_relay.get_mut(index).and_then(|slot| slot.replace(id));
             assert!(before.is_none(), "a relay socket has one allocation");
+            let before = self.by_address.insert(relay.address, relay.id);
+            assert!(before.is_none(), "a relayed address has one socket");
         }
         let before = self.by_client.insert(allocation.client.five_tuple, id);
         assert!(before.is_none(), "a client has one allocation");
@@ -247,6 +268,7 @@ impl Allocations {
         self.by_client.remove(&allocation.client.five_tuple);
         for relay in allocation.relays() {
             forget(&mut self.by_relay, relay);
+            self.by_address.remove(&relay.address);
         }
         let indexed = self.by_expiry.remove(&(allocation.expires_ms, id))
             && self.by_credential.remove(&(allocation.credential, id))
@@ -269,6 +291,7 @@ impl Allocations {
         let is_gone = |address: &&mut Option<SocketAddr>| **address == Some(relay.address);
         allocation.answer.relayed.iter_mut().filter(is_gone).for_each(|address| *address = None);
         forget(&mut self.by_relay, &relay);
+        self.by_address.remove(&relay.address);
         Some((allocation.client, relay))
     }
 

@@ -27,10 +27,17 @@ impl Server {
         let peer = peer(message)?;
         check_family(allocation, peer)?;
         self.config.policy.check(peer).map_err(Refusal::PeerForbidden)?;
+        let is_own_relay = self.own_relays.contain(peer);
         let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §12.2: the bind also installs or refreshes a permission for the peer's address.
         allocation.reserve_permissions(std::iter::once(peer.ip()), now.monotonic_ms, limits.permissions)?;
-        allocation.bind(number, peer, now.monotonic_ms, channel_expires_ms, limits.channels)?;
+        allocation.bind(
+            number,
+            (peer, is_own_relay),
+            now.monotonic_ms,
+            channel_expires_ms,
+            limits.channels,
+        )?;
         allocation.permit(peer.ip(), permission_expires_ms);
         Ok(Answer::Done)
     }
@@ -43,11 +50,12 @@ impl Server {
             return Action::Drop(DropReason::NoAllocation);
         };
         // RFC 8656 §12.6: ChannelData on a channel that is not bound is discarded in silence.
-        let Some(peer) = allocation.peer_of(number, now.monotonic_ms) else {
+        let Some((peer, is_own_relay)) = allocation.peer_of(number, now.monotonic_ms) else {
             return Action::Drop(DropReason::NoChannel);
         };
-        match (allocation.relay_to(peer), packet.narrow(channel_data::HEADER_LEN, length)) {
-            (Some(relay), Ok(())) => Action::ToPeer { relay, peer, dont_fragment: false },
+        match (allocation.source_to(peer), packet.narrow(channel_data::HEADER_LEN, length)) {
+            (Some(source), Ok(())) if is_own_relay => self.to_own_relay(source, peer, false),
+            (Some(source), Ok(())) => Action::ToPeer { relay: source.relay, peer, dont_fragment: false },
             (None, _) => Action::Drop(DropReason::NoAllocation),
             (_, Err(_)) => Action::Drop(DropReason::NoRoom),
         }

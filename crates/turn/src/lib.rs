@@ -19,6 +19,7 @@ mod channel;
 mod config;
 mod five_tuple;
 mod nonce;
+mod own_relays;
 mod packet;
 mod permission;
 mod policy;

@@ -55,5 +55,5 @@ pub(crate) fn peer(message: &Message<'_>) -> Result<SocketAddr, Refusal> {
 /// The peer's family is one that the allocation has a relayed address of.
 pub(crate) fn check_family(allocation: &Allocation, peer: SocketAddr) -> Result<(), Refusal> {
     // RFC 8656 §10.2 and §12.2: a peer of another family than the relayed address is 443.
-    allocation.relay_to(peer).map(|_| ()).ok_or(Refusal::PeerFamilyMismatch)
+    allocation.source_to(peer).map(|_| ()).ok_or(Refusal::PeerFamilyMismatch)
 }

@@ -33,12 +33,17 @@ impl Server {
         if !allocation.permits(peer.ip(), now.monotonic_ms) {
             return Err(DropReason::NoPermission);
         }
-        let relay = allocation.relay_to(peer).ok_or(DropReason::NoPermission)?;
+        let source = allocation.source_to(peer).ok_or(DropReason::NoPermission)?;
         // A permission covers all ports of its address, the policy need not: it is asked for each.
         self.config.policy.check(peer).map_err(|_| DropReason::PeerForbidden)?;
         // RFC 8656 §11.2: DONT-FRAGMENT has the datagram sent with the DF bit.
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
-        Ok(Forward { relay, peer, dont_fragment, offset: data.offset + 4, length: data.value.len() })
+        let action = if self.own_relays.contain(peer) {
+            self.to_own_relay(source, peer, dont_fragment)
+        } else {
+            Action::ToPeer { relay: source.relay, peer, dont_fragment }
+        };
+        Ok(Forward { action, offset: data.offset + 4, length: data.value.len() })
     }
 
     pub(crate) fn data(
@@ -92,9 +97,7 @@ impl Server {
 /// Which part of a Send indication goes where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Forward {
-    pub(crate) relay: RelayId,
-    pub(crate) peer: SocketAddr,
-    pub(crate) dont_fragment: bool,
+    pub(crate) action: Action,
     pub(crate) offset: usize,
     pub(crate) length: usize,
 }

@@ -10,6 +10,7 @@ use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
 use crate::auth::{Authenticated, Authority, integrity_algorithm, is_known};
 use crate::binding::binding;
+use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
 use crate::reply::{Answer, Response};
 use crate::reservation::{Reservations, Token};
@@ -32,10 +33,18 @@ pub enum Action {
     ToPeer {
         /// From where.
         relay: RelayId,
-        /// To whom.
+        /// To whom. For a relayed address of this host, where the host itself reaches it.
         peer: SocketAddr,
         /// With the DF bit: a datagram too long for the path is then lost instead of cut. RFC 8656 §15.
         dont_fragment: bool,
+    },
+    /// Hand it to [`Server::from_peer`]: the peer is an allocation of this server, so the data need not leave the
+    /// process to come back to it.
+    ToRelay {
+        /// The peer's relay socket.
+        relay: RelayId,
+        /// The relayed address it comes from.
+        from: SocketAddr,
     },
     /// Send it to this client: it is ChannelData or a Data indication.
     ToClient(Client),
@@ -176,6 +185,7 @@ pub struct Server {
     pub(crate) shared: Shared,
     pub(crate) rng: ChaCha12Rng,
     pub(crate) allocations: Allocations,
+    pub(crate) own_relays: OwnRelays,
     denials: DenySet,
     /// When expired denials are forgotten next, in monotonic milliseconds.
     purge_ms: u64,
@@ -200,12 +210,14 @@ impl Server {
         );
         let mut rng = ChaCha12Rng::from_seed(seed);
         let allocations = Allocations::new(rng.next_u64());
+        let own_relays = OwnRelays::new(&config.relay_addresses, shared.ports.range());
         let denials = DenySet::new(config.limits.denials);
         Self {
             config,
             shared,
             rng,
             allocations,
+            own_relays,
             denials,
             purge_ms: 0,
             reservations_due: VecDeque::new(),
@@ -237,6 +249,7 @@ impl Server {
         peer: SocketAddr,
         packet: &mut Packet<'_>,
     ) -> Action {
+        let peer = self.own_relays.public(peer);
         self.data(now, relay, peer, packet)
     }
 
@@ -322,10 +335,9 @@ impl Server {
                 Ok(Action::Reply(reply))
             }
             (Class::Indication, Method::SEND) => {
-                let forward = self.send(now, client, &message)?;
-                packet.narrow(forward.offset, forward.length).map_err(|_| DropReason::NoRoom)?;
-                let send::Forward { relay, peer, dont_fragment, .. } = forward;
-                Ok(Action::ToPeer { relay, peer, dont_fragment })
+                let send::Forward { action, offset, length } = self.send(now, client, &message)?;
+                packet.narrow(offset, length).map_err(|_| DropReason::NoRoom)?;
+                Ok(action)
             }
             _ => Err(DropReason::UnexpectedClass),
         }

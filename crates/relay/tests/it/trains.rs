@@ -12,7 +12,7 @@ use stun::{AttributeType, Class, Message, MessageWriter, Method, TransactionId, 
 use crate::fixture::{LONG, Running, config, peer, receive};
 
 /// Sends bytes that the system cuts into datagrams of `size`; the last may be shorter.
-fn send_train(socket: &UdpSocket, bytes: &[u8], size: usize, to: Option<SocketAddr>) {
+pub(crate) fn send_train(socket: &UdpSocket, bytes: &[u8], size: usize, to: Option<SocketAddr>) {
     let size = u16::try_from(size).unwrap();
     let control = [ControlMessage::UdpGsoSegments(&size)];
     let to = to.map(SockaddrStorage::from);

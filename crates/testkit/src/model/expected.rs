@@ -72,6 +72,15 @@ pub enum Expected {
         /// All of it.
         data: Vec<u8>,
     },
+    /// The data goes to another allocation of this server, without a way through the network.
+    ToRelay {
+        /// To this socket's allocation.
+        relay: RelayId,
+        /// From this relayed address.
+        from: SocketAddr,
+        /// All of it.
+        data: Vec<u8>,
+    },
     /// The data goes to a client.
     ToClient {
         /// To this one.
@@ -103,6 +112,7 @@ impl Expected {
             Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
             Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],
             Self::ToPeer { dont_fragment: true, .. } => vec!["dont_fragment"],
+            Self::ToRelay { .. } => vec!["relay_to_relay"],
             _ => vec![],
         }
     }
@@ -157,6 +167,11 @@ impl Model {
             )
             .and_then(|()| ensure(data == output, "the data was changed"))
             .map(|()| false),
+            (Expected::ToRelay { relay, from, data }, Action::ToRelay { relay: to, from: source }) => {
+                ensure((*relay, *from) == (to, source), "to another relayed address or from another one")
+                    .and_then(|()| ensure(data == output, "the data was changed"))
+                    .map(|()| false)
+            }
             (Expected::ToClient { client, peer, channel, data }, Action::ToClient(to)) => {
                 ensure(*client == to, "to another client")
                     .and_then(|()| check_data(to, *peer, *channel, data, output))

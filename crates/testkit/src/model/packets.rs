@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use stun::{AttributeType, Class, Fingerprint, Message, Method};
 use turn::{Client, RelayId, Time};
 
-use super::Model;
 use super::expected::Expected;
 use super::requests::{peers, unknown_attributes};
+use super::{Model, Relay};
 
 impl Model {
     /// What must come of a client's packet. `in_use`: how many ports the system says are in use
@@ -41,8 +41,7 @@ impl Model {
             let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
             let allocation = self.live(client, now)?;
             let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
-            let relay = allocation.relay_to(peer)?.id;
-            Some(Expected::ToPeer { relay, peer, dont_fragment: false, data: data.to_vec() })
+            Some(self.relayed(allocation.relay_to(peer)?, peer, false, data.to_vec()))
         };
         relayed().unwrap_or(Expected::Silence)
     }
@@ -56,12 +55,32 @@ impl Model {
             && allocation.permits(peer.ip(), now)
             && self.may_reach(peer);
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
-        let relay = allocation.relay_to(peer)?.id;
-        passes.then_some(Expected::ToPeer { relay, peer, dont_fragment, data })
+        let relay = allocation.relay_to(peer)?;
+        passes.then(|| self.relayed(relay, peer, dont_fragment, data))
+    }
+
+    /// To another allocation's relayed address it goes at once; if nobody has that address, to where the host itself
+    /// reaches it.
+    fn relayed(&self, relay: Relay, peer: SocketAddr, dont_fragment: bool, data: Vec<u8>) -> Expected {
+        if let Some(other) = self.relays().find(|other| other.address == peer) {
+            return Expected::ToRelay { relay: other.id, from: relay.address, data };
+        }
+        let own = self.rules.relays.iter().find(|own| own.public == peer.ip());
+        let is_own = own.filter(|_| self.rules.ports.contains(peer.port()));
+        let peer = is_own.map_or(peer, |own| SocketAddr::new(own.local, peer.port()));
+        Expected::ToPeer { relay: relay.id, peer, dont_fragment, data }
+    }
+
+    /// A relayed address by its public side.
+    fn as_known_to_peers(&self, peer: SocketAddr) -> SocketAddr {
+        let own = self.rules.relays.iter().find(|own| own.local == peer.ip());
+        let is_own = own.filter(|_| self.rules.ports.contains(peer.port()));
+        is_own.map_or(peer, |own| SocketAddr::new(own.public, peer.port()))
     }
 
     /// What must come of a peer's datagram. RFC 8656 §11.3 and §12.7.
     pub fn from_peer(&self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
+        let peer = self.as_known_to_peers(peer);
         let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
         let permitted = live.find(|a| a.has(relay)).filter(|a| a.permits(peer.ip(), now));
         let Some(allocation) = permitted else { return Expected::Silence };

@@ -353,7 +353,7 @@ impl World {
             return Ok(());
         }
         let sent = self.lockstep.peer_packet(self.now(), relay, peer, data)?;
-        self.dispatch(sent);
+        self.dispatch(sent)?;
         Ok(())
     }
 

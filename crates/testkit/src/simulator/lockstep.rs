@@ -24,6 +24,7 @@ pub(super) enum Sent {
     Nothing,
     ToClient(Client, Vec<u8>),
     ToPeer { from: SocketAddr, peer: SocketAddr, bytes: Vec<u8> },
+    ToRelay { relay: RelayId, from: SocketAddr, bytes: Vec<u8> },
 }
 
 #[derive(Debug)]
@@ -174,6 +175,7 @@ impl Lockstep {
                     None => Sent::Nothing,
                 }
             }
+            (Action::ToRelay { relay, from }, _) => Sent::ToRelay { relay, from, bytes: output },
             (Action::Drop(_) | Action::Reply(_), _) => Sent::Nothing,
         }
     }
@@ -191,7 +193,7 @@ impl Lockstep {
             Action::Reply(Reply::Success(Method(method))) => {
                 *self.report.successes.entry(method).or_default() += 1;
             }
-            Action::ToPeer { .. } => self.report.to_peers += 1,
+            Action::ToPeer { .. } | Action::ToRelay { .. } => self.report.to_peers += 1,
             Action::ToClient(_) => self.report.to_clients += 1,
         }
         self.trace.record(format!("{} {input} -> {action:?}", now.monotonic_ms), output);

@@ -191,7 +191,7 @@ impl World {
                 let relay = self.lockstep.model.relays().find(|relay| relay.address == to);
                 if let Some(relay) = relay.map(|relay| relay.id) {
                     let sent = self.lockstep.peer_packet(now, relay, from, &bytes)?;
-                    self.dispatch(sent);
+                    self.dispatch(sent)?;
                 } else if self.scenario.peers.contains(&to) && self.dice.permille(600) {
                     let answer: Vec<u8> = bytes.iter().rev().copied().collect();
                     self.network.send(self.now_ms, to, from, &answer);
@@ -241,8 +241,7 @@ impl World {
     pub(super) fn give(&mut self, station: usize, bytes: &[u8]) -> Result<(), String> {
         let Some(id) = self.stations.get(station).map(|station| station.id) else { return Ok(()) };
         let sent = self.lockstep.client_packet(self.now(), id, bytes)?;
-        self.dispatch(sent);
-        Ok(())
+        self.dispatch(sent)
     }
 
     /// The server's packet reaches a station.
@@ -271,7 +270,7 @@ impl World {
         }
     }
 
-    pub(super) fn dispatch(&mut self, sent: Sent) {
+    pub(super) fn dispatch(&mut self, sent: Sent) -> Result<(), String> {
         match sent {
             Sent::Nothing => {}
             Sent::ToClient(to, bytes) => {
@@ -282,7 +281,12 @@ impl World {
                 }
             }
             Sent::ToPeer { from, peer, bytes } => self.network.send(self.now_ms, from, peer, &bytes),
+            Sent::ToRelay { relay, from, bytes } => {
+                let sent = self.lockstep.peer_packet(self.now(), relay, from, &bytes)?;
+                return self.dispatch(sent);
+            }
         }
+        Ok(())
     }
 
     /// A station's connection is closed; over UDP, its socket. Another takes its place.

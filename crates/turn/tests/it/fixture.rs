@@ -27,6 +27,7 @@ pub(crate) enum Outcome {
     Reply(Vec<u8>),
     ToPeer(SocketAddr, Vec<u8>),
     ToClient(Client, Vec<u8>),
+    ToRelay(RelayId, SocketAddr, Vec<u8>),
 }
 
 impl Outcome {
@@ -120,7 +121,10 @@ impl Fixture {
         let range = PortRange::new(50_000, 50_009).unwrap();
         let listeners = ["20.0.0.1:3478".parse().unwrap()];
         let policy = PeerPolicy::default().with_own_addresses(&listeners, &relays, range);
-        let ports = Arc::new(RelayPorts::new(range, relays.iter().map(|relay| relay.local)));
+        let mut config = Config { relay_addresses: relays, policy, ..Config::default() };
+        change(&mut config);
+        let ports = RelayPorts::new(range, config.relay_addresses.iter().map(|relay| relay.local));
+        let ports = Arc::new(ports);
         let keyring = Arc::new(Keyring::generate(NOW).unwrap());
         let shared = Shared {
             keyring: Arc::clone(&keyring),
@@ -128,8 +132,6 @@ impl Fixture {
             ports: Arc::clone(&ports),
             reservations: Arc::default(),
         };
-        let mut config = Config { relay_addresses: relays, policy, ..Config::default() };
-        change(&mut config);
         Self {
             server: Server::new(config.clone(), shared.clone(), [4; 32]),
             sockets: Sockets::default(),
@@ -328,5 +330,6 @@ fn outcome(action: Action, output: Vec<u8>) -> Outcome {
         Action::Reply(_) => Outcome::Reply(output),
         Action::ToPeer { peer, .. } => Outcome::ToPeer(peer, output),
         Action::ToClient(client) => Outcome::ToClient(client, output),
+        Action::ToRelay { relay, from } => Outcome::ToRelay(relay, from, output),
     }
 }

@@ -6,6 +6,7 @@ mod authentication;
 mod dual;
 mod fixture;
 mod messages;
+mod own_relay;
 mod redirect;
 mod reflection;
 mod relaying;

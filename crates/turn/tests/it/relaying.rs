@@ -300,15 +300,3 @@ fn a_new_policy_holds_for_what_is_asked_for_from_then_on() {
     assert_eq!(fixture.permit(alice(), &credential, &[PEER]), 403);
     assert_eq!(fixture.bind(alice(), &credential, CHANNEL, PEER), 403);
 }
-
-#[test]
-fn one_relayed_address_reaches_another() {
-    let (mut fixture, credential) = allocated(alice());
-    let bob = client(Transport::Udp, "82.0.0.1:4000");
-    let relayed = fixture.allocate(bob, &credential).to_string();
-    assert_eq!(fixture.permit(alice(), &credential, &[&relayed]), 0);
-    assert_eq!(fixture.bind(alice(), &credential, CHANNEL, &relayed), 0);
-    let packet = channel_data(alice(), CHANNEL, b"data");
-    let expected = Outcome::ToPeer(relayed.parse().unwrap(), b"data".to_vec());
-    assert_eq!(fixture.give(alice(), &packet), expected);
-}

@@ -225,6 +225,13 @@ impl World {
                 self.observer.dont_fragment(bytes, dont_fragment);
                 self.observer.to_peer(now, client, bytes, (relay, peer), &output);
             }
+            Action::ToRelay { relay: to, from } => {
+                let peer = *self.sockets.open.get(&to).expect("it goes to an open socket");
+                let relay = self.sockets.open.iter().find(|(_, local)| **local == from).map(|(id, _)| *id);
+                let relay = relay.expect("it comes from an open socket");
+                self.observer.to_peer(now, client, bytes, (relay, peer), &output);
+                self.hear(to, from, &output);
+            }
             Action::ToClient(_) => panic!("{action:?} to what a client sent"),
             Action::Drop(_) | Action::Reply(_) => {}
         }
