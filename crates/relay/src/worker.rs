@@ -201,7 +201,7 @@ impl Worker {
                 Message::Letter(letter) => match letter {},
                 Message::Command(command) => {
                     if let Err(error) = self.server.command(now, command) {
-                        tracing::error!(%error, "a denial is lost: raise the limit on denials");
+                        tracing::error!(%error, "a command was not carried out in full");
                     }
                 }
             }

@@ -8,6 +8,7 @@ use stun::{AttributeType, Message};
 use crate::allocation::{Allocation, Relayed};
 use crate::auth::Authenticated;
 use crate::port::{Parity, RelayPort};
+use crate::quota::Meter;
 use crate::reply::{Allocated, Answer};
 use crate::reservation::{self, Reservation, Token};
 use crate::server::{OpenError, RelaySockets, Server};
@@ -72,9 +73,12 @@ impl Server {
         if self.allocations.len() >= self.config.limits.allocations {
             return Err(Refusal::TooManyAllocations);
         }
+        let limits = *self.key_limits(identity.turn_key);
+        let quota = self.shared.quotas.take(&limits, identity.turn_key, identity.credential)?;
         let mut answer = Allocated { relayed: [None; 2], lifetime_secs, reservation: None, failed: None };
         let relays = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
         answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
+        let meter = Meter::new(&limits, &quota);
         self.allocations.insert(Allocation::new(
             client,
             relays,
@@ -82,6 +86,7 @@ impl Server {
             (identity.turn_key, identity.credential),
             message.transaction(),
             answer,
+            (quota, meter),
         ));
         Ok(Answer::Allocated(answer))
     }

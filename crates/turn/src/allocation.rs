@@ -9,9 +9,11 @@ use slab::Slab;
 use stun::{ChannelNumber, TransactionId};
 
 use crate::allocate::Family;
+use crate::pace::Pace;
 use crate::port::RelayPort;
+use crate::quota::{Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
-use crate::{Client, FiveTuple, Refusal, RelayAddress, RelayId};
+use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId};
 
 /// Where an allocation is in its table; used again after the allocation has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +55,12 @@ pub(crate) struct Allocation {
     /// The Allocate request that made it, and what it was answered.
     pub(crate) transaction: TransactionId,
     pub(crate) answer: Allocated,
+    /// Its place in the counts of its key and credential.
+    pub(crate) quota: Quota,
+    /// Its rates, if they are limited.
+    pub(crate) meter: Option<Box<Meter>>,
+    /// The bucket that new peers are taken from.
+    pub(crate) new_peers: u64,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
 }
@@ -82,6 +90,7 @@ impl Allocation {
         (turn_key, credential): (TurnKeyId, CredentialId),
         transaction: TransactionId,
         answer: Allocated,
+        (quota, meter): (Quota, Option<Box<Meter>>),
     ) -> Self {
         Self {
             client,
@@ -91,6 +100,9 @@ impl Allocation {
             turn_key,
             transaction,
             answer,
+            quota,
+            meter,
+            new_peers: 0,
             permissions: Vec::new(),
             channels: Vec::new(),
         }
@@ -123,16 +135,41 @@ impl Allocation {
         self.permissions.iter().any(|permission| permission.peer == peer && now_ms < permission.expires_ms)
     }
 
-    /// Whether this many more permissions for these peers fit, expired ones making room.
+    /// Whether this many more permissions for these peers fit, expired ones making room, and so many new peers may be
+    /// named now; what is left in their bucket then.
     pub(crate) fn reserve_permissions(
         &mut self,
         peers: impl Iterator<Item = IpAddr>,
         now_ms: u64,
         limit: usize,
-    ) -> Result<(), Refusal> {
+        new_peers: Option<Pace>,
+    ) -> Result<u64, Refusal> {
         self.permissions.retain(|permission| now_ms < permission.expires_ms);
         let new: BTreeSet<IpAddr> = peers.filter(|peer| !self.permits(*peer, now_ms)).collect();
-        if self.permissions.len() + new.len() > limit { Err(Refusal::TooManyPermissions) } else { Ok(()) }
+        if self.permissions.len() + new.len() > limit {
+            return Err(Refusal::TooManyPermissions);
+        }
+        match new_peers.filter(|_| !new.is_empty()) {
+            Some(pace) => pace.take(self.new_peers, now_ms, new.len() as u64).ok_or(Refusal::TooManyNewPeers),
+            None => Ok(self.new_peers),
+        }
+    }
+
+    /// Counts a datagram against its rates.
+    ///
+    /// # Errors
+    /// When it is to be dropped.
+    #[inline]
+    pub(crate) fn pass(&mut self, direction: Direction, now_ms: u64, bytes: usize) -> Result<(), DropReason> {
+        self.meter.as_mut().map_or(Ok(()), |meter| meter.pass(direction, now_ms, bytes))
+    }
+
+    /// Other limits from now on.
+    pub(crate) fn limit(&mut self, limits: &KeyLimits) {
+        match &mut self.meter {
+            Some(meter) => meter.limit(limits),
+            None => self.meter = Meter::new(limits, &self.quota),
+        }
     }
 
     /// Installs a permission or refreshes it.
@@ -226,9 +263,9 @@ impl Allocations {
     }
 
     /// The allocation that a relay socket belongs to, if it lives.
-    pub(crate) fn of_relay(&self, relay: RelayId, now_ms: u64) -> Option<&Allocation> {
+    pub(crate) fn of_relay(&mut self, relay: RelayId, now_ms: u64) -> Option<&mut Allocation> {
         let id = (*self.by_relay.get(relay.index())?)?;
-        self.slab.get(id.0).filter(|allocation| allocation.is_live(now_ms))
+        self.slab.get_mut(id.0).filter(|allocation| allocation.is_live(now_ms))
     }
 
     /// The relay socket with this relayed address.
@@ -310,6 +347,16 @@ impl Allocations {
 
     pub(crate) fn by_client(&self, client: &FiveTuple) -> Option<AllocationId> {
         self.by_client.get(client).copied()
+    }
+
+    /// Every allocation of a key.
+    pub(crate) fn of_turn_key(&mut self, key: TurnKeyId, mut act: impl FnMut(&mut Allocation)) {
+        let first = (key, AllocationId(0));
+        for (_, id) in self.by_turn_key.range(first..).take_while(|found| found.0 == key) {
+            if let Some(allocation) = self.slab.get_mut(id.0) {
+                act(allocation);
+            }
+        }
     }
 
     /// One of the allocations that a denial ends.

@@ -4,6 +4,7 @@ use stun::{AttributeType, ChannelNumber, Message, channel_data};
 
 use crate::auth::Authenticated;
 use crate::permission::{check_family, peer};
+use crate::quota::Direction;
 use crate::reply::Answer;
 use crate::server::{Action, DropReason, Server};
 use crate::{Client, Packet, Refusal, Time};
@@ -16,7 +17,7 @@ impl Server {
         message: &Message<'_>,
         identity: &Authenticated,
     ) -> Result<Answer, Refusal> {
-        let (limits, strict) = (self.config.limits, self.config.strict_channels);
+        let (limits, strict) = (self.limits_of(identity.turn_key), self.config.strict_channels);
         let channel_expires_ms = now.after_secs(self.config.channel_lifetime_secs);
         let permission_expires_ms = now.after_secs(self.config.permission_lifetime_secs);
         let (_, allocation) = self.allocation_of(now, client, identity)?;
@@ -30,14 +31,12 @@ impl Server {
         let is_own_relay = self.own_relays.contain(peer);
         let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §12.2: the bind also installs or refreshes a permission for the peer's address.
-        allocation.reserve_permissions(std::iter::once(peer.ip()), now.monotonic_ms, limits.permissions)?;
-        allocation.bind(
-            number,
-            (peer, is_own_relay),
-            now.monotonic_ms,
-            channel_expires_ms,
-            limits.channels,
-        )?;
+        let now_ms = now.monotonic_ms;
+        let peers = std::iter::once(peer.ip());
+        let new_peers =
+            allocation.reserve_permissions(peers, now_ms, limits.permissions, limits.new_peers)?;
+        allocation.bind(number, (peer, is_own_relay), now_ms, channel_expires_ms, limits.channels)?;
+        allocation.new_peers = new_peers;
         allocation.permit(peer.ip(), permission_expires_ms);
         Ok(Answer::Done)
     }
@@ -53,11 +52,14 @@ impl Server {
         let Some((peer, is_own_relay)) = allocation.peer_of(number, now.monotonic_ms) else {
             return Action::Drop(DropReason::NoChannel);
         };
-        match (allocation.source_to(peer), packet.narrow(channel_data::HEADER_LEN, length)) {
-            (Some(source), Ok(())) if is_own_relay => self.to_own_relay(source, peer, false),
-            (Some(source), Ok(())) => Action::ToPeer { relay: source.relay, peer, dont_fragment: false },
-            (None, _) => Action::Drop(DropReason::NoAllocation),
-            (_, Err(_)) => Action::Drop(DropReason::NoRoom),
+        let Some(source) = allocation.source_to(peer) else { return Action::Drop(DropReason::NoAllocation) };
+        if let Err(reason) = allocation.pass(Direction::ToPeer, now.monotonic_ms, length) {
+            return Action::Drop(reason);
+        }
+        match packet.narrow(channel_data::HEADER_LEN, length) {
+            Ok(()) if is_own_relay => self.to_own_relay(source, peer, false),
+            Ok(()) => Action::ToPeer { relay: source.relay, peer, dont_fragment: false },
+            Err(_) => Action::Drop(DropReason::NoRoom),
         }
     }
 }

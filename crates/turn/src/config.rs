@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use crate::PeerPolicy;
+use crate::{KeyLimits, PeerPolicy};
 
 /// Which of a process's workers a server belongs to. It is part of what names an allocation or a connection to
 /// clients, so that what arrives at another worker finds its way.
@@ -34,6 +34,8 @@ pub struct Config {
     /// Whether channel numbers above 0x4FFF are refused, as RFC 8656 §12 has it, or accepted up to 0x7FFF for clients
     /// that follow RFC 5766.
     pub strict_channels: bool,
+    /// What each TURN key may use, unless [`Command::KeyLimits`](crate::Command::KeyLimits) says otherwise.
+    pub key_limits: KeyLimits,
     /// The bounds of every table.
     pub limits: Limits,
 }
@@ -71,6 +73,7 @@ impl Default for Config {
             nonce_lifetime_secs: 3_600,
             offer_password_algorithms: false,
             strict_channels: true,
+            key_limits: KeyLimits::default(),
             limits: Limits::default(),
         }
     }

@@ -20,10 +20,12 @@ mod config;
 mod five_tuple;
 mod nonce;
 mod own_relays;
+mod pace;
 mod packet;
 mod permission;
 mod policy;
 mod port;
+mod quota;
 mod refresh;
 mod reply;
 mod reservation;
@@ -37,9 +39,11 @@ pub use nonce::NonceKey;
 pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
 pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
 pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
+pub use quota::{KeyLimits, Quotas, Rate};
 pub use reply::{Refusal, Reply};
 pub use reservation::Reservations;
 pub use server::{
-    Action, Command, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server, Shared,
+    Action, Command, CommandError, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server,
+    Shared,
 };
 pub use time::Time;

@@ -18,7 +18,7 @@ impl Server {
         message: &Message<'_>,
         identity: &Authenticated,
     ) -> Result<Answer, Refusal> {
-        let limit = self.config.limits.permissions;
+        let limits = self.limits_of(identity.turn_key);
         let expires_ms = now.after_secs(self.config.permission_lifetime_secs);
         let (_, allocation) = self.allocation_of(now, client, identity)?;
         // RFC 8656 §10.2: at least one XOR-PEER-ADDRESS, all of them valid, or nothing is done and the answer is 400.
@@ -33,7 +33,12 @@ impl Server {
         let (_, allocation) = self.allocation_of(now, client, identity)?;
         let addresses = || peers(message).filter_map(Result::ok).map(|peer| peer.ip());
         // RFC 8656 §10.2: permissions that cannot all be stored are 508.
-        allocation.reserve_permissions(addresses(), now.monotonic_ms, limit)?;
+        allocation.new_peers = allocation.reserve_permissions(
+            addresses(),
+            now.monotonic_ms,
+            limits.permissions,
+            limits.new_peers,
+        )?;
         addresses().for_each(|peer| allocation.permit(peer, expires_ms));
         Ok(Answer::Done)
     }

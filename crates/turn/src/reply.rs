@@ -73,6 +73,12 @@ pub enum Refusal {
     ChannelConflict,
     /// The server holds as many allocations as it may.
     TooManyAllocations,
+    /// The TURN key has as many allocations as it may.
+    KeyQuotaReached,
+    /// The credential has as many allocations as it may.
+    CredentialQuotaReached,
+    /// The allocation names new peers faster than it may.
+    TooManyNewPeers,
     /// The allocation holds as many permissions as it may.
     TooManyPermissions,
     /// The allocation holds as many channels as it may.
@@ -111,7 +117,10 @@ impl Refusal {
             Self::FamilyUnsupported => ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED,
             Self::PeerFamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
             Self::PeerForbidden(_) => ErrorCode::FORBIDDEN,
+            Self::KeyQuotaReached | Self::CredentialQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
+            // RFC 8656 §10.2 and §12.2: what a limit keeps from being done is 508; 486 is for Allocate alone.
             Self::TooManyAllocations
+            | Self::TooManyNewPeers
             | Self::TooManyPermissions
             | Self::TooManyChannels
             | Self::NoRelayPort
@@ -149,6 +158,9 @@ impl Refusal {
             Self::ChannelNumberInvalid => "channel_number_invalid",
             Self::ChannelConflict => "channel_conflict",
             Self::TooManyAllocations => "too_many_allocations",
+            Self::KeyQuotaReached => "key_quota_reached",
+            Self::CredentialQuotaReached => "credential_quota_reached",
+            Self::TooManyNewPeers => "too_many_new_peers",
             Self::TooManyPermissions => "too_many_permissions",
             Self::TooManyChannels => "too_many_channels",
             Self::NoRelayPort => "no_relay_port",

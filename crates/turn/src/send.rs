@@ -7,6 +7,7 @@ use stun::{AttributeType, Message, TransactionId, channel_data, write_data_indic
 
 use crate::auth::is_known;
 use crate::permission::peer;
+use crate::quota::Direction;
 use crate::server::{Action, DropReason, RelayId, Server};
 use crate::{Client, Packet, Time};
 
@@ -36,6 +37,7 @@ impl Server {
         let source = allocation.source_to(peer).ok_or(DropReason::NoPermission)?;
         // A permission covers all ports of its address, the policy need not: it is asked for each.
         self.config.policy.check(peer).map_err(|_| DropReason::PeerForbidden)?;
+        allocation.pass(Direction::ToPeer, now.monotonic_ms, data.value.len())?;
         // RFC 8656 §11.2: DONT-FRAGMENT has the datagram sent with the DF bit.
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
         let action = if self.own_relays.contain(peer) {
@@ -87,9 +89,12 @@ impl Server {
                     .and_then(|()| packet.pad(length.next_multiple_of(4) - length))
             }
         };
-        match written {
+        if written.is_err() {
+            return Action::Drop(DropReason::NoRoom);
+        }
+        match allocation.pass(Direction::ToClient, now.monotonic_ms, length) {
             Ok(()) => Action::ToClient(client),
-            Err(_) => Action::Drop(DropReason::NoRoom),
+            Err(reason) => Action::Drop(reason),
         }
     }
 }

@@ -1,8 +1,8 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use credentials::{Denial, DenySet, DenySetFull, Keyring};
+use credentials::{Denial, DenySet, DenySetFull, Keyring, TurnKeyId};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
@@ -12,15 +12,20 @@ use crate::auth::{Authenticated, Authority, integrity_algorithm, is_known};
 use crate::binding::binding;
 use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
+use crate::quota::AllocationLimits;
 use crate::reply::{Answer, Response};
 use crate::reservation::{Reservations, Token};
 use crate::send;
 use crate::{
-    Client, Config, FiveTuple, MAX_REPLY, NonceKey, Packet, PeerPolicy, Refusal, RelayPorts, Reply, Time,
+    Client, Config, FiveTuple, KeyLimits, MAX_REPLY, NonceKey, Packet, PeerPolicy, Quotas, Refusal,
+    RelayPorts, Reply, Time,
 };
 
 /// How often denials that refuse nothing any more are forgotten; nothing waits for it.
 const PURGE_INTERVAL_SECS: u32 = 60;
+
+/// How many TURN keys may have limits of their own.
+const MAX_LIMITED_KEYS: usize = 65_536;
 
 /// What to do with the packet that was given in, now rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,10 @@ pub enum DropReason {
     MissingAttribute,
     /// An indication with an unknown comprehension-required attribute.
     UnknownAttribute,
+    /// The allocation relays as much in this direction as it may.
+    AllocationRateExceeded,
+    /// The allocations of the TURN key together relay as much in this direction as they may.
+    KeyRateExceeded,
     /// The data and its header fit into no message or not into the buffer.
     NoRoom,
 }
@@ -126,6 +135,25 @@ pub enum Command {
     /// Answer every new Allocate with 300 and the first of these servers that has the client's address family;
     /// none of them: take new allocations again.
     Redirect(Vec<SocketAddr>),
+    /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
+    /// [`Config::key_limits`]. An allocation beyond a lowered limit stays.
+    KeyLimits {
+        /// Whose.
+        key: TurnKeyId,
+        /// Which.
+        limits: Option<KeyLimits>,
+    },
+}
+
+/// A command was not carried out in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// A denial cannot be remembered; its live allocations are ended all the same.
+    #[error("a denial is lost")]
+    Denial(#[from] DenySetFull),
+    /// Too many TURN keys have limits of their own; this one has those of all.
+    #[error("the limits of a TURN key are lost: {MAX_LIMITED_KEYS} keys have some of their own")]
+    KeyLimits,
 }
 
 /// What time and commands bring about.
@@ -169,12 +197,15 @@ pub struct Shared {
     pub ports: Arc<RelayPorts>,
     /// The ports kept for a second Allocate.
     pub reservations: Arc<Reservations>,
+    /// How many allocations each key and credential have.
+    pub quotas: Arc<Quotas>,
 }
 
 impl Shared {
     /// What servers with these ports share.
     pub fn new(keyring: Arc<Keyring>, nonces: NonceKey, ports: RelayPorts) -> Self {
-        Self { keyring, nonces, ports: Arc::new(ports), reservations: Arc::default() }
+        let (reservations, quotas) = (Arc::default(), Arc::default());
+        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas }
     }
 }
 
@@ -187,6 +218,8 @@ pub struct Server {
     pub(crate) allocations: Allocations,
     pub(crate) own_relays: OwnRelays,
     denials: DenySet,
+    /// The limits of keys that have some of their own; at most [`MAX_LIMITED_KEYS`].
+    key_limits: BTreeMap<TurnKeyId, KeyLimits>,
     /// When expired denials are forgotten next, in monotonic milliseconds.
     purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
@@ -219,6 +252,7 @@ impl Server {
             allocations,
             own_relays,
             denials,
+            key_limits: BTreeMap::new(),
             purge_ms: 0,
             reservations_due: VecDeque::new(),
             alternates: Vec::new(),
@@ -256,18 +290,22 @@ impl Server {
     /// Carries out a command. Outputs may follow.
     ///
     /// # Errors
-    /// When a denial cannot be remembered because the set is full; its live allocations are ended all the same.
-    pub fn command(&mut self, now: Time, command: Command) -> Result<(), DenySetFull> {
+    /// When there is no room to remember what was told.
+    pub fn command(&mut self, now: Time, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Deny(denial) => {
                 while let Some(id) = self.allocations.denied_by(denial) {
                     self.end(id, EndReason::Denied);
+                }
+                if let Denial::Key { key, .. } = denial {
+                    self.key_limits.remove(&key);
                 }
                 self.denials.insert(denial, now.unix_secs())?;
             }
             Command::Keyring(keyring) => self.shared.keyring = keyring,
             Command::Policy(policy) => self.config.policy = PeerPolicy::clone(&policy),
             Command::Redirect(alternates) => self.alternates = alternates,
+            Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::ClientGone(five_tuple) => {
                 if let Some(id) = self.allocations.by_client(&five_tuple) {
                     self.end(id, EndReason::ClientGone);
@@ -435,6 +473,28 @@ impl Server {
             return Err(Refusal::WrongCredentials);
         }
         Ok((id, allocation))
+    }
+
+    /// The limits that hold for an allocation of this key now.
+    pub(crate) fn limits_of(&self, key: TurnKeyId) -> AllocationLimits {
+        AllocationLimits::new(self.key_limits(key), &self.config.limits)
+    }
+
+    pub(crate) fn key_limits(&self, key: TurnKeyId) -> &KeyLimits {
+        self.key_limits.get(&key).unwrap_or(&self.config.key_limits)
+    }
+
+    fn limit_key(&mut self, key: TurnKeyId, limits: Option<KeyLimits>) -> Result<(), CommandError> {
+        match limits {
+            Some(_) if self.key_limits.len() >= MAX_LIMITED_KEYS && !self.key_limits.contains_key(&key) => {
+                return Err(CommandError::KeyLimits);
+            }
+            Some(limits) => drop(self.key_limits.insert(key, limits)),
+            None => drop(self.key_limits.remove(&key)),
+        }
+        let limits = limits.unwrap_or(self.config.key_limits);
+        self.allocations.of_turn_key(key, |allocation| allocation.limit(&limits));
+        Ok(())
     }
 
     pub(crate) fn end_expired(&mut self, now: Time) {

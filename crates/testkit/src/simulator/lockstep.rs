@@ -40,9 +40,10 @@ pub(super) struct Lockstep {
 impl Lockstep {
     pub(super) fn new(dice: &mut Dice, scenario: &Scenario, keyring: Arc<credentials::Keyring>) -> Self {
         let locals = scenario.config.relay_addresses.iter().map(|relay| relay.local);
-        let ports = Arc::new(RelayPorts::new(scenario.ports, locals));
+        let ports = RelayPorts::new(scenario.ports, locals);
         let nonces = NonceKey::new(dice.bytes());
-        let shared = Shared { keyring, nonces, ports: Arc::clone(&ports), reservations: Arc::default() };
+        let shared = Shared::new(keyring, nonces, ports);
+        let ports = Arc::clone(&shared.ports);
         Self {
             server: Server::new(scenario.config.clone(), shared, dice.bytes()),
             model: Model::new(scenario.rules(), [1]),

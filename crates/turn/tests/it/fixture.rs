@@ -10,8 +10,8 @@ use testkit::dice::Dice;
 use testkit::message::{self, REQUESTED_UDP, Signature};
 use turn::{
     Action, Client, Command, Config, DropReason, EndReason, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey,
-    OpenError, Output, Packet, PeerPolicy, PortRange, RelayAddress, RelayId, RelayPorts, RelaySockets,
-    Server, Shared, TAILROOM, Time, Transport,
+    OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
+    RelaySockets, Server, Shared, TAILROOM, Time, Transport,
 };
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([9; 16]);
@@ -95,6 +95,7 @@ pub(crate) struct Fixture {
     pub(crate) server: Server,
     pub(crate) sockets: Sockets,
     pub(crate) ports: Arc<RelayPorts>,
+    pub(crate) quotas: Arc<Quotas>,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) dice: Dice,
     pub(crate) now_ms: u64,
@@ -124,18 +125,14 @@ impl Fixture {
         let mut config = Config { relay_addresses: relays, policy, ..Config::default() };
         change(&mut config);
         let ports = RelayPorts::new(range, config.relay_addresses.iter().map(|relay| relay.local));
-        let ports = Arc::new(ports);
         let keyring = Arc::new(Keyring::generate(NOW).unwrap());
-        let shared = Shared {
-            keyring: Arc::clone(&keyring),
-            nonces: NonceKey::new([3; 32]),
-            ports: Arc::clone(&ports),
-            reservations: Arc::default(),
-        };
+        let shared = Shared::new(Arc::clone(&keyring), NonceKey::new([3; 32]), ports);
+        let ports = Arc::clone(&shared.ports);
         Self {
             server: Server::new(config.clone(), shared.clone(), [4; 32]),
             sockets: Sockets::default(),
             ports,
+            quotas: Arc::clone(&shared.quotas),
             keyring,
             dice: Dice::new(5),
             now_ms: 1_000_000,
@@ -152,6 +149,7 @@ impl Fixture {
             server: Server::new(self.config.clone(), self.shared.clone(), [6; 32]),
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
+            quotas: Arc::clone(&self.quotas),
             keyring: Arc::clone(&self.keyring),
             dice: Dice::new(7),
             now_ms: self.now_ms,

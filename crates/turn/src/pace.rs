@@ -1,0 +1,96 @@
+//! Token buckets, each one number: the moment, in nanoseconds, at which it was empty or would have been. A bucket of
+//! zero is full, so that no clock is asked when one is made.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const NANOS_PER_MS: u64 = 1_000_000;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+/// The most that a full bucket holds beyond its burst, so that rounding takes no unit from it.
+const MAX_SLACK_NS: u64 = 10_000;
+/// The longest burst, in seconds of its rate.
+pub(crate) const MAX_BURST_SECS: u64 = 60;
+
+/// What a bucket is filled with and how much fits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Units a second.
+    rate: u64,
+    /// How long an empty bucket takes to fill.
+    burst_ns: u64,
+}
+
+impl Pace {
+    /// A bucket that holds what comes in one second.
+    pub(crate) fn per_second(rate: u64) -> Self {
+        Self { rate, burst_ns: NANOS_PER_SEC }
+    }
+
+    /// The bucket after this many units are taken from it, `None` when they are not in it. What is more than a full
+    /// bucket is taken from a full one, which is then in debt.
+    pub(crate) fn take(self, bucket: u64, now_ms: u64, units: u64) -> Option<u64> {
+        // Counted from a minute before the clock's zero: what is zero is full even then.
+        let now = now_ms.saturating_add(MAX_BURST_SECS * 1_000).saturating_mul(NANOS_PER_MS);
+        // Rounded up by less than a nanosecond.
+        let rate = NonZero::new(self.rate)?;
+        let cost = units.saturating_mul(NANOS_PER_SEC).div_ceil(rate.get());
+        let full_ns = self.burst_ns + self.rate.min(MAX_SLACK_NS);
+        let emptied = bucket.max(now.saturating_sub(full_ns));
+        let has_enough = emptied.saturating_add(cost.min(self.burst_ns)) <= now;
+        has_enough.then(|| emptied.saturating_add(cost))
+    }
+
+    /// The same of a bucket that others take from, too; whether it had enough.
+    pub(crate) fn take_shared(self, bucket: &AtomicU64, now_ms: u64, units: u64) -> bool {
+        let take = |held| self.take(held, now_ms, units);
+        bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_its_burst_and_fills_at_its_rate() {
+        for start_ms in [0, 5, 1_000_000] {
+            let pace = Pace { rate: 10, burst_ns: 3 * NANOS_PER_SEC };
+            let bucket = AtomicU64::new(0);
+            let taken =
+                |at_ms: u64| (0..100_u64).filter(|_| pace.take_shared(&bucket, start_ms + at_ms, 1)).count();
+            assert_eq!(taken(0), 30, "full at {start_ms}");
+            assert_eq!((taken(99), taken(100), taken(100)), (0, 1, 0));
+            assert_eq!(taken(1_100), 10);
+            assert_eq!(taken(100_000), 30, "and no more than full");
+        }
+    }
+
+    #[test]
+    fn rounding_takes_nothing_from_a_burst() {
+        for rate in (1..200).chain([999, 1_001, 7_777]) {
+            let bucket = AtomicU64::new(0);
+            let taken = (0..2 * rate).filter(|_| Pace::per_second(rate).take_shared(&bucket, 0, 1)).count();
+            assert_eq!(taken as u64, rate);
+        }
+    }
+
+    #[test]
+    fn more_than_a_bucket_holds_needs_a_full_one_and_leaves_debt() {
+        let pace = Pace::per_second(1_000);
+        let bucket = pace.take(0, 0, 3_000).unwrap();
+        assert_eq!(pace.take(bucket, 2_000, 1), None);
+        assert_eq!(pace.take(bucket, 2_001, 1), Some(bucket + 1_000_000));
+        assert!(pace.take(bucket, 2_999, 3_000).is_none() && pace.take(bucket, 3_000, 3_000).is_some());
+    }
+
+    #[test]
+    fn extremes_are_no_fault() {
+        assert_eq!(Pace::per_second(0).take(0, 5, 1), None);
+        assert!(Pace::per_second(u64::MAX).take(0, 5, 524_280).is_some());
+        assert!(Pace::per_second(u64::MAX).take(0, 5, u64::MAX).is_some());
+        assert!(Pace::per_second(1).take(0, u64::MAX, 1).is_some());
+        // A rounded cost is off by less than a nanosecond.
+        let pace = Pace::per_second(7_000_000_000);
+        assert_eq!(pace.take(0, 0, 1), pace.take(0, 0, 7));
+    }
+}

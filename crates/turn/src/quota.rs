@@ -1,0 +1,243 @@
+//! What a TURN key and each of its allocations may use at most. RFC 8656 §7.2, step 10, leaves it to the server.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use credentials::{CredentialId, TurnKeyId};
+
+use crate::pace::Pace;
+use crate::{DropReason, Limits, Refusal};
+
+/// The limits of one TURN key. `None`, the default of each, is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyLimits {
+    /// Allocations of the key that live at once, on all workers; one more is refused with 486.
+    pub allocations: Option<u32>,
+    /// Allocations of one credential that live at once, on all workers; one more is refused with 486.
+    pub allocations_per_credential: Option<u32>,
+    /// New peer addresses of one allocation in a second, and at once: those a CreatePermission or ChannelBind names that
+    /// have no permission. More are refused with 508, the whole request.
+    pub new_peers_per_second: Option<u32>,
+    /// Permissions of one allocation; [`Limits::permissions`](crate::Limits) holds beside it.
+    pub permissions: Option<u32>,
+    /// Channels of one allocation; [`Limits::channels`](crate::Limits) holds beside it.
+    pub channels: Option<u32>,
+    /// What one allocation may relay.
+    pub allocation_rate: Rate,
+    /// What all allocations of the key may relay together, on all workers.
+    pub key_rate: Rate,
+}
+
+/// How much may be relayed in a second, in each of the two directions for itself; more is dropped. What comes in one
+/// second may come at once. `None`, the default of both, is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate {
+    /// Datagrams a second.
+    pub packets_per_second: Option<u64>,
+    /// Bits of application data a second, without headers.
+    pub bits_per_second: Option<u64>,
+}
+
+impl Rate {
+    fn is_limited(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// What bounds the permissions and channels of one allocation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AllocationLimits {
+    pub(crate) permissions: usize,
+    pub(crate) channels: usize,
+    pub(crate) new_peers: Option<Pace>,
+}
+
+impl AllocationLimits {
+    pub(crate) fn new(of_key: &KeyLimits, of_all: &Limits) -> Self {
+        let least = |limit: Option<u32>, most: usize| limit.map_or(most, |limit| most.min(limit as usize));
+        Self {
+            permissions: least(of_key.permissions, of_all.permissions),
+            channels: least(of_key.channels, of_all.channels),
+            new_peers: of_key.new_peers_per_second.map(|rate| Pace::per_second(rate.into())),
+        }
+    }
+}
+
+/// Which way a datagram goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToPeer,
+    ToClient,
+}
+
+/// How many allocations each key and credential have, over all workers. Touched when an allocation begins or ends, never
+/// for a packet; as large as there are allocations.
+#[derive(Debug, Default)]
+pub struct Quotas(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    keys: BTreeMap<TurnKeyId, (u32, Arc<KeyBuckets>)>,
+    credentials: BTreeMap<CredentialId, u32>,
+}
+
+/// The buckets of [`KeyLimits::key_rate`]; touched for a packet only where such a limit is set.
+#[derive(Debug, Default)]
+pub(crate) struct KeyBuckets {
+    to_peers: SharedBuckets,
+    to_clients: SharedBuckets,
+}
+
+#[derive(Debug, Default)]
+struct SharedBuckets {
+    packets: AtomicU64,
+    bits: AtomicU64,
+}
+
+/// One allocation's place in the counts: given back when this is dropped, so it cannot leak and is never returned
+/// twice. It is a part of the allocation and goes where that goes.
+#[derive(Debug)]
+pub(crate) struct Quota {
+    quotas: Arc<Quotas>,
+    turn_key: TurnKeyId,
+    credential: CredentialId,
+    buckets: Arc<KeyBuckets>,
+}
+
+impl Quotas {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Nothing between two changes of the counts can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many allocations all keys have.
+    pub fn held(&self) -> usize {
+        self.counts().keys.values().map(|(count, _)| *count as usize).sum()
+    }
+
+    /// How many allocations this key has.
+    pub fn held_by(&self, key: TurnKeyId) -> usize {
+        self.counts().keys.get(&key).map_or(0, |(count, _)| *count as usize)
+    }
+
+    /// Counts one more allocation, if the limits leave room for it.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        limits: &KeyLimits,
+        turn_key: TurnKeyId,
+        credential: CredentialId,
+    ) -> Result<Quota, Refusal> {
+        let is_full = |count: u32, limit: Option<u32>| count >= limit.unwrap_or(u32::MAX);
+        let mut counts = self.counts();
+        let of_key = counts.keys.get(&turn_key).map_or(0, |(count, _)| *count);
+        let of_credential = counts.credentials.get(&credential).copied().unwrap_or(0);
+        // RFC 8656 §7.2: whoever is at the quota is refused with 486; it goes by the username, not by the address.
+        if is_full(of_key, limits.allocations) {
+            return Err(Refusal::KeyQuotaReached);
+        }
+        if is_full(of_credential, limits.allocations_per_credential) {
+            return Err(Refusal::CredentialQuotaReached);
+        }
+        counts.credentials.insert(credential, of_credential + 1);
+        let (count, buckets) = counts.keys.entry(turn_key).or_default();
+        *count += 1;
+        let buckets = Arc::clone(buckets);
+        drop(counts);
+        Ok(Quota { quotas: Arc::clone(self), turn_key, credential, buckets })
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        let mut counts = self.quotas.counts();
+        let mut was_counted = false;
+        if let Entry::Occupied(mut entry) = counts.keys.entry(self.turn_key) {
+            entry.get_mut().0 -= 1;
+            was_counted = true;
+            if entry.get().0 == 0 {
+                entry.remove();
+            }
+        }
+        if let Entry::Occupied(mut entry) = counts.credentials.entry(self.credential) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        drop(counts);
+        assert!(was_counted, "an allocation that is held is counted");
+    }
+}
+
+/// One allocation's rates: only an allocation that has a limit has a meter.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    rate: Rate,
+    key_rate: Rate,
+    to_peers: Buckets,
+    to_clients: Buckets,
+    key: Arc<KeyBuckets>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Buckets {
+    packets: u64,
+    bits: u64,
+}
+
+impl Meter {
+    /// A meter, if the limits make one needed.
+    pub(crate) fn new(limits: &KeyLimits, quota: &Quota) -> Option<Box<Self>> {
+        let KeyLimits { allocation_rate: rate, key_rate, .. } = *limits;
+        (rate.is_limited() || key_rate.is_limited()).then(|| {
+            let (to_peers, to_clients) = (Buckets::default(), Buckets::default());
+            Box::new(Self { rate, key_rate, to_peers, to_clients, key: Arc::clone(&quota.buckets) })
+        })
+    }
+
+    /// Other limits from now on; what was used counts.
+    pub(crate) fn limit(&mut self, limits: &KeyLimits) {
+        (self.rate, self.key_rate) = (limits.allocation_rate, limits.key_rate);
+    }
+
+    /// Counts a datagram with this many bytes of data.
+    ///
+    /// # Errors
+    /// When it is one too many; then it is not counted.
+    pub(crate) fn pass(&mut self, direction: Direction, now_ms: u64, bytes: usize) -> Result<(), DropReason> {
+        let bits = bytes as u64 * 8;
+        let (own, key) = match direction {
+            Direction::ToPeer => (&mut self.to_peers, &self.key.to_peers),
+            Direction::ToClient => (&mut self.to_clients, &self.key.to_clients),
+        };
+        let after = own.take(self.rate, now_ms, bits).ok_or(DropReason::AllocationRateExceeded)?;
+        if self.key_rate.is_limited() && !key.take(self.key_rate, now_ms, bits) {
+            return Err(DropReason::KeyRateExceeded);
+        }
+        *own = after;
+        Ok(())
+    }
+}
+
+impl Buckets {
+    fn take(self, rate: Rate, now_ms: u64, bits: u64) -> Option<Self> {
+        let take = |limit: Option<u64>, bucket, units| match limit {
+            Some(limit) => Pace::per_second(limit).take(bucket, now_ms, units),
+            None => Some(bucket),
+        };
+        let packets = take(rate.packets_per_second, self.packets, 1)?;
+        Some(Self { packets, bits: take(rate.bits_per_second, self.bits, bits)? })
+    }
+}
+
+impl SharedBuckets {
+    fn take(&self, rate: Rate, now_ms: u64, bits: u64) -> bool {
+        let take = |limit: Option<u64>, bucket: &AtomicU64, units| {
+            limit.is_none_or(|limit| Pace::per_second(limit).take_shared(bucket, now_ms, units))
+        };
+        // What the first has given when the second refuses is not put back: that key is over a limit either way.
+        take(rate.bits_per_second, &self.bits, bits) && take(rate.packets_per_second, &self.packets, 1)
+    }
+}
