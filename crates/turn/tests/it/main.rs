@@ -7,6 +7,7 @@ mod dual;
 mod fixture;
 mod messages;
 mod own_relay;
+mod peer_filter;
 mod quota;
 mod redirect;
 mod reflection;
