@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use testkit::dice::Dice;
 use testkit::fuzz::{TARGETS, Target, seeds};
 
 /// The corpora are kept small: how many files and bytes they have in all.
@@ -30,6 +31,47 @@ fn run((name, target): Target) {
 #[test]
 fn every_corpus_passes() {
     TARGETS.into_iter().for_each(run);
+}
+
+/// One input made of others, as a fuzzer would, only without looking at what it reaches.
+fn mutant(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = corpus[dice.index(corpus.len())].1.clone();
+    for _ in 0..1 + dice.index(4) {
+        let at = dice.index(bytes.len() + 1);
+        match dice.below(6) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, dice.pick(&[0, 1, 4, 0x40, 0x7F, 0x80, 0xFF])),
+            2 => {
+                let other = &corpus[dice.index(corpus.len())].1;
+                let from = dice.index(other.len() + 1);
+                bytes.truncate(at);
+                bytes.extend(&other[from..]);
+            }
+            3 => {
+                let until = at + dice.index(bytes.len() + 1 - at);
+                bytes.drain(at..until);
+            }
+            _ if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+            _ => bytes.push(dice.bytes::<1>()[0]),
+        }
+    }
+    bytes.truncate(2_048);
+    bytes
+}
+
+/// A little fuzzing in every run of the tests, where there is no fuzzer; the same inputs each time.
+#[test]
+fn mutants_of_the_corpora_pass() {
+    for (name, target) in TARGETS {
+        let corpus = corpus(name);
+        let mut dice = Dice::new(41);
+        let count = if name == "server" { 1_500 } else { 20_000 };
+        for number in 0..count {
+            let input = mutant(&mut dice, &corpus);
+            let result = std::panic::catch_unwind(|| target(&input));
+            assert!(result.is_ok(), "{name} fails on mutant {number}: {input:02x?}");
+        }
+    }
 }
 
 #[test]
