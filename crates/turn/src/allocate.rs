@@ -8,9 +8,9 @@ use stun::{AttributeType, Message};
 use crate::allocation::{Allocation, Relayed};
 use crate::auth::Authenticated;
 use crate::port::{Parity, RelayPort};
-use crate::quota::Meter;
+use crate::quota::{Meter, Quota};
 use crate::reply::{Allocated, Answer};
-use crate::reservation::{self, Reservation, Token};
+use crate::reservation::{self, Due, Reservation, Room, Token};
 use crate::server::{OpenError, RelaySockets, Server};
 use crate::{Client, Config, Refusal, RelayAddress, Time, Transport};
 
@@ -73,12 +73,10 @@ impl Server {
         if self.allocations.len() >= self.config.limits.allocations {
             return Err(Refusal::TooManyAllocations);
         }
-        let limits = *self.key_limits(identity.turn_key);
-        let quota = self.shared.quotas.take(&limits, identity.turn_key, identity.credential)?;
         let mut answer = Allocated { relayed: [None; 2], lifetime_secs, reservation: None, failed: None };
-        let relays = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
+        let (relays, quota) = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
         answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
-        let meter = Meter::new(&limits, &quota);
+        let meter = Meter::new(self.key_limits(identity.turn_key), &quota);
         self.allocations.insert(Allocation::new(
             client,
             relays,
@@ -91,7 +89,7 @@ impl Server {
         Ok(Answer::Allocated(answer))
     }
 
-    /// The sockets of a new allocation; what else the answer has to say is written into it.
+    /// The sockets of a new allocation, and its place in the counts; what else the answer has to say is written into it.
     fn open_relays(
         &mut self,
         now: Time,
@@ -99,31 +97,54 @@ impl Server {
         identity: &Authenticated,
         sockets: &mut impl RelaySockets,
         answer: &mut Allocated,
-    ) -> Result<[Option<Relayed>; 2], Refusal> {
+    ) -> Result<([Option<Relayed>; 2], Quota), Refusal> {
         match wanted {
-            Wanted::Reserved(token) => Ok([Some(self.open_reserved(token, identity, sockets)?), None]),
+            Wanted::Reserved(token) => {
+                let (relay, quota) = self.open_reserved(token, identity, sockets)?;
+                Ok(([Some(relay), None], quota))
+            }
             Wanted::One(family, parity) => {
                 let address = self.relay_address(family)?;
+                let quota = self.take_quota(identity)?;
+                let promise = (parity == Parity::EvenAndNext).then(|| self.promise(identity)).transpose()?;
                 let (relay, next) = self.open_relay(address, parity, sockets)?;
-                answer.reservation = next.and_then(|port| self.reserve(now, address, port, identity));
-                Ok([Some(relay), None])
+                answer.reservation = promise
+                    .zip(next)
+                    .map(|(promise, port)| self.reserve(now, promise, (address, port), identity));
+                Ok(([Some(relay), None], quota))
             }
             Wanted::Both(parity) => {
+                let quota = self.take_quota(identity)?;
                 let mut open = |family| {
                     let address = self.relay_address(family)?;
                     self.open_relay(address, parity, sockets).map(|(relay, _)| relay)
                 };
                 // RFC 8656 §7.2: of two families one is enough; ADDRESS-ERROR-CODE says why the other is missing.
                 match [Family::V4, Family::V6].map(|family| (family, open(family))) {
-                    [(_, Ok(v4)), (_, Ok(v6))] => Ok([Some(v4), Some(v6)]),
+                    [(_, Ok(v4)), (_, Ok(v6))] => Ok(([Some(v4), Some(v6)], quota)),
                     [(_, Ok(relay)), (family, Err(refusal))] | [(family, Err(refusal)), (_, Ok(relay))] => {
                         answer.failed = Some((family, refusal));
-                        Ok([Some(relay), None])
+                        Ok(([Some(relay), None], quota))
                     }
                     [(_, Err(refusal)), (_, Err(_))] => Err(refusal),
                 }
             }
         }
+    }
+
+    fn take_quota(&self, identity: &Authenticated) -> Result<Quota, Refusal> {
+        let limits = self.key_limits(identity.turn_key);
+        self.shared.quotas.take(limits, identity.turn_key, identity.credential)
+    }
+
+    /// Room for a reservation, which counts like the allocation that it is kept for: a client could hold more ports than
+    /// its quota else.
+    fn promise(&self, identity: &Authenticated) -> Result<(Room, Quota), Refusal> {
+        let quota = self.take_quota(identity)?;
+        // RFC 8656 §7.2: an EVEN-PORT that cannot be satisfied is 508.
+        let limit = self.config.limits.reservations;
+        let room = self.shared.reservations.room(limit).ok_or(Refusal::TooManyReservations)?;
+        Ok((room, quota))
     }
 
     fn relay_address(&self, family: Family) -> Result<RelayAddress, Refusal> {
@@ -158,18 +179,17 @@ impl Server {
     fn reserve(
         &mut self,
         now: Time,
-        address: RelayAddress,
-        port: RelayPort,
+        (room, quota): (Room, Quota),
+        (address, port): (RelayAddress, RelayPort),
         identity: &Authenticated,
-    ) -> Option<Token> {
+    ) -> Token {
         let mut token = Token::default();
         self.rng.fill_bytes(&mut token);
-        let reservation = Reservation { address, port, credential: identity.credential };
-        let kept = self.shared.reservations.keep(token, reservation);
-        if kept {
-            self.reservations_due.push_back((now.after_secs(reservation::LIFETIME_SECS), token));
-        }
-        kept.then_some(token)
+        let reservation = Reservation { address, port, quota, credential: identity.credential };
+        self.shared.reservations.keep(token, reservation);
+        let at_ms = now.after_secs(reservation::LIFETIME_SECS);
+        self.reservations_due.push_back(Due { at_ms, token, _room: room });
+        token
     }
 
     /// RFC 8656 §7.2: a token that names no reservation is 508.
@@ -178,11 +198,11 @@ impl Server {
         token: Token,
         identity: &Authenticated,
         sockets: &mut impl RelaySockets,
-    ) -> Result<Relayed, Refusal> {
+    ) -> Result<(Relayed, Quota), Refusal> {
         let claimed = self.shared.reservations.claim(token, identity.credential);
-        let Reservation { address, port, .. } = claimed.ok_or(Refusal::ReservationUnknown)?;
+        let Reservation { address, port, quota, .. } = claimed.ok_or(Refusal::ReservationUnknown)?;
         match sockets.open(port.local()) {
-            Ok(id) => Ok(Relayed::new(id, port, address)),
+            Ok(id) => Ok((Relayed::new(id, port, address), quota)),
             Err(OpenError::InUse | OpenError::Failed) => Err(Refusal::NoRelayPort),
         }
     }

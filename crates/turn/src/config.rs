@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use crate::{KeyLimits, PeerPolicy};
+use crate::{KeyLimits, PeerPolicy, StrangerLimit};
 
 /// Which of a process's workers a server belongs to. It is part of what names an allocation or a connection to
 /// clients, so that what arrives at another worker finds its way.
@@ -36,11 +36,13 @@ pub struct Config {
     pub strict_channels: bool,
     /// What each TURN key may use, unless [`Command::KeyLimits`](crate::Command::KeyLimits) says otherwise.
     pub key_limits: KeyLimits,
+    /// How many answers senders get that have not authenticated; `None`: any number.
+    pub stranger_limit: Option<StrangerLimit>,
     /// The bounds of every table.
     pub limits: Limits,
 }
 
-/// The bounds of a server's tables: each holds for one worker's server.
+/// The bounds of a server's tables: each holds for one worker's server, where it does not say otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Allocations that live at once; one more is refused with 508.
@@ -49,13 +51,15 @@ pub struct Limits {
     pub permissions: usize,
     /// Channels of one allocation; one more is refused with 508.
     pub channels: usize,
+    /// Ports reserved by EVEN-PORT in 30 seconds, by all workers together; one more is refused with 508.
+    pub reservations: usize,
     /// Denials remembered.
     pub denials: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { allocations: 65_536, permissions: 128, channels: 128, denials: 4_000_000 }
+        Self { allocations: 65_536, permissions: 128, channels: 128, reservations: 4_096, denials: 4_000_000 }
     }
 }
 
@@ -74,6 +78,7 @@ impl Default for Config {
             offer_password_algorithms: false,
             strict_channels: true,
             key_limits: KeyLimits::default(),
+            stranger_limit: Some(StrangerLimit::default()),
             limits: Limits::default(),
         }
     }

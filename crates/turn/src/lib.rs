@@ -31,6 +31,7 @@ mod reply;
 mod reservation;
 mod send;
 mod server;
+mod stranger;
 mod time;
 
 pub use config::{Config, Limits, RelayAddress, WorkerId};
@@ -46,4 +47,5 @@ pub use server::{
     Action, Command, CommandError, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server,
     Shared,
 };
+pub use stranger::StrangerLimit;
 pub use time::Time;

@@ -31,6 +31,20 @@ impl NonceKey {
         Self(random)
     }
 
+    /// Secret numbers for another purpose, which tell nothing about the key.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> [u64; 2] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        // A nonce's MAC begins with a time stamp of four bytes and a zero or a one; this does not.
+        mac.update(&[0xFF; STAMP_LEN + 1]);
+        mac.update(purpose);
+        let tag: [u8; 32] = mac.finalize().into_bytes().into();
+        let number = |from: usize| {
+            let bytes = tag.get(from..).and_then(<[u8]>::first_chunk::<8>);
+            bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        };
+        [number(0), number(8)]
+    }
+
     /// A nonce for this client, which says that password algorithms are offered if they are.
     pub(crate) fn issue(&self, now: Time, client: &FiveTuple, offers: bool) -> Nonce {
         let mut nonce = Nonce { bytes: [0; OFFER.len() + LEN], length: 0 };

@@ -9,7 +9,7 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// The most that a full bucket holds beyond its burst, so that rounding takes no unit from it.
 const MAX_SLACK_NS: u64 = 10_000;
 /// The longest burst, in seconds of its rate.
-pub(crate) const MAX_BURST_SECS: u64 = 60;
+const MAX_BURST_SECS: u64 = 60;
 
 /// What a bucket is filled with and how much fits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,12 @@ impl Pace {
     /// A bucket that holds what comes in one second.
     pub(crate) fn per_second(rate: u64) -> Self {
         Self { rate, burst_ns: NANOS_PER_SEC }
+    }
+
+    /// A bucket that holds `burst` units, at most those of a minute.
+    pub(crate) fn with_burst(rate: u64, burst: u64) -> Self {
+        let nanos = burst.saturating_mul(NANOS_PER_SEC).checked_div(rate).unwrap_or(0);
+        Self { rate, burst_ns: nanos.min(MAX_BURST_SECS * NANOS_PER_SEC) }
     }
 
     /// The bucket after this many units are taken from it, `None` when they are not in it. What is more than a full
@@ -54,7 +60,7 @@ mod tests {
     #[test]
     fn a_bucket_holds_its_burst_and_fills_at_its_rate() {
         for start_ms in [0, 5, 1_000_000] {
-            let pace = Pace { rate: 10, burst_ns: 3 * NANOS_PER_SEC };
+            let pace = Pace::with_burst(10, 30);
             let bucket = AtomicU64::new(0);
             let taken =
                 |at_ms: u64| (0..100_u64).filter(|_| pace.take_shared(&bucket, start_ms + at_ms, 1)).count();
@@ -87,7 +93,8 @@ mod tests {
     fn extremes_are_no_fault() {
         assert_eq!(Pace::per_second(0).take(0, 5, 1), None);
         assert!(Pace::per_second(u64::MAX).take(0, 5, 524_280).is_some());
-        assert!(Pace::per_second(u64::MAX).take(0, 5, u64::MAX).is_some());
+        assert_eq!(Pace::with_burst(0, 10).take(0, 5, 1), None);
+        assert!(Pace::with_burst(u64::MAX, u64::MAX).take(0, 5, u64::MAX).is_some());
         assert!(Pace::per_second(1).take(0, u64::MAX, 1).is_some());
         // A rounded cost is off by less than a nanosecond.
         let pace = Pace::per_second(7_000_000_000);

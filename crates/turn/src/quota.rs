@@ -13,9 +13,10 @@ use crate::{DropReason, Limits, Refusal};
 /// The limits of one TURN key. `None`, the default of each, is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyLimits {
-    /// Allocations of the key that live at once, on all workers; one more is refused with 486.
+    /// Allocations of the key that live at once, on all workers; one more is refused with 486. A port reserved for a second
+    /// allocation counts as one.
     pub allocations: Option<u32>,
-    /// Allocations of one credential that live at once, on all workers; one more is refused with 486.
+    /// Allocations of one credential that live at once, on all workers, counted alike; one more is refused with 486.
     pub allocations_per_credential: Option<u32>,
     /// New peer addresses of one allocation in a second, and at once: those a CreatePermission or ChannelBind names that
     /// have no permission. More are refused with 508, the whole request.

@@ -85,6 +85,8 @@ pub enum Refusal {
     TooManyChannels,
     /// No relay port is free, or none could be opened.
     NoRelayPort,
+    /// As many ports are reserved as may be.
+    TooManyReservations,
     /// RESERVATION-TOKEN names no reservation of this credential.
     ReservationUnknown,
     /// This server takes no new allocations: another one does.
@@ -124,6 +126,7 @@ impl Refusal {
             | Self::TooManyPermissions
             | Self::TooManyChannels
             | Self::NoRelayPort
+            | Self::TooManyReservations
             | Self::ReservationUnknown => ErrorCode::INSUFFICIENT_CAPACITY,
             Self::TryAlternate(_) => ErrorCode::TRY_ALTERNATE,
         }
@@ -163,6 +166,7 @@ impl Refusal {
             Self::TooManyNewPeers => "too_many_new_peers",
             Self::TooManyPermissions => "too_many_permissions",
             Self::TooManyChannels => "too_many_channels",
+            Self::TooManyReservations => "too_many_reservations",
             Self::NoRelayPort => "no_relay_port",
         }
     }

@@ -2,58 +2,97 @@
 //! RFC 8656 §7.2, §18.7 and §18.10.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use credentials::CredentialId;
 
 use crate::RelayAddress;
 use crate::port::RelayPort;
+use crate::quota::Quota;
 
 /// How long a reservation is kept. RFC 8656 §7.2: at least 30 seconds.
 pub(crate) const LIFETIME_SECS: u32 = 30;
-/// Reservations at once, of all workers.
-const MOST: usize = 4_096;
 
 /// Names a reservation.
 pub(crate) type Token = [u8; 8];
 
 /// The reservations of all workers: a client's second request may reach another worker than its first.
 #[derive(Debug, Default)]
-pub struct Reservations(Mutex<BTreeMap<Token, Reservation>>);
+pub struct Reservations(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    kept: BTreeMap<Token, Reservation>,
+    /// Rooms given.
+    rooms: usize,
+}
+
+/// Room for one reservation and its timer; free again when this is dropped, which is when the timer is over, claimed or
+/// not.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Reservations>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.table().rooms -= 1;
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pub(crate) address: RelayAddress,
     pub(crate) port: RelayPort,
+    /// Its place in the counts, which whoever claims it takes over.
+    pub(crate) quota: Quota,
     /// Only the credential that reserved the port may claim it.
     pub(crate) credential: CredentialId,
 }
 
+/// When a reservation is over.
+#[derive(Debug)]
+pub(crate) struct Due {
+    /// Monotonic milliseconds.
+    pub(crate) at_ms: u64,
+    pub(crate) token: Token,
+    pub(crate) _room: Room,
+}
+
 impl Reservations {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<Token, Reservation>> {
-        // Each change of the table is one call on it: a panic elsewhere leaves it whole.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Each change of the table is one step: a panic elsewhere leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a reservation; whether there was room.
-    pub(crate) fn keep(&self, token: Token, reservation: Reservation) -> bool {
+    /// How many ports are kept.
+    pub fn kept(&self) -> usize {
+        self.table().kept.len()
+    }
+
+    /// Room for one more, if there is any: asked for before a port is taken.
+    pub(crate) fn room(self: &Arc<Self>, limit: usize) -> Option<Room> {
         let mut table = self.table();
-        let fits = table.len() < MOST && !table.contains_key(&token);
-        if fits {
-            table.insert(token, reservation);
-        }
-        fits
+        let fits = table.rooms < limit;
+        table.rooms += usize::from(fits);
+        drop(table);
+        fits.then(|| Room(Arc::clone(self)))
+    }
+
+    /// Keeps a reservation.
+    pub(crate) fn keep(&self, token: Token, reservation: Reservation) {
+        self.table().kept.insert(token, reservation);
     }
 
     /// Takes a reservation, if this credential made it.
     pub(crate) fn claim(&self, token: Token, credential: CredentialId) -> Option<Reservation> {
         let mut table = self.table();
-        table.get(&token).filter(|reservation| reservation.credential == credential)?;
-        table.remove(&token)
+        table.kept.get(&token).filter(|reservation| reservation.credential == credential)?;
+        table.kept.remove(&token)
     }
 
     /// Lets a reservation go, if it was not claimed.
     pub(crate) fn expire(&self, token: Token) {
-        self.table().remove(&token);
+        let expired = self.table().kept.remove(&token);
+        // Only now, unlocked, are its port and its place given back.
+        drop(expired);
     }
 }

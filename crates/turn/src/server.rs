@@ -14,8 +14,9 @@ use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
 use crate::quota::AllocationLimits;
 use crate::reply::{Answer, Response};
-use crate::reservation::{Reservations, Token};
+use crate::reservation::{Due, Reservations};
 use crate::send;
+use crate::stranger::Strangers;
 use crate::{
     Client, Config, FiveTuple, KeyLimits, MAX_REPLY, NonceKey, Packet, PeerPolicy, Quotas, Refusal,
     RelayPorts, Reply, Time,
@@ -84,6 +85,8 @@ pub enum DropReason {
     MissingAttribute,
     /// An indication with an unknown comprehension-required attribute.
     UnknownAttribute,
+    /// A request that has not authenticated, from a prefix that got as many answers as it may.
+    StrangerRateExceeded,
     /// The allocation relays as much in this direction as it may.
     AllocationRateExceeded,
     /// The allocations of the TURN key together relay as much in this direction as they may.
@@ -199,13 +202,15 @@ pub struct Shared {
     pub reservations: Arc<Reservations>,
     /// How many allocations each key and credential have.
     pub quotas: Arc<Quotas>,
+    strangers: Arc<Strangers>,
 }
 
 impl Shared {
     /// What servers with these ports share.
     pub fn new(keyring: Arc<Keyring>, nonces: NonceKey, ports: RelayPorts) -> Self {
         let (reservations, quotas) = (Arc::default(), Arc::default());
-        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas }
+        let strangers = Arc::new(Strangers::new(nonces.derive(b"strangers")));
+        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas, strangers }
     }
 }
 
@@ -223,7 +228,7 @@ pub struct Server {
     /// When expired denials are forgotten next, in monotonic milliseconds.
     purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
-    pub(crate) reservations_due: VecDeque<(u64, Token)>,
+    pub(crate) reservations_due: VecDeque<Due>,
     /// Where new allocations are sent to instead.
     alternates: Vec<SocketAddr>,
     /// At most one entry for each allocation that ever was and is not taken yet.
@@ -322,18 +327,15 @@ impl Server {
             self.denials.purge(now.unix_secs());
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
         }
-        while let Some((at, token)) = self.reservations_due.front().copied()
-            && at <= now.monotonic_ms
-        {
-            self.reservations_due.pop_front();
-            self.shared.reservations.expire(token);
+        while let Some(due) = self.reservations_due.pop_front_if(|due| due.at_ms <= now.monotonic_ms) {
+            self.shared.reservations.expire(due.token);
         }
     }
 
     /// When [`Server::handle_timeout`] is next due, in monotonic milliseconds. Changes with every other call.
     pub fn poll_timeout(&self) -> Option<u64> {
         let expiry = self.allocations.next_expiry().map(|(at, _)| at);
-        let reservation = self.reservations_due.front().map(|(at, _)| *at);
+        let reservation = self.reservations_due.front().map(|due| due.at_ms);
         [expiry, reservation].into_iter().flatten().min()
     }
 
@@ -405,6 +407,9 @@ impl Server {
             // A request of an unknown method tells a scanner nothing.
             _ => return Err(DropReason::UnknownMethod),
         };
+        if key.is_none() && !self.may_answer_stranger(now, client, outcome) {
+            return Err(DropReason::StrangerRateExceeded);
+        }
         let response = Response {
             request: message,
             client: client.five_tuple.client,
@@ -425,6 +430,16 @@ impl Server {
             || integrity_algorithm(message).is_some()
             || self.allocations.holds(&client.five_tuple);
         if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
+    }
+
+    /// Whether someone who has not authenticated gets one more answer.
+    fn may_answer_stranger(&self, now: Time, client: Client, outcome: Result<Answer, Refusal>) -> bool {
+        let Some(limit) = &self.config.stranger_limit else { return true };
+        // Whoever has an allocation and signed with an old nonce needs the new one to keep it, whatever is sent in the
+        // name of its prefix; 438 comes after the integrity, which no stranger can make.
+        let keeps_allocation =
+            outcome == Err(Refusal::StaleNonce) && self.allocations.holds(&client.five_tuple);
+        keeps_allocation || self.shared.strangers.admit(limit, now.monotonic_ms, client)
     }
 
     fn authenticated_request(

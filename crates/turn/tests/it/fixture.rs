@@ -11,7 +11,7 @@ use testkit::message::{self, REQUESTED_UDP, Signature};
 use turn::{
     Action, Client, Command, Config, DropReason, EndReason, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey,
     OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
-    RelaySockets, Server, Shared, TAILROOM, Time, Transport,
+    RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport,
 };
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([9; 16]);
@@ -79,6 +79,12 @@ pub(crate) struct Sockets {
     pub(crate) failure: Option<OpenError>,
 }
 
+impl Sockets {
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.len()
+    }
+}
+
 impl RelaySockets for Sockets {
     fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
         if let Some(failure) = self.failure {
@@ -96,6 +102,7 @@ pub(crate) struct Fixture {
     pub(crate) sockets: Sockets,
     pub(crate) ports: Arc<RelayPorts>,
     pub(crate) quotas: Arc<Quotas>,
+    pub(crate) reservations: Arc<Reservations>,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) dice: Dice,
     pub(crate) now_ms: u64,
@@ -122,7 +129,8 @@ impl Fixture {
         let range = PortRange::new(50_000, 50_009).unwrap();
         let listeners = ["20.0.0.1:3478".parse().unwrap()];
         let policy = PeerPolicy::default().with_own_addresses(&listeners, &relays, range);
-        let mut config = Config { relay_addresses: relays, policy, ..Config::default() };
+        let mut config =
+            Config { relay_addresses: relays, policy, stranger_limit: None, ..Config::default() };
         change(&mut config);
         let ports = RelayPorts::new(range, config.relay_addresses.iter().map(|relay| relay.local));
         let keyring = Arc::new(Keyring::generate(NOW).unwrap());
@@ -133,6 +141,7 @@ impl Fixture {
             sockets: Sockets::default(),
             ports,
             quotas: Arc::clone(&shared.quotas),
+            reservations: Arc::clone(&shared.reservations),
             keyring,
             dice: Dice::new(5),
             now_ms: 1_000_000,
@@ -150,6 +159,7 @@ impl Fixture {
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
             quotas: Arc::clone(&self.quotas),
+            reservations: Arc::clone(&self.reservations),
             keyring: Arc::clone(&self.keyring),
             dice: Dice::new(7),
             now_ms: self.now_ms,

@@ -1,9 +1,10 @@
 //! What a TURN key, a credential and an allocation may use at most.
 
 use stun::{AttributeType as A, Method};
+use testkit::message::EVEN_AND_NEXT;
 use turn::{Client, Command, CommandError, DropReason, KeyLimits, OpenError, Rate, Transport};
 
-use crate::fixture::{Fixture, KEY, Outcome, PEER, alice, client, code, udp};
+use crate::fixture::{Fixture, KEY, Outcome, PEER, alice, client, code, udp, value};
 
 fn limited(key_limits: KeyLimits) -> Fixture {
     Fixture::configured(|config| config.key_limits = key_limits)
@@ -128,6 +129,10 @@ fn permissions_and_channels_of_a_key_are_limited() {
     limit(&mut fixture, Some(KeyLimits { permissions: Some(3), ..limits }));
     assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.3:1"]), 0);
     assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.4:1"]), 508);
+    limit(&mut fixture, Some(KeyLimits { permissions: Some(0), channels: Some(0), ..limits }));
+    assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.3:1"]), 0, "what is there is refreshed");
+    assert_eq!(fixture.bind(alice(), &credential, 0x4000, "8.8.1.1:1"), 0);
+    assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.3:1", "8.8.1.4:1"]), 508);
 }
 
 fn packets(rate: u64) -> Rate {
@@ -231,4 +236,30 @@ fn a_rate_of_zero_stops_everything() {
         writer.xor_address(A::XOR_PEER_ADDRESS, PEER.parse().unwrap());
     });
     assert_eq!((code(&reply), burst(&mut fixture)), (0, (0, 0)));
+}
+
+#[test]
+fn a_reserved_port_counts_until_it_is_claimed_or_over() {
+    let mut fixture = limited(KeyLimits { allocations_per_credential: Some(2), ..KeyLimits::default() });
+    let credential = fixture.mint(3_600);
+    let ask = |fixture: &mut Fixture, client, kind, value: &[u8]| {
+        fixture.ask(client, &credential, Method::ALLOCATE, |writer| {
+            udp(writer);
+            writer.attribute(kind, value);
+        })
+    };
+    let reply = ask(&mut fixture, nth(0), A::EVEN_PORT, &EVEN_AND_NEXT);
+    let token = value(&reply, A::RESERVATION_TOKEN).unwrap();
+    assert_eq!((fixture.quotas.held(), fixture.ports.taken()), (2, 2));
+    assert_eq!(code(&fixture.ask(nth(1), &credential, Method::ALLOCATE, udp)), 486);
+    assert_eq!(code(&ask(&mut fixture, nth(1), A::RESERVATION_TOKEN, &token)), 0, "its place is kept, too");
+    assert_eq!((fixture.quotas.held(), fixture.ports.taken()), (2, 2));
+    fixture.refresh(nth(0), &credential, 0);
+    assert_eq!(code(&ask(&mut fixture, nth(0), A::EVEN_PORT, &EVEN_AND_NEXT)), 486, "one place is not two");
+    assert_eq!((fixture.quotas.held(), fixture.ports.taken()), (1, 1));
+    fixture.refresh(nth(1), &credential, 0);
+    assert_eq!(code(&ask(&mut fixture, nth(0), A::EVEN_PORT, &EVEN_AND_NEXT)), 0);
+    fixture.now_ms += 30_000;
+    fixture.timeout();
+    assert_eq!((fixture.quotas.held(), fixture.ports.taken()), (1, 1));
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use credentials::Credential;
 use stun::{AttributeType as A, Method};
 use testkit::message::{EVEN, EVEN_AND_NEXT, FAMILY_IPV4, FAMILY_IPV6};
-use turn::{Client, OpenError, Transport};
+use turn::{Client, Limits, OpenError, Transport};
 
 use crate::fixture::{Fixture, alice, client, code, relayed, udp, value};
 
@@ -224,4 +224,33 @@ fn a_reservation_whose_port_cannot_be_opened_is_gone_and_its_port_is_back() {
         assert_eq!(code(&claim(&mut fixture, bob(), &credential, &token)), 508, "{failure:?}");
         assert_eq!(fixture.ports.taken(), 1);
     }
+}
+
+#[test]
+fn rfc8656_7_2_a_port_that_cannot_be_reserved_is_508() {
+    let mut fixture = Fixture::with(Limits { reservations: 2, ..Limits::default() });
+    let mut sibling = fixture.sibling();
+    let credential = fixture.mint(3_600);
+    let nth = |n: u16| client(Transport::Udp, &format!("83.0.0.1:{n}"));
+    let pair: Attributes<'_> = &[(A::EVEN_PORT, &EVEN_AND_NEXT)];
+    let (_, token) = reserve(&mut fixture, &credential);
+    assert_eq!(code(&ask(&mut sibling, nth(1), &credential, pair)), 0);
+    for n in 2..4 {
+        assert_eq!(code(&ask(&mut fixture, nth(n), &credential, pair)), 508, "as many as may be");
+        assert_eq!(fixture.ports.taken(), 4, "and nothing is taken");
+    }
+    assert_eq!(code(&ask(&mut fixture, nth(2), &credential, &[(A::EVEN_PORT, &EVEN)])), 0);
+    // One that is claimed has a timer still.
+    assert_eq!(code(&claim(&mut fixture, nth(3), &credential, &token)), 0);
+    assert_eq!(code(&ask(&mut fixture, nth(4), &credential, pair)), 508);
+    fixture.now_ms += 30_000;
+    fixture.timeout();
+    assert_eq!(code(&ask(&mut fixture, nth(4), &credential, pair)), 0);
+    // A socket that cannot be opened leaves the room for others.
+    sibling.now_ms += 30_000;
+    sibling.timeout();
+    sibling.sockets.failure = Some(OpenError::Failed);
+    assert_eq!(code(&ask(&mut sibling, nth(5), &credential, pair)), 508);
+    sibling.sockets.failure = None;
+    assert_eq!(code(&ask(&mut sibling, nth(5), &credential, pair)), 0);
 }

@@ -112,7 +112,7 @@ impl World {
         let [keyring, _] = &*KEYRINGS;
         let shared = Shared::new(Arc::clone(keyring), NonceKey::new([3; 32]), ports);
         let ports = Arc::clone(&shared.ports);
-        let limits = Limits { allocations: 5, permissions: 3, channels: 3, denials: 4 };
+        let limits = Limits { allocations: 5, permissions: 3, channels: 3, reservations: 3, denials: 4 };
         let [policy, _] = &policies;
         let policy = PeerPolicy::clone(policy);
         let config = Config {
