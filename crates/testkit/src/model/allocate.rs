@@ -62,6 +62,13 @@ impl Model {
         let full = live >= self.rules.max_allocations;
         faults.when(full, 508);
         let Some(wanted) = wanted else { return Err(faults.0) };
+        let more = match &wanted {
+            Wanted::Reserved(_) => 0,
+            Wanted::One(_, Ports::Pair) => 2,
+            Wanted::One(..) | Wanted::Both(_) => 1,
+        };
+        faults.when(more > 0 && !self.has_quota(now, &sender.account, more), 486);
+        faults.when(more == 2 && self.reservations_due.len() >= self.rules.max_reservations, 508);
         let mut new = self.new_allocation(wanted, sender, in_use, right && !full, &mut faults);
         if !faults.0.is_empty() {
             return Err(faults.0);
@@ -175,6 +182,7 @@ impl Model {
             .map(|(id, address)| Relay { id: *id, address: *address })
             .collect();
         ensure(!relays.iter().any(|relay| self.allocation(relay.id).is_some()), "a socket for two")?;
+        self.begin_key(now, &new.username, new.port.is_some());
         self.allocations.push(Allocation {
             client,
             relays,
@@ -182,6 +190,8 @@ impl Model {
             expires_ms: new.expires_ms,
             permissions: std::collections::BTreeMap::new(),
             channels: std::collections::BTreeMap::new(),
+            used: Default::default(),
+            new_peers: super::limits::Debt::default(),
             transaction: request.transaction(),
             first: told,
             deleted: false,

@@ -156,6 +156,9 @@ impl Model {
         (input, action, output): (&[u8], Action, &[u8]),
         opened: &[RelayId],
     ) -> Result<bool, String> {
+        if let (Some(client), Action::Reply(_)) = (client, action) {
+            self.answered(now, client, expected);
+        }
         let result = match (expected, action) {
             (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_)) => Ok(false),
             (

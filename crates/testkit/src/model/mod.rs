@@ -7,6 +7,7 @@
 
 mod allocate;
 mod expected;
+mod limits;
 mod packets;
 mod requests;
 
@@ -15,9 +16,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use credentials::{CredentialId, Denial, TurnKeyId};
 use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
-use turn::{Client, EndReason, FiveTuple, PortRange, RelayAddress, RelayId, Time, Transport};
+use turn::{
+    Client, EndReason, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId, StrangerLimit, Time, Transport,
+};
 
 pub use allocate::Ports;
+use limits::{Debt, Used};
+
 pub use expected::{Expected, NewAllocation};
 
 /// RFC 8656 §9: a permission lasts five minutes.
@@ -52,6 +57,12 @@ pub struct Rules {
     pub max_permissions: usize,
     /// Channels of an allocation.
     pub max_channels: usize,
+    /// Ports reserved in 30 seconds.
+    pub max_reservations: usize,
+    /// What every key may use.
+    pub key_limits: KeyLimits,
+    /// Answers to the unauthenticated of one IPv4 /24 or IPv6 /56.
+    pub stranger_limit: Option<StrangerLimit>,
     /// Addresses that may not be reached.
     pub forbidden: BTreeSet<IpAddr>,
     /// The server's own listeners, which may not be reached either.
@@ -90,6 +101,10 @@ pub struct Allocation {
     pub permissions: BTreeMap<IpAddr, u64>,
     /// Channel numbers, their peers, and until when.
     pub channels: BTreeMap<u16, (SocketAddr, u64)>,
+    /// What it has relayed lately, to peers and to the client.
+    used: [Used; 2],
+    /// The peers it has named lately.
+    new_peers: Debt,
     transaction: TransactionId,
     /// What the client was told when it was made.
     first: Told,
@@ -192,6 +207,12 @@ pub struct Model {
     reservations: BTreeMap<Vec<u8>, Reservation>,
     /// When reservations are over, those included that were claimed before.
     reservations_due: Vec<u64>,
+    /// The limits of keys that have some of their own.
+    key_limits: BTreeMap<TurnKeyId, KeyLimits>,
+    /// What they have relayed lately, to peers and to clients.
+    key_used: BTreeMap<TurnKeyId, [Used; 2]>,
+    /// What the unauthenticated were answered lately, by prefix.
+    strangers: BTreeMap<Vec<u8>, Debt>,
 }
 
 impl Model {
@@ -207,6 +228,9 @@ impl Model {
             allocations: Vec::new(),
             reservations: BTreeMap::new(),
             reservations_due: Vec::new(),
+            key_limits: BTreeMap::new(),
+            key_used: BTreeMap::new(),
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -297,8 +321,13 @@ impl Model {
     /// A denial was commanded.
     pub fn deny(&mut self, denial: Denial) {
         match denial {
-            Denial::Credential { id, .. } => drop(self.denied_credentials.insert(id)),
-            Denial::Key { key, .. } => drop(self.denied_keys.insert(key)),
+            Denial::Credential { id, .. } => {
+                self.denied_credentials.insert(id);
+            }
+            Denial::Key { key, .. } => {
+                self.key_limits.remove(&key);
+                self.denied_keys.insert(key);
+            }
         }
     }
 

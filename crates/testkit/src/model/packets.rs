@@ -6,6 +6,7 @@ use stun::{AttributeType, Class, Fingerprint, Message, Method};
 use turn::{Client, RelayId, Time};
 
 use super::expected::Expected;
+use super::limits::Way;
 use super::requests::{peers, unknown_attributes};
 use super::{Model, Relay};
 
@@ -13,11 +14,12 @@ impl Model {
     /// What must come of a client's packet. `in_use`: how many ports the system says are in use
     /// before it opens one; `None` when it opens none at all.
     pub fn from_client(&mut self, now: Time, client: Client, packet: &[u8], in_use: Option<u32>) -> Expected {
-        match packet.first() {
-            Some(0x40..=0x7F) => self.channel_data(now, client, packet),
+        let expected = match packet.first() {
+            Some(0x40..=0x7F) => self.channel_data(now, client, packet).unwrap_or(Expected::Silence),
             Some(0..=3) => self.message(now, client, packet, in_use),
             _ => Expected::Silence,
-        }
+        };
+        self.answer_to_stranger(now, client, expected)
     }
 
     fn message(&mut self, now: Time, client: Client, packet: &[u8], in_use: Option<u32>) -> Expected {
@@ -35,27 +37,27 @@ impl Model {
     }
 
     /// RFC 8656 §12.6.
-    fn channel_data(&self, now: Time, client: Client, packet: &[u8]) -> Expected {
-        let relayed = || {
-            let (&[c0, c1, l0, l1], rest) = packet.split_first_chunk::<4>()?;
-            let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
-            let allocation = self.live(client, now)?;
-            let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
-            Some(self.relayed(allocation.relay_to(peer)?, peer, false, data.to_vec()))
-        };
-        relayed().unwrap_or(Expected::Silence)
+    fn channel_data(&mut self, now: Time, client: Client, packet: &[u8]) -> Option<Expected> {
+        let (&[c0, c1, l0, l1], rest) = packet.split_first_chunk::<4>()?;
+        let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
+        let allocation = self.live(client, now)?;
+        let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
+        let relay = allocation.relay_to(peer)?;
+        let passes = self.pass(now, relay.id, Way::ToPeer, data.len());
+        passes.then(|| self.relayed(relay, peer, false, data.to_vec()))
     }
 
     /// RFC 8656 §11.2.
-    fn send(&self, now: Time, client: Client, message: &Message<'_>) -> Option<Expected> {
+    fn send(&mut self, now: Time, client: Client, message: &Message<'_>) -> Option<Expected> {
         let allocation = self.live(client, now)?;
         let peer = peers(message).first().copied().flatten()?;
         let data = message.attribute(AttributeType::DATA)?.to_vec();
-        let passes = unknown_attributes(message).is_empty()
+        let may_pass = unknown_attributes(message).is_empty()
             && allocation.permits(peer.ip(), now)
             && self.may_reach(peer);
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
         let relay = allocation.relay_to(peer)?;
+        let passes = may_pass && self.pass(now, relay.id, Way::ToPeer, data.len());
         passes.then(|| self.relayed(relay, peer, dont_fragment, data))
     }
 
@@ -79,7 +81,7 @@ impl Model {
     }
 
     /// What must come of a peer's datagram. RFC 8656 §11.3 and §12.7.
-    pub fn from_peer(&self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
+    pub fn from_peer(&mut self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
         let peer = self.as_known_to_peers(peer);
         let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
         let permitted = live.find(|a| a.has(relay)).filter(|a| a.permits(peer.ip(), now));
@@ -97,6 +99,10 @@ impl Model {
         if data.len() > room {
             return Expected::Silence;
         }
-        Expected::ToClient { client: allocation.client, peer, channel, data: data.to_vec() }
+        let client = allocation.client;
+        if !self.pass(now, relay, Way::ToClient, data.len()) {
+            return Expected::Silence;
+        }
+        Expected::ToClient { client, peer, channel, data: data.to_vec() }
     }
 }

@@ -247,18 +247,26 @@ impl Model {
         faults.when(peers.is_empty() || peers.contains(&None), 400);
         let peers: Vec<SocketAddr> = peers.into_iter().flatten().collect();
         faults.when(peers.iter().any(|peer| !self.may_permit(peer.ip())), 403);
-        let max = self.rules.max_permissions;
+        let limits = self.limits_of(sender.account.turn_key);
+        let max = limits
+            .permissions
+            .map_or(self.rules.max_permissions, |max| self.rules.max_permissions.min(max as usize));
         let found = self.own_allocation(now, client, sender, &mut faults);
         let Some(found) = found else { return Err(faults.0) };
         faults.when(peers.iter().any(|peer| found.relay_to(*peer).is_none()), 443);
+        let new_peers = Self::new_peers(now, &limits, found, peers.iter().map(SocketAddr::ip));
+        faults.when(new_peers.is_none(), 508);
         let mut after = found.permissions.clone();
         after.retain(|_, until_ms| now.monotonic_ms < *until_ms);
+        let before = after.len();
         after.extend(peers.iter().map(|peer| (peer.ip(), now.monotonic_ms + PERMISSION_MS)));
-        faults.when(after.len() > max, 508);
+        // What is there is refreshed whatever the limit has become.
+        faults.when(after.len() > max.max(before), 508);
         if !faults.0.is_empty() {
             return Err(faults.0);
         }
         found.permissions = after;
+        found.new_peers = new_peers.unwrap_or_default();
         Ok(Expected::Done { proof })
     }
 
@@ -278,10 +286,15 @@ impl Model {
         let peer = peers(message).first().copied().flatten();
         faults.when(number.is_none() || peer.is_none(), 400);
         faults.when(peer.is_some_and(|peer| !self.may_reach(peer)), 403);
-        let (max_permissions, max_channels) = (self.rules.max_permissions, self.rules.max_channels);
+        let limits = self.limits_of(sender.account.turn_key);
+        let least = |max: usize, limit: Option<u32>| limit.map_or(max, |limit| max.min(limit as usize));
+        let max_permissions = least(self.rules.max_permissions, limits.permissions);
+        let max_channels = least(self.rules.max_channels, limits.channels);
         let found = self.own_allocation(now, client, sender, &mut faults);
         let (Some(found), Some(number), Some(peer)) = (found, number, peer) else { return Err(faults.0) };
         faults.when(found.relay_to(peer).is_none(), 443);
+        let new_peers = Self::new_peers(now, &limits, found, [peer.ip()]);
+        faults.when(new_peers.is_none(), 508);
         // RFC 8656 §12.2: the channel not bound to another peer, the peer not bound to another channel.
         let bound_to = found.channel(number, now);
         faults.when(bound_to.is_some_and(|bound| bound != peer), 400);
@@ -289,15 +302,18 @@ impl Model {
         faults.when(channel_of.is_some_and(|channel| channel != number), 400);
         let mut permissions = found.permissions.clone();
         permissions.retain(|_, until_ms| now.monotonic_ms < *until_ms);
+        let max_permissions = max_permissions.max(permissions.len());
         permissions.insert(peer.ip(), now.monotonic_ms + PERMISSION_MS);
         let mut channels = found.channels.clone();
         channels.retain(|_, (_, until_ms)| now.monotonic_ms < *until_ms);
+        let max_channels = max_channels.max(channels.len());
         channels.insert(number, (peer, now.monotonic_ms + CHANNEL_MS));
         faults.when(permissions.len() > max_permissions || channels.len() > max_channels, 508);
         if !faults.0.is_empty() {
             return Err(faults.0);
         }
         (found.permissions, found.channels) = (permissions, channels);
+        found.new_peers = new_peers.unwrap_or_default();
         Ok(Expected::Done { proof })
     }
 

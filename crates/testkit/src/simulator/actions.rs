@@ -8,6 +8,7 @@ use std::sync::Arc;
 use stun::{AttributeType, ChannelNumber, Class, Method};
 use turn::Command;
 
+use super::scenario::key_limits;
 use super::world::World;
 use crate::message;
 use crate::model::Allocation;
@@ -150,7 +151,7 @@ impl World {
             return Ok(());
         };
         let until = now.unix_secs() + 172_800;
-        let command = match self.dice.below(10) {
+        let command = match self.dice.below(12) {
             ..3 => {
                 let denial = Denial::Credential { id: account.id, until: account.expires_at };
                 self.lockstep.model.deny(denial);
@@ -172,6 +173,11 @@ impl World {
                 self.later_policy = !self.later_policy;
                 self.lockstep.model.set_forbidden(self.scenario.forbidden(self.later_policy));
                 Command::Policy(Arc::new(self.scenario.policy(self.later_policy)))
+            }
+            8..10 => {
+                let limits = self.dice.permille(600).then(|| key_limits(&mut self.dice));
+                self.lockstep.model.limit_key(account.turn_key, limits);
+                Command::KeyLimits { key: account.turn_key, limits }
             }
             _ => return self.gone(index),
         };

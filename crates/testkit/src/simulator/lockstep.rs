@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use stun::Method;
 use turn::{
-    Action, Client, Command, EndReason, FiveTuple, HEADROOM, MAX_REPLY, NonceKey, Output, Packet, RelayId,
-    RelayPorts, Reply, Server, Shared, TAILROOM, Time,
+    Action, Client, Command, EndReason, FiveTuple, HEADROOM, MAX_REPLY, NonceKey, Output, Packet, Quotas,
+    RelayId, RelayPorts, Reply, Server, Shared, TAILROOM, Time,
 };
 
 use super::scenario::Scenario;
@@ -32,6 +32,7 @@ pub(super) struct Lockstep {
     server: Server,
     pub(super) model: Model,
     ports: Arc<RelayPorts>,
+    quotas: Arc<Quotas>,
     pub(super) sockets: Sockets,
     pub(super) trace: Trace,
     pub(super) report: Report,
@@ -43,11 +44,12 @@ impl Lockstep {
         let ports = RelayPorts::new(scenario.ports, locals);
         let nonces = NonceKey::new(dice.bytes());
         let shared = Shared::new(keyring, nonces, ports);
-        let ports = Arc::clone(&shared.ports);
+        let (ports, quotas) = (Arc::clone(&shared.ports), Arc::clone(&shared.quotas));
         Self {
             server: Server::new(scenario.config.clone(), shared, dice.bytes()),
             model: Model::new(scenario.rules(), [1]),
             ports,
+            quotas,
             sockets: Sockets::default(),
             trace: Trace::default(),
             report: Report::default(),
@@ -131,6 +133,7 @@ impl Lockstep {
         if open.is_empty()
             && timeout.is_none()
             && self.ports.taken() == 0
+            && self.quotas.held() == 0
             && self.server.allocation_count() == 0
         {
             Ok(())
@@ -152,12 +155,15 @@ impl Lockstep {
             drop(port);
         }
         self.model.check_ends(now, swept)?;
-        let counts = [self.server.allocation_count(), self.ports.taken(), self.sockets.all().len()];
+        let (sockets, held) = (self.sockets.all().len(), self.quotas.held());
+        let counts = [self.server.allocation_count(), self.ports.taken(), sockets, held];
         let (relays, reserved) = (self.model.relays().count(), self.model.reservations().count());
-        let wanted = [self.model.allocations().count(), relays + reserved, relays];
+        let allocations = self.model.allocations().count();
+        let wanted = [allocations, relays + reserved, relays, allocations + reserved];
         if counts != wanted {
-            return Err(format!("allocations, ports and sockets are {counts:?}, not {wanted:?}"));
+            return Err(format!("allocations, ports, sockets and quotas are {counts:?}, not {wanted:?}"));
         }
+        self.model.forget_idle_keys();
         let first = self.model.timeout();
         if self.server.poll_timeout() != first {
             return Err(format!("the timer is {:?}, not {first:?}", self.server.poll_timeout()));

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use turn::{Cidr, Config, Limits, PeerPolicy, PortRange, RelayAddress, Transport};
+use turn::{
+    Cidr, Config, KeyLimits, Limits, PeerPolicy, PortRange, Rate, RelayAddress, StrangerLimit, Transport,
+};
 
 use crate::dice::Dice;
 use crate::model::Rules;
@@ -41,6 +43,32 @@ const DENIED: &str = "8.8.4.0/24";
 /// Denied later, by a new policy.
 const DENIED_LATER: (&str, &str) = ("1.1.1.0/24", "1.1.1.1");
 
+/// Few enough to be met by clients that begin together.
+const FEW_ANSWERS: StrangerLimit = StrangerLimit {
+    answers_per_second: 1,
+    burst: 4,
+    ipv4_prefix: 24,
+    ipv6_prefix: 56,
+    includes_loopback: false,
+};
+
+/// Limits that are met, at rates that divide a second into whole nanoseconds.
+pub(super) fn key_limits(dice: &mut Dice) -> KeyLimits {
+    let rate = |dice: &mut Dice| Rate {
+        packets_per_second: dice.pick(&[None, Some(1), Some(4), Some(20)]),
+        bits_per_second: dice.pick(&[None, Some(2_000), Some(80_000)]),
+    };
+    KeyLimits {
+        allocations: dice.pick(&[None, None, Some(1), Some(3)]),
+        allocations_per_credential: dice.pick(&[None, None, Some(1), Some(2)]),
+        new_peers_per_second: dice.pick(&[None, Some(0), Some(1)]),
+        permissions: dice.pick(&[None, Some(2)]),
+        channels: dice.pick(&[None, Some(1)]),
+        allocation_rate: rate(dice),
+        key_rate: rate(dice),
+    }
+}
+
 fn parse<T: std::str::FromStr>(text: &str) -> T
 where
     T::Err: std::fmt::Debug,
@@ -72,6 +100,7 @@ impl Scenario {
         let limits = Limits {
             allocations: dice.pick(&[2, 100, 100]),
             permissions: dice.pick(&[2, 3, 100, 100]),
+            reservations: dice.pick(&[0, 1, 100, 100]),
             channels: dice.pick(&[1, 2, 100, 100]),
             ..Limits::default()
         };
@@ -81,6 +110,8 @@ impl Scenario {
             offer_password_algorithms: dice.permille(500),
             strict_channels: dice.permille(700),
             limits,
+            key_limits: if dice.permille(300) { key_limits(dice) } else { KeyLimits::default() },
+            stranger_limit: dice.pick(&[None, Some(FEW_ANSWERS), Some(StrangerLimit::default())]),
             ..Config::default()
         };
         let link = Link {
@@ -130,6 +161,9 @@ impl Scenario {
             max_allocations: self.config.limits.allocations,
             max_permissions: self.config.limits.permissions,
             max_channels: self.config.limits.channels,
+            max_reservations: self.config.limits.reservations,
+            key_limits: self.config.key_limits,
+            stranger_limit: self.config.stranger_limit,
             forbidden: self.forbidden(false),
             listeners: self.listeners.into(),
         }

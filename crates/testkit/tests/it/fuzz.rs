@@ -36,7 +36,7 @@ fn every_corpus_passes() {
 /// One input made of others, as a fuzzer would, only without looking at what it reaches.
 fn mutant(dice: &mut Dice, corpus: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = corpus[dice.index(corpus.len())].1.clone();
-    for _ in 0..1 + dice.index(4) {
+    for _ in 0..=dice.index(4) {
         let at = dice.index(bytes.len() + 1);
         match dice.below(6) {
             0 => bytes.truncate(at),

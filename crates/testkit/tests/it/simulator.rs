@@ -46,7 +46,7 @@ fn server_and_model_agree() {
     if one.is_none() && count >= SEEDS {
         // It must have been everywhere to have said anything.
         let codes: BTreeSet<u16> = all.refusals.keys().copied().collect();
-        assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 508].into());
+        assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 486, 508].into());
         assert_eq!(all.successes.len(), 5, "every method succeeds");
         assert_eq!(all.ends.len(), 4, "allocations end in every way");
         assert_eq!(all.features.len(), 10, "every feature is used: {:?}", all.features);
@@ -54,6 +54,17 @@ fn server_and_model_agree() {
         assert!(
             all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)
         );
+        for reason in [
+            "KeyQuotaReached",
+            "CredentialQuotaReached",
+            "TooManyNewPeers",
+            "TooManyReservations",
+            "AllocationRateExceeded",
+            "KeyRateExceeded",
+            "StrangerRateExceeded",
+        ] {
+            assert!(all.reasons.get(reason).is_some_and(|n| *n > 20), "{reason}");
+        }
         assert!(all.to_peers > 1_000 && all.to_clients > 1_000 && all.delivered > 1_000);
     }
 }
