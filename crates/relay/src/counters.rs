@@ -41,6 +41,10 @@ counters! {
     refusals,
     /// Packets answered with nothing.
     drops,
+    /// Datagrams of allocations that were dropped because they came faster than a limit allows; among the drops.
+    rate_drops,
+    /// Requests without authentication that were dropped because their prefix had its answers; among the drops.
+    stranger_drops,
     /// Datagrams sent to peers.
     packets_to_peers,
     /// Bytes of application data sent to peers.

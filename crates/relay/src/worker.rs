@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use stun::Kind;
 use stun::framing::{self, Frame};
-use turn::{Action, Client, Command, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport};
+use turn::{
+    Action, Client, Command, DropReason, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time,
+    Transport,
+};
 
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
@@ -304,6 +307,13 @@ impl Worker {
             (Action::Drop(reason), _) => {
                 tracing::trace!(?reason, "dropped");
                 self.counters.drops.add(1);
+                match reason {
+                    DropReason::AllocationRateExceeded | DropReason::KeyRateExceeded => {
+                        self.counters.rate_drops.add(1);
+                    }
+                    DropReason::StrangerRateExceeded => self.counters.stranger_drops.add(1),
+                    _ => {}
+                }
             }
             // What a client sent, and is handed on before it comes here.
             (Action::Reply(_), None) | (Action::ToRelay { .. }, _) => {}

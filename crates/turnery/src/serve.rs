@@ -320,6 +320,8 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
             policy: settings.policy.clone(),
             strict_channels: settings.strict_channels,
             offer_password_algorithms: settings.offer_sha256,
+            key_limits: settings.key_limits,
+            stranger_limit: settings.stranger_limit,
             ..turn::Config::default()
         },
         relay_ports: settings.relay_ports,

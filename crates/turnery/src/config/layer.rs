@@ -60,6 +60,51 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(deserialize_with = "text_or_bool")]
     pub(crate) offer_sha256: Option<String>,
+    /// Allocations that one TURN key may have at once [default: none, which is no limit]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_allocations_per_key: Option<String>,
+    /// Allocations that one credential may have at once [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_allocations_per_credential: Option<String>,
+    /// New peer addresses that one allocation may name in a second [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_new_peers_per_second: Option<String>,
+    /// Permissions that one allocation may have at once, up to 128 [default: 128]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_permissions: Option<String>,
+    /// Channels that one allocation may have at once, up to 128 [default: 128]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_channels: Option<String>,
+    /// Datagrams that one allocation may relay in a second, each way; more are dropped [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_packets_per_second: Option<String>,
+    /// Bits of data that one allocation may relay in a second, each way, such as 10M; more are dropped [default:
+    /// none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_bits_per_second: Option<String>,
+    /// Datagrams that all allocations of one TURN key together may relay in a second, each way [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_key_packets_per_second: Option<String>,
+    /// Bits of data that all allocations of one TURN key together may relay in a second, each way [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_key_bits_per_second: Option<String>,
+    /// Answers over UDP to senders that have not authenticated, Binding responses and 401 among them, to one prefix
+    /// in a second; twice as many at once; loopback is not limited [default: 1000]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_unauthenticated_answers_per_second: Option<String>,
+    /// How many bits of an IPv4 and of an IPv6 address make such a prefix [default: 24/56]
+    #[arg(long, value_name = "V4/V6")]
+    pub(crate) unauthenticated_prefixes: Option<String>,
     /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
     /// TURN key, and without --data-dir forgets everything at the end
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -133,6 +178,17 @@ impl Layer {
             realm: text("realm")?,
             strict_channels: text("strict_channels")?,
             offer_sha256: text("offer_sha256")?,
+            max_allocations_per_key: text("max_allocations_per_key")?,
+            max_allocations_per_credential: text("max_allocations_per_credential")?,
+            max_new_peers_per_second: text("max_new_peers_per_second")?,
+            max_permissions: text("max_permissions")?,
+            max_channels: text("max_channels")?,
+            max_packets_per_second: text("max_packets_per_second")?,
+            max_bits_per_second: text("max_bits_per_second")?,
+            max_key_packets_per_second: text("max_key_packets_per_second")?,
+            max_key_bits_per_second: text("max_key_bits_per_second")?,
+            max_unauthenticated_answers_per_second: text("max_unauthenticated_answers_per_second")?,
+            unauthenticated_prefixes: text("unauthenticated_prefixes")?,
             dev: text("dev")?,
         })
     }

@@ -3,6 +3,7 @@
 
 mod address;
 mod layer;
+mod limits;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use control::store::{AccountId, TokenText};
 use relay::Listener;
 use tracing_subscriber::EnvFilter;
-use turn::{Cidr, PeerPolicy, PortRange, RelayAddress};
+use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
 
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
@@ -81,6 +82,10 @@ pub(crate) struct Settings {
     pub(crate) strict_channels: bool,
     /// Whether a 401 offers SHA-256 keys.
     pub(crate) offer_sha256: bool,
+    /// What each TURN key may use.
+    pub(crate) key_limits: KeyLimits,
+    /// How many answers the unauthenticated get; `None`: any number.
+    pub(crate) stranger_limit: Option<StrangerLimit>,
     /// Whether it is only tried out.
     pub(crate) dev: bool,
     /// The first account's id, if it is chosen.
@@ -138,6 +143,8 @@ impl Settings {
             realm: realm(&layers)?,
             strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
             offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256))?,
+            key_limits: limits::of_keys(&layers)?,
+            stranger_limit: limits::of_strangers(&layers)?,
             dev,
             bootstrap_account: bootstrap_account(env)?,
             bootstrap_token: bootstrap_token(env)?,

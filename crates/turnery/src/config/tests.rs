@@ -54,6 +54,17 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         deny_peer = ["8.8.8.8", "2001:db8::/32"]
         workers = 3
         realm = "example.org"
+        max_allocations_per_key = 1000
+        max_allocations_per_credential = "5"
+        max_new_peers_per_second = 50
+        max_permissions = 64
+        max_channels = 32
+        max_packets_per_second = "2k"
+        max_bits_per_second = "10M"
+        max_key_packets_per_second = "1M"
+        max_key_bits_per_second = "2G"
+        max_unauthenticated_answers_per_second = 700
+        unauthenticated_prefixes = "20/48"
         dev = false
         log = "debug"
     "#;
@@ -69,6 +80,17 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         ("TURNERY_DENY_PEER", "8.8.8.8,2001:db8::/32"),
         ("TURNERY_WORKERS", "3"),
         ("TURNERY_REALM", "example.org"),
+        ("TURNERY_MAX_ALLOCATIONS_PER_KEY", "1k"),
+        ("TURNERY_MAX_ALLOCATIONS_PER_CREDENTIAL", "5"),
+        ("TURNERY_MAX_NEW_PEERS_PER_SECOND", "50"),
+        ("TURNERY_MAX_PERMISSIONS", "64"),
+        ("TURNERY_MAX_CHANNELS", "32"),
+        ("TURNERY_MAX_PACKETS_PER_SECOND", "2000"),
+        ("TURNERY_MAX_BITS_PER_SECOND", "10000k"),
+        ("TURNERY_MAX_KEY_PACKETS_PER_SECOND", "1M"),
+        ("TURNERY_MAX_KEY_BITS_PER_SECOND", "2000M"),
+        ("TURNERY_MAX_UNAUTHENTICATED_ANSWERS_PER_SECOND", "700"),
+        ("TURNERY_UNAUTHENTICATED_PREFIXES", "20/48"),
         ("TURNERY_DEV", "0"),
         ("TURNERY_LOG", "debug"),
     ];
@@ -154,6 +176,18 @@ fn a_wrong_value_names_source_value_and_fault() {
         (flag(Layer { workers: text("0"), ..none() }), &["--workers: \"0\"", "1 to 256"]),
         (flag(Layer { realm: text("a\"b"), ..none() }), &["--realm", "127"]),
         (flag(Layer { public_host: text("a:1"), ..none() }), &["--public-host: \"a:1\"", "turn.example.org"]),
+        (
+            flag(Layer { max_bits_per_second: text("10Mb"), ..none() }),
+            &["--max-bits-per-second: \"10Mb\"", "10M"],
+        ),
+        (env("TURNERY_MAX_CHANNELS", "129"), &["TURNERY_MAX_CHANNELS: \"129\"", "more than 128"]),
+        (env("TURNERY_MAX_ALLOCATIONS_PER_KEY", "5G"), &["more than 4294967295"]),
+        (env("TURNERY_UNAUTHENTICATED_PREFIXES", "33/56"), &["\"33/56\"", "24/56"]),
+        (file("unauthenticated_prefixes = \"24\""), &["unauthenticated_prefixes in ", "24/56"]),
+        (
+            env("TURNERY_MAX_UNAUTHENTICATED_ANSWERS_PER_SECOND", "0"),
+            &["TURNERY_MAX_UNAUTHENTICATED_ANSWERS_PER_SECOND", "none is no limit"],
+        ),
         (env("TURNERY_DEV", "maybe"), &["TURNERY_DEV: \"maybe\"", "true"]),
         (env("TURNERY_LOG", "info=="), &["TURNERY_LOG"]),
         (env("TURNERY_BOOTSTRAP_ACCOUNT", "abc"), &["TURNERY_BOOTSTRAP_ACCOUNT: \"abc\"", "32 hex digits"]),
