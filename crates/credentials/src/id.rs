@@ -58,6 +58,11 @@ id! {
     CredentialId
 }
 
+id! {
+    /// Names one shared secret of a TURN key.
+    SharedSecretId
+}
+
 /// The text is not 32 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id is 32 lower-case hex digits")]

@@ -4,17 +4,25 @@
 //! and for whom; its *password* is a MAC of the username. Whoever holds the [`Keyring`] can mint and verify,
 //! nobody has to be asked, and nothing is written. Only refusals are stored: see [`Denial`] and [`DenySet`].
 //!
-//! This crate alone knows the token's format. It does no I/O but ask the operating system for randomness
+//! Applications may also mint for themselves, with a [`SharedSecret`] of a TURN key: see [`TimeLimited`].
+//!
+//! This crate alone knows the usernames' formats. It does no I/O but ask the operating system for randomness
 //! when it mints or makes a key.
 
 mod deny;
 mod id;
 mod keyring;
+mod shared_secret;
+mod time_limited;
 mod token;
 
 pub use deny::{Denial, DenySet, DenySetFull};
-pub use id::{CredentialId, IdError, TurnKeyId};
+pub use id::{CredentialId, IdError, SharedSecretId, TurnKeyId};
 pub use keyring::{Keyring, KeyringError};
+pub use shared_secret::{
+    MAX_SECRET_BYTES, MIN_SECRET_BYTES, SealedSecret, SecretText, SecretTextError, SharedSecret,
+};
+pub use time_limited::{MAX_USERNAME_LIFETIME_SECS, TIME_LIMITED_PASSWORD_LEN, TimeLimited};
 pub use token::{
     Claims, Credential, CustomIdentifier, CustomIdentifierError, MAX_CUSTOM_IDENTIFIER_BYTES, MAX_TTL_SECS,
     MIN_TTL_SECS, MintError, OpenError, Opened,

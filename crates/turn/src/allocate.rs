@@ -81,7 +81,7 @@ impl Server {
             client,
             relays,
             expires_ms,
-            (identity.turn_key, identity.credential),
+            identity,
             message.transaction(),
             answer,
             (quota, meter),

@@ -9,10 +9,12 @@ use slab::Slab;
 use stun::{ChannelNumber, TransactionId};
 
 use crate::allocate::Family;
+use crate::auth::Authenticated;
 use crate::pace::Pace;
 use crate::port::RelayPort;
 use crate::quota::{Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
+use crate::shared_secrets::{SecretRef, SharedSecrets};
 use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId};
 
 /// Where an allocation is in its table; used again after the allocation has ended.
@@ -52,6 +54,8 @@ pub(crate) struct Allocation {
     pub(crate) expires_ms: u64,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
+    /// What its time-limited username was signed with.
+    pub(crate) shared_secret: Option<SecretRef>,
     /// The Allocate request that made it, and what it was answered.
     pub(crate) transaction: TransactionId,
     pub(crate) answer: Allocated,
@@ -87,7 +91,7 @@ impl Allocation {
         client: Client,
         relays: [Option<Relayed>; 2],
         expires_ms: u64,
-        (turn_key, credential): (TurnKeyId, CredentialId),
+        identity: &Authenticated,
         transaction: TransactionId,
         answer: Allocated,
         (quota, meter): (Quota, Option<Box<Meter>>),
@@ -96,8 +100,9 @@ impl Allocation {
             client,
             relays,
             expires_ms,
-            credential,
-            turn_key,
+            credential: identity.credential,
+            turn_key: identity.turn_key,
+            shared_secret: identity.shared_secret,
             transaction,
             answer,
             quota,
@@ -358,6 +363,21 @@ impl Allocations {
                 act(allocation);
             }
         }
+    }
+
+    /// The shared secret that the client's allocation was made with.
+    pub(crate) fn secret_of(&self, client: &FiveTuple) -> Option<SecretRef> {
+        self.slab.get(self.by_client(client)?.0)?.shared_secret
+    }
+
+    /// A key's allocations that were made with a shared secret which is not held any more.
+    pub(crate) fn without_secret(&self, key: TurnKeyId, held: &SharedSecrets) -> Vec<AllocationId> {
+        let of_key = self.by_turn_key.range((key, AllocationId(0))..).take_while(|found| found.0 == key);
+        let gone = |id: &AllocationId| {
+            let secret = self.slab.get(id.0).and_then(|allocation| allocation.shared_secret);
+            secret.is_some_and(|secret| held.secret(secret).is_none())
+        };
+        of_key.map(|found| found.1).filter(gone).collect()
     }
 
     /// One of the allocations that a denial ends.

@@ -1,9 +1,10 @@
 //! The long-term credential mechanism. RFC 8489 §9.2, RFC 8656 §5.
 
-use credentials::{CredentialId, DenySet, Keyring, TurnKeyId};
+use credentials::{CredentialId, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId};
 use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, PasswordAlgorithm};
 
-use crate::{FiveTuple, NonceKey, Refusal, Time};
+use crate::shared_secrets::{SecretRef, SharedSecrets};
+use crate::{DropReason, FiveTuple, NonceKey, Refusal, Time};
 
 /// A request whose integrity is verified, and whose credential is neither expired nor denied.
 #[derive(Debug)]
@@ -13,8 +14,47 @@ pub(crate) struct Authenticated {
     pub(crate) response: IntegrityAlgorithm,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
+    /// The shared secret that a time-limited username was signed with.
+    pub(crate) shared_secret: Option<SecretRef>,
     /// Unix seconds.
     pub(crate) expires_at: u64,
+}
+
+/// Why a request is not authenticated.
+#[derive(Debug)]
+pub(crate) enum Unproven {
+    Refused(Refusal),
+    Dropped(DropReason),
+}
+
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Whose username it is, as far as the username says.
+enum User<'m> {
+    Sealed(Opened),
+    TimeLimited(TimeLimited<'m>),
+}
+
+/// What the key of a request is made of, and what its integrity is checked with.
+#[derive(Clone, Copy)]
+struct Check<'m> {
+    message: &'m Message<'m>,
+    username: &'m [u8],
+    realm: &'m [u8],
+    algorithm: PasswordAlgorithm,
+    integrity: IntegrityAlgorithm,
+}
+
+impl Check<'_> {
+    /// The key that this password makes, if the request was signed with it.
+    fn verify(&self, password: &[u8]) -> Option<LongTermKey> {
+        let key = LongTermKey::with_algorithm(self.algorithm, self.username, self.realm, password);
+        (self.message.integrity_by(self.integrity, &key) == Integrity::Verified).then_some(key)
+    }
 }
 
 /// The comprehension-required attributes this server understands, in any message.
@@ -48,6 +88,10 @@ pub(crate) fn is_known(kind: AttributeType) -> bool {
 /// What authentication is checked against.
 pub(crate) struct Authority<'s> {
     pub(crate) keyring: &'s Keyring,
+    pub(crate) shared_secrets: &'s mut SharedSecrets,
+    /// The one that the client's live allocation was made with: tried first, and mostly the only one.
+    pub(crate) known_secret: Option<SecretRef>,
+    pub(crate) username_lifetime_secs: u32,
     pub(crate) denials: &'s DenySet,
     pub(crate) nonces: &'s NonceKey,
     pub(crate) nonce_lifetime_secs: u32,
@@ -58,11 +102,11 @@ pub(crate) struct Authority<'s> {
 impl Authority<'_> {
     /// Authenticates a request, in the order of RFC 8489 §9.2.4.
     pub(crate) fn authenticate(
-        &self,
+        mut self,
         now: Time,
         client: &FiveTuple,
         message: &Message<'_>,
-    ) -> Result<Authenticated, Refusal> {
+    ) -> Result<Authenticated, Unproven> {
         // RFC 8489 §9.2.4: without integrity the answer is 401 with REALM and NONCE.
         let integrity = integrity_algorithm(message).ok_or(Refusal::Unauthenticated)?;
         // RFC 8489 §9.2.4: with it but without USERNAME, REALM or NONCE it is 400.
@@ -72,33 +116,92 @@ impl Authority<'_> {
         let nonce = required(AttributeType::NONCE)?;
         let (algorithm, response) = self.password_algorithm(message)?;
         // RFC 8489 §9.2.4: an unknown username is 401. Nobody is known in another realm.
-        let opened = self.keyring.open(username).map_err(|_| Refusal::UnknownUsername)?;
-        let password = self.keyring.password(username).map_err(|_| Refusal::UnknownUsername)?;
+        let user = self.user(username).ok_or(Refusal::UnknownUsername)?;
         if realm != self.realm.as_bytes() {
-            return Err(Refusal::UnknownUsername);
+            return Err(Refusal::UnknownUsername.into());
         }
         // RFC 8489 §9.2.4: integrity that does not verify is 401.
-        let key = LongTermKey::with_algorithm(algorithm, username, realm, password.as_bytes());
-        if message.integrity_by(integrity, &key) != Integrity::Verified {
-            return Err(Refusal::WrongPassword);
+        let check = Check { message, username, realm, algorithm, integrity };
+        let authenticated = match user {
+            User::Sealed(opened) => self.verify_sealed(opened, check, response)?,
+            User::TimeLimited(user) => self.verify_time_limited(now, user, check, response)?,
+        };
+        if authenticated.expires_at <= now.unix_secs() {
+            return Err(Refusal::CredentialExpired.into());
         }
-        let claims = &opened.claims;
-        if claims.expires_at() <= now.unix_secs() {
-            return Err(Refusal::CredentialExpired);
+        let farthest = now.unix_secs().saturating_add(self.username_lifetime_secs.into());
+        if authenticated.shared_secret.is_some() && authenticated.expires_at > farthest {
+            return Err(Refusal::ExpiryTooFar.into());
         }
-        if self.denials.denies(claims.key, opened.id) {
-            return Err(Refusal::CredentialDenied);
+        if self.denials.denies(authenticated.turn_key, authenticated.credential) {
+            return Err(Refusal::CredentialDenied.into());
         }
         // RFC 8489 §9.2.4: last, a nonce that is no longer valid is 438.
         if !self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs) {
-            return Err(Refusal::StaleNonce);
+            return Err(Refusal::StaleNonce.into());
         }
+        Ok(authenticated)
+    }
+
+    fn user<'m>(&self, username: &'m [u8]) -> Option<User<'m>> {
+        match self.keyring.open(username) {
+            Ok(opened) => Some(User::Sealed(opened)),
+            Err(_) if self.shared_secrets.is_empty() => None,
+            Err(_) => TimeLimited::parse(username).map(User::TimeLimited),
+        }
+    }
+
+    fn verify_sealed(
+        &self,
+        opened: Opened,
+        check: Check<'_>,
+        response: IntegrityAlgorithm,
+    ) -> Result<Authenticated, Refusal> {
+        let password = self.keyring.password(check.username).map_err(|_| Refusal::UnknownUsername)?;
+        let key = check.verify(password.as_bytes()).ok_or(Refusal::WrongPassword)?;
+        let Opened { claims, id } = opened;
         Ok(Authenticated {
             key,
             response,
-            credential: opened.id,
+            credential: id,
             turn_key: claims.key,
+            shared_secret: None,
             expires_at: claims.expires_at(),
+        })
+    }
+
+    fn verify_time_limited(
+        &mut self,
+        now: Time,
+        user: TimeLimited<'_>,
+        check: Check<'_>,
+        response: IntegrityAlgorithm,
+    ) -> Result<Authenticated, Unproven> {
+        let try_one = |(turn_key, secret): (TurnKeyId, &SharedSecret)| {
+            let key = check.verify(&*user.password(&secret.text))?;
+            Some((key, (turn_key, secret.id)))
+        };
+        let known = self.known_secret.and_then(|known| Some((known.0, self.shared_secrets.secret(known)?)));
+        let mut found = known.and_then(try_one);
+        if found.is_none() {
+            if !self.shared_secrets.spend(now) {
+                return Err(Unproven::Dropped(DropReason::TooManyTrials));
+            }
+            // To the end also when one fits: the time taken does not say which.
+            for secret in self.shared_secrets.iter() {
+                let fits = try_one(secret);
+                found = found.or(fits);
+            }
+        }
+        let (key, shared_secret) = found.ok_or(Refusal::WrongPassword)?;
+        let (turn_key, _) = shared_secret;
+        Ok(Authenticated {
+            key,
+            response,
+            credential: user.id(turn_key),
+            turn_key,
+            shared_secret: Some(shared_secret),
+            expires_at: user.expires_at,
         })
     }
 

@@ -28,6 +28,9 @@ pub struct Config {
     pub channel_lifetime_secs: u32,
     /// How old a nonce may be, in seconds. RFC 8489 §9.2.
     pub nonce_lifetime_secs: u32,
+    /// How far ahead the expiry of a time-limited username may lie, in seconds: whoever holds a shared secret chooses
+    /// it. Seven days.
+    pub username_lifetime_secs: u32,
     /// Whether a 401 offers SHA-256 keys (PASSWORD-ALGORITHMS, RFC 8489 §9.2). It makes the 401 longer, and so what
     /// a spoofed source can have reflected.
     pub offer_password_algorithms: bool,
@@ -75,6 +78,7 @@ impl Default for Config {
             permission_lifetime_secs: 300,
             channel_lifetime_secs: 600,
             nonce_lifetime_secs: 3_600,
+            username_lifetime_secs: 604_800,
             offer_password_algorithms: false,
             strict_channels: true,
             key_limits: KeyLimits::default(),

@@ -31,6 +31,7 @@ mod reply;
 mod reservation;
 mod send;
 mod server;
+mod shared_secrets;
 mod stranger;
 mod time;
 

@@ -33,12 +33,14 @@ pub enum Refusal {
     PasswordAlgorithmInvalid,
     /// The nonce is too old, another client's, or forged.
     StaleNonce,
-    /// The username is not one that this deployment sealed.
+    /// The username is neither one that this deployment sealed nor a time-limited one.
     UnknownUsername,
     /// MESSAGE-INTEGRITY does not verify.
     WrongPassword,
     /// The credential's time is over.
     CredentialExpired,
+    /// A time-limited username whose expiry is too far ahead.
+    ExpiryTooFar,
     /// The credential was revoked or its key deleted.
     CredentialDenied,
     /// Another credential made the allocation.
@@ -101,6 +103,7 @@ impl Refusal {
             | Self::UnknownUsername
             | Self::WrongPassword
             | Self::CredentialExpired
+            | Self::ExpiryTooFar
             | Self::CredentialDenied => ErrorCode::UNAUTHENTICATED,
             Self::IncompleteCredentials
             | Self::PasswordAlgorithmInvalid
@@ -145,6 +148,7 @@ impl Refusal {
             Self::UnknownUsername => "unknown_username",
             Self::WrongPassword => "wrong_password",
             Self::CredentialExpired => "credential_expired",
+            Self::ExpiryTooFar => "expiry_too_far",
             Self::CredentialDenied => "credential_denied",
             Self::WrongCredentials => "wrong_credentials",
             Self::UnknownAttributes => "unknown_attributes",

@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use credentials::{Denial, DenySet, DenySetFull, Keyring, TurnKeyId};
+use credentials::{Denial, DenySet, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
 
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
-use crate::auth::{Authenticated, Authority, integrity_algorithm, is_known};
+use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known};
 use crate::binding::binding;
 use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
@@ -16,6 +16,7 @@ use crate::quota::AllocationLimits;
 use crate::reply::{Answer, Response};
 use crate::reservation::{Due, Reservations};
 use crate::send;
+use crate::shared_secrets::SharedSecrets;
 use crate::stranger::Strangers;
 use crate::{
     Client, Config, FiveTuple, KeyLimits, MAX_REPLY, NonceKey, Packet, PeerPolicy, Quotas, Refusal,
@@ -71,6 +72,8 @@ pub enum DropReason {
     UnknownMethod,
     /// A request without integrity, and not the one that a client begins with.
     Unauthenticated,
+    /// A time-limited username, when more of them came than shared secrets may be tried for: the client will ask again.
+    TooManyTrials,
     /// No live allocation for the client or relay socket.
     NoAllocation,
     /// ChannelData with a channel number out of range, or cut.
@@ -131,6 +134,14 @@ pub enum Command {
     Deny(Denial),
     /// Verify with this keyring from now on.
     Keyring(Arc<Keyring>),
+    /// These are a TURN key's shared secrets from now on, all of them. Allocations made with one that is not among
+    /// them end.
+    SharedSecrets {
+        /// Which key's.
+        key: TurnKeyId,
+        /// None: the key's time-limited usernames are refused.
+        secrets: Arc<[SharedSecret]>,
+    },
     /// Apply this policy to every permission, channel and Send from now on.
     Policy(Arc<PeerPolicy>),
     /// The client's connection is closed.
@@ -183,7 +194,7 @@ pub enum EndReason {
     Deleted,
     /// Its lifetime or its credential ran out.
     Expired,
-    /// Its credential was revoked or its key deleted.
+    /// Its credential was revoked, or its key or shared secret is gone.
     Denied,
     /// The client's connection was closed.
     ClientGone,
@@ -225,6 +236,7 @@ pub struct Server {
     denials: DenySet,
     /// The limits of keys that have some of their own; at most [`MAX_LIMITED_KEYS`].
     key_limits: BTreeMap<TurnKeyId, KeyLimits>,
+    shared_secrets: SharedSecrets,
     /// When expired denials are forgotten next, in monotonic milliseconds.
     purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
@@ -258,6 +270,7 @@ impl Server {
             own_relays,
             denials,
             key_limits: BTreeMap::new(),
+            shared_secrets: SharedSecrets::default(),
             purge_ms: 0,
             reservations_due: VecDeque::new(),
             alternates: Vec::new(),
@@ -299,6 +312,9 @@ impl Server {
     pub fn command(&mut self, now: Time, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Deny(denial) => {
+                if let Denial::Key { key, .. } = denial {
+                    self.shared_secrets.set(key, Arc::default());
+                }
                 while let Some(id) = self.allocations.denied_by(denial) {
                     self.end(id, EndReason::Denied);
                 }
@@ -308,6 +324,12 @@ impl Server {
                 self.denials.insert(denial, now.unix_secs())?;
             }
             Command::Keyring(keyring) => self.shared.keyring = keyring,
+            Command::SharedSecrets { key, secrets } => {
+                self.shared_secrets.set(key, secrets);
+                for id in self.allocations.without_secret(key, &self.shared_secrets) {
+                    self.end(id, EndReason::Denied);
+                }
+            }
             Command::Policy(policy) => self.config.policy = PeerPolicy::clone(&policy),
             Command::Redirect(alternates) => self.alternates = alternates,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
@@ -397,7 +419,12 @@ impl Server {
             Method::BINDING => binding(message),
             Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
                 self.expect_integrity(client, message)?;
-                let authenticated = self.authority().authenticate(now, &client.five_tuple, message);
+                let authority = self.authority(&client.five_tuple);
+                let authenticated = match authority.authenticate(now, &client.five_tuple, message) {
+                    Err(Unproven::Dropped(reason)) => return Err(reason),
+                    Err(Unproven::Refused(refusal)) => Err(refusal),
+                    Ok(identity) => Ok(identity),
+                };
                 authenticated.and_then(|identity| {
                     let outcome = self.authenticated_request(now, client, message, &identity, sockets);
                     key = Some((identity.response, identity.key));
@@ -462,9 +489,12 @@ impl Server {
         }
     }
 
-    fn authority(&self) -> Authority<'_> {
+    fn authority(&mut self, client: &FiveTuple) -> Authority<'_> {
         Authority {
             keyring: &self.shared.keyring,
+            known_secret: self.allocations.secret_of(client),
+            shared_secrets: &mut self.shared_secrets,
+            username_lifetime_secs: self.config.username_lifetime_secs,
             denials: &self.denials,
             nonces: &self.shared.nonces,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs,

@@ -15,4 +15,5 @@ mod reflection;
 mod relaying;
 mod reservation;
 mod sha256;
+mod shared_secrets;
 mod stranger;
