@@ -7,7 +7,7 @@ use credentials::{Denial, Keyring, TurnKeyId};
 use tokio::net::TcpListener;
 
 use crate::api;
-use crate::feed::Feed;
+use crate::feed::{Feed, News};
 use crate::ice::IceUrls;
 use crate::keys::Keys;
 use crate::rate::{Buckets, Rate};
@@ -66,7 +66,7 @@ pub(crate) struct Shared {
 }
 
 impl Control {
-    /// Reads the TURN keys and begins to follow the deny feed.
+    /// Reads the TURN keys and begins to follow the feed.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -76,20 +76,20 @@ impl Control {
         keyring: Arc<ArcSwap<Keyring>>,
     ) -> Result<Self, StoreError> {
         let keys = Keys::load(store.clone(), config.unknown_key_rate).await?;
-        let feed = Feed::new(store.clone());
+        let feed = Feed::new(store.clone(), Arc::clone(&keyring));
         let account_rates = Buckets::new(config.account_rate);
         let shared = Arc::new(Shared { config, store, keyring, keys, feed, account_rates });
         let for_keys = Arc::downgrade(&shared);
-        let forget = move |denial| {
-            if let (Denial::Key { key, .. }, Some(shared)) = (denial, for_keys.upgrade()) {
-                shared.keys.drop_key(key);
+        let forget = move |news: &News| {
+            if let (News::Denied(Denial::Key { key, .. }), Some(shared)) = (news, for_keys.upgrade()) {
+                shared.keys.drop_key(*key);
             }
         };
         shared.feed.subscribe(forget).await?;
         Ok(Self { shared })
     }
 
-    /// The deny feed. It moves on with this process's own denials at once, and with others' while
+    /// The feed. It moves on with this process's own changes at once, and with others' while
     /// [`Control::serve`] (or [`Feed::run`]) runs.
     pub fn feed(&self) -> Feed {
         self.shared.feed.clone()
@@ -101,7 +101,7 @@ impl Control {
     }
 
     /// Serves until `shutdown` is ready: then takes no more connections, lets running requests end for a few
-    /// seconds, and returns. Follows the deny feed meanwhile.
+    /// seconds, and returns. Follows the feed meanwhile.
     ///
     /// # Errors
     /// When the listener fails for good.

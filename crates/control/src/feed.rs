@@ -1,14 +1,16 @@
-//! The deny feed: who subscribes hears of every denial once, in order.
+//! The feed: who subscribes hears of every denial once, in order, and of every TURN key's settings.
 //!
-//! The denials table is the truth; the feed only reads on from the last entry it saw. [`Feed::run`] does so five
-//! times a second, so that what another process or node denies arrives too. Whoever denies something in this
+//! The store's tables are the truth; the feed only reads on from the last entry it saw. [`Feed::run`] does so five
+//! times a second, so that what another process or node changes arrives too. Whoever changes something in this
 //! process calls [`Feed::catch_up`] after the commit: when it returns, every subscriber has been called.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use credentials::Denial;
+use arc_swap::ArcSwap;
+use credentials::{Denial, Keyring, SharedSecret, TurnKeyId};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -21,46 +23,83 @@ const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const PURGE_GRACE_SECS: u64 = 300;
 const PAGE: u32 = 1_000;
 
-type Subscriber = Box<dyn FnMut(Denial) + Send>;
+/// What subscribers hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Something is refused.
+    Denied(Denial),
+    /// A TURN key's settings, all of them: those that are in force, or have changed. They may come again unchanged.
+    /// A deleted key's are not told; its denial is.
+    Settings(KeySettings),
+}
 
-/// A handle to the process's one deny feed. Cheap to clone.
+/// What relays must know of a TURN key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySettings {
+    /// Which key.
+    pub key: TurnKeyId,
+    /// Its shared secrets, oldest first.
+    pub shared_secrets: Vec<SharedSecret>,
+}
+
+type Subscriber = Box<dyn FnMut(&News) + Send>;
+
+/// A handle to the process's one feed. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
     store: Store,
+    keyring: Arc<ArcSwap<Keyring>>,
     state: Arc<Mutex<State>>,
 }
 
+#[derive(Default)]
 struct State {
-    /// The last entry that every subscriber has.
-    seq: i64,
+    /// The last denial that every subscriber has.
+    denials_seq: i64,
+    /// The last change of settings that every subscriber has.
+    settings_seq: i64,
+    /// Keys with a shared secret that the keyring could not open, and that keyring.
+    unreadable: BTreeSet<TurnKeyId>,
+    tried: Option<Arc<Keyring>>,
     subscribers: Vec<Subscriber>,
 }
 
 impl Feed {
-    /// A feed of this store's denials, without any subscriber.
-    pub fn new(store: Store) -> Self {
-        Self { store, state: Arc::new(Mutex::new(State { seq: 0, subscribers: Vec::new() })) }
+    /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
+    pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
+        Self { store, keyring, state: Arc::default() }
     }
 
-    /// Calls `on` with every denial in force, before this returns, and from then on with every new one: in the
-    /// feed's order, each once. `on` runs on the feed's path: it must not block, and hands over at most.
+    /// Calls `on` with every denial and all settings in force, before this returns, and from then on with every new
+    /// one: denials in the feed's order, each once. `on` runs on the feed's path: it must not block, and hands over
+    /// at most.
     ///
     /// # Errors
     /// When the store cannot be read; then `on` is not subscribed.
-    pub async fn subscribe(&self, mut on: impl FnMut(Denial) + Send + 'static) -> Result<(), StoreError> {
+    pub async fn subscribe(&self, mut on: impl FnMut(&News) + Send + 'static) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         // First all others, so that everybody stands at the same entry.
-        state.read_on(&self.store).await?;
-        let (end, mut seq) = (state.seq, 0);
-        let mut denials = Vec::new();
+        state.read_on(self).await?;
+        let (end, mut seq) = (state.denials_seq, 0);
+        let mut news = Vec::new();
+        let now = Timestamp::now().unix_secs();
         while seq < end {
             let page = self.store.denials_after(seq, PAGE).await?;
             let Some(last) = page.last() else { break };
             seq = last.seq;
-            denials.extend(page.into_iter().filter(|entry| entry.seq <= end).map(|entry| entry.denial));
+            let in_force = |entry: &FeedEntry| entry.seq <= end && entry.denial.until() >= now;
+            news.extend(page.into_iter().filter(in_force).map(|entry| News::Denied(entry.denial)));
         }
-        let now = Timestamp::now().unix_secs();
-        denials.into_iter().filter(|denial| denial.until() >= now).for_each(&mut on);
+        seq = 0;
+        while seq < state.settings_seq {
+            let page = self.store.setting_changes_after(seq, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            seq = last.seq;
+            for change in &page {
+                news.push(state.settings(self, change.key).await?);
+            }
+        }
+        news.iter().for_each(&mut on);
         state.subscribers.push(Box::new(on));
         Ok(())
     }
@@ -70,7 +109,7 @@ impl Feed {
     /// # Errors
     /// When the store cannot be read. [`Feed::run`] will come back to it.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        self.state.lock().await.read_on(&self.store).await
+        self.state.lock().await.read_on(self).await
     }
 
     /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and
@@ -82,7 +121,7 @@ impl Feed {
             sleep(wait).await;
             match self.step(&mut purged).await {
                 Ok(()) if wait > POLL_INTERVAL => {
-                    tracing::info!("the deny feed follows the store again");
+                    tracing::info!("the feed follows the store again");
                     wait = POLL_INTERVAL;
                 }
                 Ok(()) => {}
@@ -90,7 +129,7 @@ impl Feed {
                     if wait == POLL_INTERVAL {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
-                            "the deny feed cannot read the store; revocations made elsewhere arrive late"
+                            "the feed cannot read the store; what is revoked or changed elsewhere arrives late"
                         );
                     }
                     wait = (wait * 2).min(MAX_BACKOFF);
@@ -111,18 +150,69 @@ impl Feed {
 }
 
 impl State {
-    async fn read_on(&mut self, store: &Store) -> Result<(), StoreError> {
+    async fn read_on(&mut self, feed: &Feed) -> Result<(), StoreError> {
         loop {
-            let page = store.denials_after(self.seq, PAGE).await?;
+            let page = feed.store.denials_after(self.denials_seq, PAGE).await?;
             // No await from here: a page is handed out whole or, if the caller goes away, not at all.
             for FeedEntry { seq, denial } in &page {
-                self.subscribers.iter_mut().for_each(|on| on(*denial));
-                self.seq = *seq;
+                self.tell(&News::Denied(*denial));
+                self.denials_seq = *seq;
             }
             if page.len() < PAGE as usize {
-                return Ok(());
+                break;
             }
         }
+        loop {
+            let page = feed.store.setting_changes_after(self.settings_seq, PAGE).await?;
+            for change in &page {
+                let settings = self.settings(feed, change.key).await?;
+                self.tell(&settings);
+                self.settings_seq = change.seq;
+            }
+            if page.len() < PAGE as usize {
+                break;
+            }
+        }
+        self.read_again(feed).await
+    }
+
+    /// With another keyring, what the last one could not open may open.
+    async fn read_again(&mut self, feed: &Feed) -> Result<(), StoreError> {
+        let keyring = feed.keyring.load_full();
+        if self.unreadable.is_empty() || self.tried.as_ref().is_some_and(|it| Arc::ptr_eq(it, &keyring)) {
+            return Ok(());
+        }
+        for key in self.unreadable.clone() {
+            let settings = self.settings(feed, key).await?;
+            self.tell(&settings);
+        }
+        self.tried = Some(keyring);
+        Ok(())
+    }
+
+    fn tell(&mut self, news: &News) {
+        self.subscribers.iter_mut().for_each(|on| on(news));
+    }
+
+    /// A key's settings as they are now. A shared secret that cannot be opened is logged and left out.
+    async fn settings(&mut self, feed: &Feed, key: TurnKeyId) -> Result<News, StoreError> {
+        let stored = feed.store.shared_secrets(key).await?;
+        let keyring = feed.keyring.load();
+        let mut shared_secrets = Vec::with_capacity(stored.len());
+        self.unreadable.remove(&key);
+        for secret in stored {
+            match secret.open(&keyring) {
+                Ok(opened) => shared_secrets.push(opened),
+                Err(error) => {
+                    tracing::error!(
+                        %key, shared_secret = %secret.id, error = &error as &dyn std::error::Error,
+                        "a shared secret cannot be opened and is not in force"
+                    );
+                    self.unreadable.insert(key);
+                }
+            }
+        }
+        Ok(News::Settings(KeySettings { key, shared_secrets }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use credentials::TurnKeyId;
 
 use crate::rate::{Bucket, Rate};
-use crate::store::{KeyRecord, Store, StoreError};
+use crate::store::{KeyRecord, SecretHash, Store, StoreError};
 
 /// Why a key was not found at once.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Keys {
 #[derive(Debug, Default)]
 struct Held {
     records: HashMap<TurnKeyId, KeyRecord>,
+    /// Found by the hash of their secret.
+    by_secret: HashMap<SecretHash, TurnKeyId>,
     /// How many keys were dropped so far.
     drops: u64,
 }
@@ -44,26 +46,46 @@ pub(crate) struct BeforeRead {
 
 impl Keys {
     pub(crate) async fn load(store: Store, miss_rate: Rate) -> Result<Self, StoreError> {
-        let records = store.key_records().await?.into_iter().collect();
+        let records: HashMap<_, _> = store.key_records().await?.into_iter().collect();
+        let by_secret = records.iter().map(|(uid, record)| (record.secret_hash, *uid)).collect();
         let misses = Mutex::new(Bucket::full(miss_rate, Instant::now()));
-        Ok(Self { store, held: RwLock::new(Held { records, drops: 0 }), miss_rate, misses })
+        Ok(Self { store, held: RwLock::new(Held { records, by_secret, drops: 0 }), miss_rate, misses })
     }
 
     pub(crate) async fn find(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, Miss> {
         if let Some(record) = self.held.read().unwrap_or_else(PoisonError::into_inner).records.get(&uid) {
             return Ok(Some(record.clone()));
         }
-        self.misses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(self.miss_rate, Instant::now())
-            .map_err(Miss::Busy)?;
+        self.expect_rate()?;
         let before = self.before_read();
         let record = self.store.key_record(uid).await.map_err(Miss::Store)?;
         if let Some(record) = &record {
             self.add(before, uid, record.clone());
         }
         Ok(record)
+    }
+
+    /// The key with this secret. The hash alone decides what is found, so that the time taken tells nothing.
+    pub(crate) async fn find_by_secret(&self, secret: &str) -> Result<Option<TurnKeyId>, Miss> {
+        let hash = SecretHash::of(secret.as_bytes());
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).by_secret.get(&hash).copied();
+        if held.is_some() {
+            return Ok(held);
+        }
+        self.expect_rate()?;
+        let before = self.before_read();
+        let found = self.store.key_with_secret(secret).await.map_err(Miss::Store)?;
+        let Some((uid, record)) = found.filter(|(_, record)| record.secret_hash.matches(secret.as_bytes()))
+        else {
+            return Ok(None);
+        };
+        self.add(before, uid, record);
+        Ok(Some(uid))
+    }
+
+    fn expect_rate(&self) -> Result<(), Miss> {
+        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.take(self.miss_rate, Instant::now()).map_err(Miss::Busy)
     }
 
     /// To be taken before the store is asked, and given to [`Keys::add`].
@@ -76,6 +98,7 @@ impl Keys {
     pub(crate) fn add(&self, before: BeforeRead, uid: TurnKeyId, record: KeyRecord) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if held.drops == before.drops {
+            held.by_secret.insert(record.secret_hash, uid);
             held.records.insert(uid, record);
         }
     }
@@ -83,7 +106,9 @@ impl Keys {
     /// Forgets a deleted key.
     pub(crate) fn drop_key(&self, uid: TurnKeyId) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        held.records.remove(&uid);
+        if let Some(record) = held.records.remove(&uid) {
+            held.by_secret.remove(&record.secret_hash);
+        }
         held.drops += 1;
     }
 }

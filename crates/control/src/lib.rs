@@ -1,5 +1,5 @@
 //! Turnery's HTTP side: the account and credential APIs, the store behind them, and the feed of what relays must
-//! refuse.
+//! refuse and know of TURN keys.
 //!
 //! [`Store`](store::Store) holds what has to survive. [`Control`] serves the APIs on it; whoever runs a relay in
 //! the same process subscribes to its [`Feed`]. Credentials themselves are sealed by the `credentials` crate and
@@ -16,7 +16,7 @@ pub mod store;
 mod try_page;
 
 pub use control::{Config, Control, Dev};
-pub use feed::Feed;
+pub use feed::{Feed, KeySettings, News};
 pub use ice::{IceTransport, IceUrls};
 pub use rate::Rate;
 pub use serve::ServeError;

@@ -1,13 +1,14 @@
 //! The command line: what there is to say, and where it is carried out.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::exit;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use control::store::{AccountId, Permission, Timestamp, TokenId};
-use credentials::TurnKeyId;
+use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
 use crate::config::{Global, Layer, Place, Settings};
@@ -181,10 +182,52 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Shared secrets: what applications mint time-limited usernames with
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Delete a TURN key; traffic of its credentials stops within a second
     Delete {
         /// Which one
         uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Show a TURN key's shared secrets, never their text
+    List {
+        /// Whose
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a TURN key a shared secret, at most 8 for rotation; it is shown this once
+    Add {
+        /// To whom
+        uid: TurnKeyId,
+        /// The file that holds the secret, 16 to 256 printable characters; - reads standard input
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// Make one up, 64 hex digits: the default
+        #[arg(long, conflicts_with = "secret_file")]
+        generate: bool,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take a shared secret from a TURN key; traffic of usernames made with it stops within a second
+    Remove {
+        /// From whom
+        uid: TurnKeyId,
+        /// Which one
+        id: SharedSecretId,
         #[command(flatten)]
         owner: Owner,
         #[command(flatten)]
@@ -223,7 +266,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Account(command) => block_on(commands::account(&place()?, command)),
         Command::Token(command) => block_on(commands::token(&place()?, command)),
         Command::Key(command) => block_on(commands::key(&place()?, command)),
-        Command::Keyring(command) => commands::keyring(&place()?, command),
+        Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
     }
 }
 
@@ -272,6 +315,7 @@ mod tests {
             (vec!["serve", "--no-such-flag"], "'--no-such-flag'"),
             (vec!["srve"], "'srve'"),
             (vec!["key", "delete"], "<UID>"),
+            (vec!["key", "secret", "remove", "x"], "32 lower-case hex digits"),
             (vec!["key", "delete", "x"], "32 lower-case hex digits"),
             (vec!["serve", "--realm"], "--realm"),
             (vec!["token", "create", "--permission", "all"], "calls-read"),

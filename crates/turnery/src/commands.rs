@@ -1,6 +1,8 @@
 //! The commands that change what is stored. A running service need not be told: it reads the same store, follows the
 //! deny feed, and watches the keyring.
 
+mod secrets;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,14 @@ impl Place {
 
     fn dir(&self) -> Result<PathBuf> {
         self.data_dir.clone().context("where the data is is not known: give --data-dir")
+    }
+
+    /// Whether there is a store, as far as that can be seen from outside.
+    fn has_store(&self) -> Result<bool> {
+        let url = self.store_url(&self.dir()?);
+        Ok(url
+            .strip_prefix("sqlite:")
+            .is_none_or(|path| Path::new(path.strip_prefix("//").unwrap_or(path)).exists()))
     }
 
     /// Opens the store, which must exist: a mistyped path would otherwise be an empty store.
@@ -119,6 +129,7 @@ fn token_row(token: &ApiToken) -> [String; 6] {
 pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
     let store = place.open_store().await?;
     match command {
+        KeyCommand::Secret(command) => secrets::secret(place, &store, command).await,
         KeyCommand::List { owner, output } => {
             let keys = store.keys(&owner.resolve(&store).await?).await?;
             let row = |it: &TurnKey| {
@@ -155,13 +166,14 @@ pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
     }
 }
 
-pub(crate) fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {
+pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {
     let dir = place.dir()?;
     let file = KeyringFile::in_dir(&dir);
     match command {
         KeyringCommand::Show { output } => show_keyring(&file.open()?, output, ""),
         KeyringCommand::Rotate { output } => {
             prepare_data_dir(&dir)?;
+            secrets::reseal(place, &file).await?;
             let note = "\nNew credentials are sealed with the current key; older ones stay good until they expire.\n";
             show_keyring(&file.rotate()?, output, note)
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
-use control::{Control, Dev, IceTransport, IceUrls};
+use control::{Control, Dev, IceTransport, IceUrls, KeySettings, News};
 use credentials::{Claims, Credential, CustomIdentifier, Keyring};
 use relay::{Bound, Listener, Relay, StreamLimits};
 use tempfile::TempDir;
@@ -110,11 +110,12 @@ impl Service {
         let mut config = control::Config::new(ice);
         config.dev =
             trial.as_ref().map(|it| Dev { key: it.key.uid, public_host: Some(settings.public_host.clone()) });
+        reseal(&store, &keyring).await?;
         let keyring = Arc::new(ArcSwap::from_pointee(keyring));
         let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
         let to_relay = relay.clone();
-        control.feed().subscribe(move |denial| to_relay.command(&Command::Deny(denial))).await?;
-        // Not before every denial in force is known to the relay.
+        control.feed().subscribe(move |news| to_relay.hear(news)).await?;
+        // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
         announce::ready(api_address, &listeners)?;
@@ -155,20 +156,23 @@ impl Service {
             }
             seen = stamp;
             match self.keyring_file.open() {
-                Ok(keyring) => self.use_keyring(keyring),
+                Ok(keyring) => self.use_keyring(keyring).await,
                 Err(error) => tracing::error!("{error:#}; the keyring in use stays"),
             }
         }
     }
 
-    fn use_keyring(&self, keyring: Keyring) {
+    async fn use_keyring(&self, keyring: Keyring) {
         if **self.keyring.load() == keyring {
             return;
         }
         let keyring = Arc::new(keyring);
         // The relay first: what is minted with the new key must be known to it.
         self.relay.command(&Command::Keyring(Arc::clone(&keyring)));
-        self.keyring.store(keyring);
+        self.keyring.store(Arc::clone(&keyring));
+        if let Err(error) = reseal(&self.store, &keyring).await {
+            tracing::error!("{error:#}; they are sealed again at the next start or change of the keyring");
+        }
         tracing::info!(path = %self.keyring_file.path().display(), "the keyring was read again");
     }
 
@@ -202,6 +206,16 @@ impl RelayHandle {
     fn command(&self, command: &Command) {
         if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             relay.command(command);
+        }
+    }
+
+    fn hear(&self, news: &News) {
+        match news {
+            News::Denied(denial) => self.command(&Command::Deny(*denial)),
+            News::Settings(KeySettings { key, shared_secrets }) => {
+                let secrets = shared_secrets.as_slice().into();
+                self.command(&Command::SharedSecrets { key: *key, secrets });
+            }
         }
     }
 
@@ -310,6 +324,18 @@ async fn bootstrap(settings: &Settings, store: &Store) -> Result<Option<Bootstra
     Ok(store.bootstrap(account, token).await?)
 }
 
+/// Seals shared secrets with the current key before the one that sealed them leaves the keyring.
+async fn reseal(store: &Store, keyring: &Keyring) -> Result<()> {
+    let resealed = store.reseal_shared_secrets(keyring).await.context("cannot seal shared secrets again")?;
+    if resealed.unreadable > 0 {
+        tracing::error!(
+            count = resealed.unreadable,
+            "shared secrets were sealed with a key that is not in the keyring; restore it, or remove them"
+        );
+    }
+    Ok(())
+}
+
 fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
     relay::Config {
         listeners: settings.turn_listen.clone(),
@@ -322,6 +348,7 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
             offer_password_algorithms: settings.offer_sha256,
             key_limits: settings.key_limits,
             stranger_limit: settings.stranger_limit,
+            username_lifetime_secs: settings.username_lifetime_secs,
             ..turn::Config::default()
         },
         relay_ports: settings.relay_ports,

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use credentials::{CustomIdentifier, MAX_TTL_SECS, MIN_TTL_SECS};
+use credentials::{CustomIdentifier, MAX_TTL_SECS, MIN_TTL_SECS, SecretText};
 use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
@@ -52,6 +52,12 @@ impl Fields {
             Some(Value::String(name)) => Ok(Some(name)),
             Some(_) => Err(ApiError::NameType),
         }
+    }
+
+    pub(super) fn secret(&self) -> Result<Option<SecretText>, ApiError> {
+        let Some(value) = self.0.get("secret") else { return Ok(None) };
+        let text = value.as_str().and_then(|text| text.parse().ok());
+        text.map(Some).ok_or(ApiError::SharedSecret)
     }
 
     pub(super) fn ttl_secs(&self) -> Result<u32, ApiError> {

@@ -7,7 +7,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
+use credentials::{
+    Claims, CredentialId, CustomIdentifier, Keyring, MAX_USERNAME_LIFETIME_SECS, TimeLimited, TurnKeyId,
+};
 use serde::Serialize;
 
 use crate::api::ApiError;
@@ -34,9 +36,9 @@ pub(crate) struct IceServer {
 }
 
 #[derive(Debug, Serialize)]
-struct Login {
-    username: String,
-    credential: String,
+pub(super) struct Login {
+    pub(super) username: String,
+    pub(super) credential: String,
 }
 
 impl<T: Serialize> IntoResponse for Generated<T> {
@@ -80,7 +82,7 @@ pub(super) async fn generate(
     Ok(Generated { ice_servers: IceServer { urls, login: Some(login) }, expires_at, ttl })
 }
 
-fn mint(
+pub(super) fn mint(
     keyring: &ArcSwap<Keyring>,
     key: TurnKeyId,
     ttl_secs: u32,
@@ -113,8 +115,27 @@ pub(super) async fn revoke_in_body(
 /// Answers when the denial is durable and the relays of this process have been told.
 async fn revoke(shared: &Shared, key: TurnKeyId, username: &str) -> Result<StatusCode, ApiError> {
     let opened = shared.keyring.load().open(username.as_bytes()).ok();
-    let opened = opened.filter(|it| it.claims.key == key).ok_or(ApiError::NoSuchCredential)?;
-    shared.store.revoke(opened.id, opened.claims.expires_at()).await?;
+    let (id, until) = match opened {
+        Some(opened) if opened.claims.key == key => (opened.id, opened.claims.expires_at()),
+        Some(_) => return Err(ApiError::NoSuchCredential),
+        None => time_limited(shared, key, username).await?,
+    };
+    shared.store.revoke(id, until).await?;
     shared.feed.catch_up().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A time-limited username's id and expiry. Nobody knows which ones were minted: any of its form can be revoked where
+/// the key has a shared secret, and one whose expiry no relay would ever accept is none.
+async fn time_limited(
+    shared: &Shared,
+    key: TurnKeyId,
+    username: &str,
+) -> Result<(CredentialId, u64), ApiError> {
+    let username = TimeLimited::parse(username.as_bytes()).ok_or(ApiError::NoSuchCredential)?;
+    let farthest = Timestamp::now().unix_secs() + u64::from(MAX_USERNAME_LIFETIME_SECS);
+    if username.expires_at > farthest || shared.store.shared_secrets(key).await?.is_empty() {
+        return Err(ApiError::NoSuchCredential);
+    }
+    Ok((username.id(key), username.expires_at))
 }

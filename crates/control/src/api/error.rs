@@ -2,12 +2,14 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use credentials::{MAX_CUSTOM_IDENTIFIER_BYTES, MAX_TTL_SECS, MIN_TTL_SECS};
+use credentials::{
+    MAX_CUSTOM_IDENTIFIER_BYTES, MAX_SECRET_BYTES, MAX_TTL_SECS, MIN_SECRET_BYTES, MIN_TTL_SECS,
+};
 
 use crate::api::MAX_BODY_BYTES;
 use crate::api::envelope;
 use crate::keys::Miss;
-use crate::store::StoreError;
+use crate::store::{MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, StoreError};
 
 /// Most characters of a TURN key's name.
 pub(super) const MAX_NAME_CHARS: usize = 255;
@@ -33,6 +35,8 @@ pub(crate) enum ApiError {
     NoSuchKey,
     /// Not a credential of this TURN key.
     NoSuchCredential,
+    /// Not a shared secret of this TURN key.
+    NoSuchSharedSecret,
     /// Nothing has this path.
     NoRoute,
     /// The path is right and the method is not.
@@ -62,6 +66,18 @@ pub(crate) enum ApiError {
         /// How many it may have.
         limit: u32,
     },
+    /// `secret` is no string, or cannot be a shared secret.
+    SharedSecret,
+    /// The TURN key may have no more shared secrets.
+    TooManySharedSecretsOfKey,
+    /// The deployment may have no more shared secrets.
+    TooManySharedSecrets,
+    /// The shared secret is in use.
+    SharedSecretExists,
+    /// `service` is not `turn`.
+    Service,
+    /// The `username` that a credential is asked for is too long.
+    UserTooLong,
     /// Asked too often.
     RateLimited {
         /// When to come back, in seconds.
@@ -100,6 +116,13 @@ impl ApiError {
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, 20_021),
             Self::ForeignOrigin => (StatusCode::FORBIDDEN, 20_022),
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, 20_023),
+            Self::NoSuchSharedSecret => (StatusCode::NOT_FOUND, 20_024),
+            Self::SharedSecret => (StatusCode::BAD_REQUEST, 20_025),
+            Self::TooManySharedSecretsOfKey => (StatusCode::CONFLICT, 20_026),
+            Self::TooManySharedSecrets => (StatusCode::CONFLICT, 20_027),
+            Self::SharedSecretExists => (StatusCode::CONFLICT, 20_028),
+            Self::Service => (StatusCode::BAD_REQUEST, 20_029),
+            Self::UserTooLong => (StatusCode::BAD_REQUEST, 20_030),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -117,6 +140,9 @@ impl ApiError {
             Self::WrongSecret => "Authentication error: this is not the secret of the TURN key",
             Self::NoSuchKey => "There is no such TURN key",
             Self::NoSuchCredential => "The username is no credential of this TURN key",
+            Self::NoSuchSharedSecret => "The TURN key has no such shared secret",
+            Self::SharedSecretExists => "This shared secret is in use already: choose another",
+            Self::Service => "service must be `turn`",
             Self::NoRoute => "Could not route the request: the path is unknown, or an id in it cannot be one",
             Self::MethodNotAllowed => "Method not allowed: the header `Allow` lists those that are",
             Self::BodyUnreadable => "The body could not be read to its end",
@@ -141,6 +167,24 @@ impl ApiError {
             Self::CustomIdentifierTooLong => {
                 return format!(
                     "customIdentifier must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8"
+                );
+            }
+            Self::UserTooLong => {
+                return format!("username must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8");
+            }
+            Self::SharedSecret => {
+                return format!(
+                    "secret must be a string of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} printable characters of ASCII"
+                );
+            }
+            Self::TooManySharedSecretsOfKey => {
+                return format!(
+                    "The TURN key has {MAX_SHARED_SECRETS_OF_KEY} shared secrets, and may have no more: remove one first"
+                );
+            }
+            Self::TooManySharedSecrets => {
+                return format!(
+                    "There are {MAX_SHARED_SECRETS} shared secrets, and there may be no more: remove one first"
                 );
             }
             Self::TooManyKeys { limit } => {
@@ -180,6 +224,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::TooManyKeys { limit } => Self::TooManyKeys { limit },
+            StoreError::TooManySharedSecretsOfKey => Self::TooManySharedSecretsOfKey,
+            StoreError::TooManySharedSecrets => Self::TooManySharedSecrets,
+            StoreError::SharedSecretExists => Self::SharedSecretExists,
             // The account was deleted while its token was looked at.
             StoreError::NoSuchAccount(_) => Self::UnknownToken,
             error => {

@@ -1,6 +1,6 @@
 //! The HTTP interface: one file per resource.
 //!
-//! Both surfaces, the account API below `/client/v4` and the credential API below `/v1`, speak the same failure
+//! All surfaces, the account API below `/client/v4`, the credential API below `/v1` and `/turn`, speak the same failure
 //! envelope: see [`envelope`] and [`error`].
 
 mod accounts;
@@ -10,8 +10,10 @@ mod credentials;
 mod envelope;
 mod error;
 mod fallback;
+mod shared_secrets;
 mod tokens;
 mod turn_keys;
+mod turn_rest;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, RawPathParams};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use credentials::ice_servers;
@@ -40,6 +42,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
     const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
+    const SECRETS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets";
+    const SECRET: &str =
+        "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets/{secret_id}";
 
     Router::new()
         .route("/client/v4/accounts", get(accounts::list))
@@ -47,6 +52,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/client/v4/accounts/{account_id}/tokens/verify", get(tokens::verify_in_account))
         .route(KEYS, get(turn_keys::list).post(turn_keys::create))
         .route(KEY, get(turn_keys::one).put(turn_keys::update).delete(turn_keys::delete))
+        .route(SECRETS, get(shared_secrets::list).post(shared_secrets::create))
+        .route(SECRET, delete(shared_secrets::delete))
+        .route("/turn", get(turn_rest::credential))
         .route("/v1/turn/keys/{key_id}/credentials/generate", post(credentials::generate))
         .route(
             "/v1/turn/keys/{key_id}/credentials/generate-ice-servers",

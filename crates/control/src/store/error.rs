@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::store::AccountId;
+use crate::store::{AccountId, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY};
 
 /// What lies behind an error, whatever database it comes from.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -92,6 +92,22 @@ pub enum StoreError {
         /// How many it may have.
         limit: u32,
     },
+    /// The TURN key may have no more shared secrets.
+    #[error(
+        "the TURN key has {MAX_SHARED_SECRETS_OF_KEY} shared secrets, and that is the most it may have: remove one first"
+    )]
+    TooManySharedSecretsOfKey,
+    /// There may be no more shared secrets in the deployment.
+    #[error(
+        "there are {MAX_SHARED_SECRETS} shared secrets, and that is the most there may be: remove one first"
+    )]
+    TooManySharedSecrets,
+    /// A TURN key has this shared secret.
+    #[error("this shared secret is in use already: choose another, or have one generated")]
+    SharedSecretExists,
+    /// The cipher refused.
+    #[error("sealing a shared secret failed")]
+    Seal,
     /// The database did not answer, or refused.
     #[error("the store failed")]
     Database(#[source] Cause),

@@ -1,23 +1,34 @@
 //! The store: accounts, API tokens, TURN keys and the denials table.
 //!
 //! [`Store`] is one type whatever the database behind it; SQL lives only below this module, in one folder per
-//! database. Plaintext secrets are made here, handed out once, and only their SHA-256 is written.
+//! database. Plaintext secrets are made here, handed out once, and only their SHA-256 is written; but for shared
+//! secrets, which relays must know and which are written sealed by the keyring.
 //!
 //! What every database behind it must keep:
 //! - a call that returned `Ok` is durable;
 //! - a key's deletion and its denial are one transaction, and so is an account's with those of its keys;
 //! - `denials.seq` grows in the order of commits, so a reader that remembers the last one misses none.
 
+/// Calls the same method on whichever database is behind the store.
+macro_rules! on_backend {
+    ($store:expr, $db:ident => $call:expr) => {
+        match &$store.backend {
+            Backend::Sqlite($db) => $call.await,
+        }
+    };
+}
+
 mod error;
 mod secret;
+mod shared_secrets;
 mod sqlite;
 mod types;
 
 pub use error::StoreError;
 pub use secret::{SecretHash, TokenText};
 pub use types::{
-    Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewToken, Permission,
-    Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
+    Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
+    Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
 };
 
 use credentials::{CredentialId, Denial, MAX_TTL_SECS, TurnKeyId};
@@ -26,6 +37,12 @@ use sqlite::Sqlite;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
 pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
+
+/// Most shared secrets a TURN key may have: a few, for rotation.
+pub const MAX_SHARED_SECRETS_OF_KEY: usize = 8;
+
+/// Most shared secrets of all TURN keys: a relay that does not know which one signed a username tries them all.
+pub const MAX_SHARED_SECRETS: usize = 1_000;
 
 /// Added to the time for which a deleted key is denied. Another process may mint with the key until it has read
 /// the denial, and its clock may be a little ahead.
@@ -41,15 +58,6 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Backend {
     Sqlite(Sqlite),
-}
-
-/// Calls the same method on whichever database is behind the store.
-macro_rules! on_backend {
-    ($store:expr, $db:ident => $call:expr) => {
-        match &$store.backend {
-            Backend::Sqlite($db) => $call.await,
-        }
-    };
 }
 
 impl Store {
@@ -201,6 +209,12 @@ impl Store {
     /// What the credential API must know of one TURN key.
     pub async fn key_record(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, StoreError> {
         on_backend!(self, db => db.key_record(uid))
+    }
+
+    /// The TURN key with this secret.
+    pub async fn key_with_secret(&self, secret: &str) -> Result<Option<(TurnKeyId, KeyRecord)>, StoreError> {
+        let hash = SecretHash::of(secret.as_bytes());
+        on_backend!(self, db => db.key_with_secret_hash(&hash))
     }
 
     /// Denies a credential until `until` (its expiry, unix seconds). Denying it again changes nothing, and one

@@ -14,8 +14,9 @@ const TOKEN_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 
 /// The SHA-256 of a secret: what is stored in its place.
 ///
-/// The secrets have at least 128 bits of randomness, so the hash needs neither salt nor slowness.
-#[derive(Clone, Copy)]
+/// The secrets have at least 128 bits of randomness, so the hash needs neither salt nor slowness. Looking one up by
+/// its hash tells nothing of the secret either.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecretHash([u8; 32]);
 
 impl SecretHash {

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use credentials::{Denial, TurnKeyId};
+use credentials::{
+    Denial, Keyring, OpenError, SealedSecret, SecretText, SharedSecret, SharedSecretId, TurnKeyId,
+};
+use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
@@ -274,8 +277,74 @@ pub struct TurnKey {
     pub modified: Timestamp,
 }
 
-fn as_display<S: Serializer>(value: &TurnKeyId, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+/// A shared secret of a TURN key, as it is kept. Written out it is its id and when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoredSecret {
+    /// Its id.
+    #[serde(serialize_with = "as_display")]
+    pub id: SharedSecretId,
+    /// The key it belongs to.
+    #[serde(skip)]
+    pub key: TurnKeyId,
+    /// Its text, sealed.
+    #[serde(skip)]
+    pub sealed: SealedSecret,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl StoredSecret {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When this keyring did not seal it, or not with a key that it still has.
+    pub fn open(&self, keyring: &Keyring) -> Result<SharedSecret, OpenError> {
+        keyring.open_shared_secret(self.key, self.id, &self.sealed)
+    }
+}
+
+/// A shared secret that was just given to a TURN key.
+#[derive(Debug, Clone)]
+pub struct NewSharedSecret {
+    /// Its id.
+    pub id: SharedSecretId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its text. This is the only time it is to be seen.
+    pub text: SecretText,
+}
+
+/// Written out with its text, for whoever made it.
+impl Serialize for NewSharedSecret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("NewSharedSecret", 3)?;
+        fields.serialize_field("id", &self.id.to_string())?;
+        fields.serialize_field("created", &self.created)?;
+        fields.serialize_field("secret", self.text.as_str())?;
+        fields.end()
+    }
+}
+
+/// What came of sealing shared secrets again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// How many were.
+    pub count: usize,
+    /// How many the keyring could not open.
+    pub unreadable: usize,
+}
+
+/// A TURN key whose settings were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettingChange {
+    /// Its place in the order of changes.
+    pub seq: i64,
+    /// Which key.
+    pub key: TurnKeyId,
 }
 
 /// What the credential API must know of a TURN key.

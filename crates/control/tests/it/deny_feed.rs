@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use control::store::Store;
-use control::{Control, Feed};
+use control::{Control, Feed, News};
 use credentials::{CredentialId, Denial};
 
 use crate::http::request;
@@ -13,7 +13,12 @@ type Heard = Arc<Mutex<Vec<Denial>>>;
 async fn subscribe(feed: &Feed) -> Heard {
     let heard = Heard::default();
     let into = Arc::clone(&heard);
-    feed.subscribe(move |denial| into.lock().unwrap().push(denial)).await.unwrap();
+    let on = move |news: &News| {
+        if let News::Denied(denial) = news {
+            into.lock().unwrap().push(*denial);
+        }
+    };
+    feed.subscribe(on).await.unwrap();
     heard
 }
 

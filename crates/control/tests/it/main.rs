@@ -7,5 +7,6 @@ mod credential_api;
 mod deny_feed;
 mod http;
 mod server;
+mod shared_secrets;
 mod store;
 mod try_page;

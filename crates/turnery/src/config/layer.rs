@@ -56,6 +56,11 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(deserialize_with = "text_or_bool")]
     pub(crate) strict_channels: Option<String>,
+    /// How far ahead the expiry of a time-limited username may lie, in seconds, 60 to 31622400 [default: 604800, a
+    /// week]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) username_lifetime_secs: Option<String>,
     /// Offer SHA-256 keys in every 401 (RFC 8489 §9.2); the answer grows by 29 bytes, for spoofed requests too
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(deserialize_with = "text_or_bool")]
@@ -177,6 +182,7 @@ impl Layer {
             workers: text("workers")?,
             realm: text("realm")?,
             strict_channels: text("strict_channels")?,
+            username_lifetime_secs: text("username_lifetime_secs")?,
             offer_sha256: text("offer_sha256")?,
             max_allocations_per_key: text("max_allocations_per_key")?,
             max_allocations_per_credential: text("max_allocations_per_credential")?,

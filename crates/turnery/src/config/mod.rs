@@ -12,6 +12,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use control::store::{AccountId, TokenText};
+use credentials::MAX_USERNAME_LIFETIME_SECS;
 use relay::Listener;
 use tracing_subscriber::EnvFilter;
 use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
@@ -80,6 +81,8 @@ pub(crate) struct Settings {
     pub(crate) realm: String,
     /// Whether channel numbers that RFC 8656 reserves are refused.
     pub(crate) strict_channels: bool,
+    /// How far ahead a time-limited username may expire, in seconds, 60 to a year.
+    pub(crate) username_lifetime_secs: u32,
     /// Whether a 401 offers SHA-256 keys.
     pub(crate) offer_sha256: bool,
     /// What each TURN key may use.
@@ -142,6 +145,7 @@ impl Settings {
             workers: workers(&layers)?,
             realm: realm(&layers)?,
             strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
+            username_lifetime_secs: username_lifetime_secs(&layers)?,
             offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256))?,
             key_limits: limits::of_keys(&layers)?,
             stranger_limit: limits::of_strangers(&layers)?,
@@ -288,6 +292,19 @@ fn workers(layers: &Layers) -> Result<usize> {
     given.read(|text| {
         let count = text.parse().ok().filter(|count| (1..=MAX_WORKERS).contains(count));
         count.ok_or_else(|| anyhow!("{text:?} is not a number of threads from 1 to {MAX_WORKERS}"))
+    })
+}
+
+fn username_lifetime_secs(layers: &Layers) -> Result<u32> {
+    const DEFAULT_SECS: u32 = 604_800;
+    const LIMITS: std::ops::RangeInclusive<u32> = 60..=MAX_USERNAME_LIFETIME_SECS;
+    let given = layers.first("username_lifetime_secs", |layer| &layer.username_lifetime_secs);
+    let Some(given) = given else { return Ok(DEFAULT_SECS) };
+    given.read(|text| {
+        let secs = text.parse().ok().filter(|secs| LIMITS.contains(secs));
+        secs.ok_or_else(|| {
+            anyhow!("{text:?} is not a number of seconds from 60 to {MAX_USERNAME_LIFETIME_SECS}")
+        })
     })
 }
 

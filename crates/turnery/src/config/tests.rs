@@ -53,6 +53,7 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         allow_peer = ["10.0.0.0/8"]
         deny_peer = ["8.8.8.8", "2001:db8::/32"]
         workers = 3
+        username_lifetime_secs = 86400
         realm = "example.org"
         max_allocations_per_key = 1000
         max_allocations_per_credential = "5"
@@ -79,6 +80,7 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         ("TURNERY_ALLOW_PEER", "10.0.0.0/8"),
         ("TURNERY_DENY_PEER", "8.8.8.8,2001:db8::/32"),
         ("TURNERY_WORKERS", "3"),
+        ("TURNERY_USERNAME_LIFETIME_SECS", "86400"),
         ("TURNERY_REALM", "example.org"),
         ("TURNERY_MAX_ALLOCATIONS_PER_KEY", "1k"),
         ("TURNERY_MAX_ALLOCATIONS_PER_CREDENTIAL", "5"),
@@ -107,6 +109,7 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         "50100",
         "8.8.8.8",
         "workers: 3",
+        "username_lifetime_secs: 86400",
     ] {
         assert!(from_file.contains(part), "{part} in {from_file}");
     }
@@ -173,6 +176,10 @@ fn a_wrong_value_names_source_value_and_fault() {
         (flag(Layer { relay_address: list("x"), ..none() }), &["--relay-address", "\"x\"", "PUBLIC/LOCAL"]),
         (flag(Layer { allow_peer: list("10.0.0.1/8"), ..none() }), &["--allow-peer", "10.0.0.0/8"]),
         (env("TURNERY_DENY_PEER", "10.0.0.0/33"), &["TURNERY_DENY_PEER", "above 32"]),
+        (
+            flag(Layer { username_lifetime_secs: text("59"), ..none() }),
+            &["--username-lifetime-secs: \"59\"", "60 to 31622400"],
+        ),
         (flag(Layer { workers: text("0"), ..none() }), &["--workers: \"0\"", "1 to 256"]),
         (flag(Layer { realm: text("a\"b"), ..none() }), &["--realm", "127"]),
         (flag(Layer { public_host: text("a:1"), ..none() }), &["--public-host: \"a:1\"", "turn.example.org"]),

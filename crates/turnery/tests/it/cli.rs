@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use turn::Transport;
 
-use crate::fixture::{ACCOUNT, Key, LONG, finish, keys_path, signal, start, text, turnery};
+use crate::fixture::{
+    ACCOUNT, Key, LONG, LOOPBACK, SharedSecret, finish, keys_path, known, signal, start, start_command, text,
+    turnery,
+};
 
 /// A command that must succeed: what it prints.
 fn run(dir: &Path, args: &[&str]) -> String {
@@ -75,6 +78,95 @@ fn accounts_tokens_and_keys_are_made_shown_and_deleted() {
 
     assert_eq!(json(dir, &["account", "delete", ACCOUNT])["id"], ACCOUNT);
     assert_eq!(json(dir, &["account", "list"]), Value::Array(vec![]));
+}
+
+#[test]
+fn shared_secrets_are_added_shown_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(dir, &["account", "create"]);
+    let uid = text(&json(dir, &["key", "create"])["uid"]);
+    let add = ["key", "secret", "add", &uid];
+    refuse(dir, &add, 1, "there is no keyring");
+    run(dir, &["keyring", "rotate"]);
+    assert_eq!(run(dir, &["key", "secret", "list", &uid]), "The TURN key has no shared secret.\n");
+    let human = run(dir, &[&add[..], &["--generate"]].concat());
+    assert!(human.starts_with("id      ") && human.contains("shown this once"), "{human}");
+    assert_eq!(text(&json(dir, &add)["secret"]).len(), 64);
+    let file = dir.join("secret");
+    let from_file = [&add[..], &["--secret-file", file.to_str().unwrap()]].concat();
+    refuse(dir, &from_file, 1, "No such file");
+    for (content, hint) in [
+        (String::new(), "there is no secret"),
+        ("fifteen bytes..\n".to_owned(), "16 to 256 printable"),
+        ("sixteen bytes...\nand more".to_owned(), "16 to 256 printable"),
+        ("a".repeat(300), "16 to 256 printable"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        refuse(dir, &from_file, 1, hint);
+    }
+    std::fs::write(&file, "my own shared secret\r\n").unwrap();
+    assert_eq!(json(dir, &from_file)["secret"], "my own shared secret");
+    refuse(dir, &from_file, 1, "in use already");
+    refuse(dir, &[&from_file[..], &["--generate"]].concat(), 2, "--generate");
+    // Standard input is /dev/null here.
+    refuse(dir, &[&add[..], &["--secret-file", "-"]].concat(), 1, "there is no secret in -");
+    let listed = json(dir, &["key", "secret", "list", &uid]);
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+    assert!(listed[2].get("secret").is_none());
+    let id = text(&listed[2]["id"]);
+    let table = run(dir, &["key", "secret", "list", &uid]);
+    assert!(table.starts_with("ID   ") && table.contains(&id) && !table.contains("my own"), "{table}");
+    let remove = ["key", "secret", "remove", &uid, &id];
+    assert_eq!(json(dir, &remove)["id"], listed[2]["id"]);
+    refuse(dir, &remove, 1, "no TURN key");
+    let nobody = "0".repeat(32);
+    refuse(dir, &["key", "secret", "list", &nobody], 1, "no TURN key");
+    refuse(dir, &["key", "secret", "add", &nobody], 1, "no TURN key");
+    (0..6).for_each(|_| drop(run(dir, &add)));
+    refuse(dir, &add, 1, "8 shared secrets");
+}
+
+#[test]
+fn a_shared_secret_from_the_shell_is_good_within_a_second() {
+    let server = start();
+    let (dir, key) = (server.data_dir(), server.create_key());
+    let made = json(&dir, &["key", "secret", "add", &key.uid]);
+    let begun = Instant::now();
+    let secret = SharedSecret { id: text(&made["id"]), text: text(&made["secret"]) };
+    while server.refusal(Transport::Udp, &secret.mint(60)).is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "the relay does not know the secret yet");
+    }
+}
+
+#[test]
+fn shared_secrets_outlive_the_keyrings_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["account", "create", "--id", ACCOUNT]);
+    run(dir.path(), &["keyring", "rotate"]);
+    let uid = text(&json(dir.path(), &["key", "create"])["uid"]);
+    let made = json(dir.path(), &["key", "secret", "add", &uid]);
+    let secret = SharedSecret { id: text(&made["id"]), text: text(&made["secret"]) };
+    run(dir.path(), &["keyring", "rotate"]);
+    // Two days and a bit go by: whatever the first key has sealed has expired, but for the secret.
+    let file = dir.path().join("keyring.toml");
+    let aged = |line: &str| match line.strip_prefix("superseded_at = ") {
+        Some(at) => format!("superseded_at = {}\n", at.parse::<u64>().unwrap() - 50 * 3_600),
+        None => format!("{line}\n"),
+    };
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.lines().map(aged).collect::<String>()).unwrap();
+    let rotated = json(dir.path(), &["keyring", "rotate"]);
+    let ids: Vec<_> = rotated["keys"].as_array().unwrap().iter().map(|key| key["id"].clone()).collect();
+    assert_eq!(ids, [2, 3], "the first key has left");
+    let server = start_command(known(dir.path(), &LOOPBACK));
+    assert_eq!(server.refusal(Transport::Udp, &secret.mint(60)), None);
+    let (status, log) = server.end();
+    assert!(status.success() && !log.contains("shared secret"), "{log}");
+    // What cannot be sealed again stops a rotation.
+    std::fs::write(dir.path().join("turnery.db"), "no database").unwrap();
+    refuse(dir.path(), &["keyring", "rotate"], 1, "not an SQLite database");
+    assert_eq!(json(dir.path(), &["keyring", "show"]), rotated);
 }
 
 #[test]

@@ -53,14 +53,25 @@ fn number_after(text: &str, label: &str) -> Option<u32> {
 }
 
 fn check(server: &Server, peer: u16, flags: &[&str]) {
+    let minted = server.mint(&server.create_key(), 600);
+    check_as(server, peer, &["-u", &minted.username, "-w", &minted.password], flags);
+}
+
+/// The client mints by itself, with the second of two shared secrets.
+fn check_with_secret(server: &Server, peer: u16, flags: &[&str]) {
     let key = server.create_key();
-    let minted = server.mint(&key, 600);
+    server.add_secret(&key);
+    let secret = server.add_secret(&key).text;
+    check_as(server, peer, &["-u", "alice", "-W", &secret], flags);
+}
+
+fn check_as(server: &Server, peer: u16, user: &[&str], flags: &[&str]) {
     let transport = if flags.contains(&"-t") { Transport::Tcp } else { Transport::Udp };
     let peer_address = if flags.contains(&"-x") { "::1" } else { "127.0.0.1" };
     let mut command = tool("turnutils_uclient");
     command
         .args(["-L", "127.0.0.1", "-e", peer_address, "-r", &peer.to_string()])
-        .args(["-u", &minted.username, "-w", &minted.password])
+        .args(user)
         .args(["-p", &server.listener(transport).port().to_string()])
         .args(["-n", &MESSAGES.to_string(), "-m", &CLIENTS.to_string(), "-l", "170", "-z", "5"])
         .args(flags)
@@ -85,11 +96,16 @@ fn uclient_loses_no_packet() {
     // through two relayed addresses, with DONT-FRAGMENT, padded, and with an IPv6 relayed address.
     let runs: [&[&str]; 10] =
         [&[], &["-c"], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"], &["-g"], &["-D"], &["-x"]];
+    let with_secret: [&[&str]; 3] = [&[], &["-t"], &["-s"]];
     // At once: each spends most of its time waiting for stragglers.
     std::thread::scope(|scope| {
         for flags in runs {
             let server = &server;
             scope.spawn(move || check(server, port, flags));
+        }
+        for flags in with_secret {
+            let server = &server;
+            scope.spawn(move || check_with_secret(server, port, flags));
         }
     });
     // A wrong password is refused, so the runs above did authenticate.

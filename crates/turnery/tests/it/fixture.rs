@@ -205,6 +205,25 @@ pub(crate) struct Minted {
     pub(crate) password: String,
 }
 
+/// A shared secret of a TURN key.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedSecret {
+    pub(crate) id: String,
+    pub(crate) text: String,
+}
+
+impl SharedSecret {
+    /// A time-limited username, as an application mints it.
+    pub(crate) fn mint(&self, ttl_secs: u64) -> Minted {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let username = format!("{}:@somebody:example.org", now + ttl_secs);
+        let parsed = credentials::TimeLimited::parse(username.as_bytes()).unwrap();
+        let password = parsed.password(&self.text.parse().unwrap());
+        let password = String::from_utf8(password.to_vec()).unwrap();
+        Minted { username, password }
+    }
+}
+
 impl Server {
     /// Asks it to end, and waits until it has: its status, and its log.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
@@ -266,6 +285,13 @@ impl Server {
         }
     }
 
+    /// Gives a key a shared secret.
+    pub(crate) fn add_secret(&self, key: &Key) -> SharedSecret {
+        let json = self.ask("POST", &secrets_path(key), TOKEN, None, 201);
+        let (id, secret) = (text(&json["result"]["id"]), text(&json["result"]["secret"]));
+        SharedSecret { id, text: secret }
+    }
+
     pub(crate) fn client(&self, transport: Transport, minted: &Minted) -> BlockingClient {
         let address = self.listener(transport);
         BlockingClient::connect(address, transport, &minted.username, &minted.password).unwrap()
@@ -311,8 +337,13 @@ pub(crate) fn keys_path() -> String {
     format!("/client/v4/accounts/{ACCOUNT}/calls/turn_keys")
 }
 
+pub(crate) fn secrets_path(key: &Key) -> String {
+    format!("{}/{}/shared_secrets", keys_path(), key.uid)
+}
+
 pub(crate) fn revoke_path(key: &Key, minted: &Minted) -> String {
-    format!("/v1/turn/keys/{}/credentials/{}/revoke", key.uid, minted.username)
+    let username = minted.username.replace(':', "%3A").replace('@', "%40");
+    format!("/v1/turn/keys/{}/credentials/{username}/revoke", key.uid)
 }
 
 pub(crate) fn text(value: &Value) -> String {

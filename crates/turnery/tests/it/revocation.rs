@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use turn::Transport;
 
-use crate::fixture::{Key, LONG, Minted, Server, TOKEN, finish, keys_path, revoke_path, start, turnery};
+use crate::fixture::{
+    Key, LONG, Minted, Server, SharedSecret, TOKEN, finish, keys_path, revoke_path, secrets_path, start,
+    turnery,
+};
 
 const INTERVAL: Duration = Duration::from_millis(5);
 /// What is promised, and how long silence is watched for after that.
@@ -96,14 +99,35 @@ impl Drop for Flow {
 
 /// Cuts a flow over UDP and one over TCP of the same key; another key's flow must go on.
 fn check(what: &str, cut: impl Fn(&Server, &Key, &Minted)) {
+    check_flows(
+        what,
+        |server, key| (server.mint(key, 600), ()),
+        |server, key, minted, ()| cut(server, key, minted),
+    );
+}
+
+/// The same for what is minted with a shared secret.
+fn check_time_limited(what: &str, cut: impl Fn(&Server, &Key, &Minted, &SharedSecret)) {
+    let mint = |server: &Server, key: &Key| {
+        let secret = server.add_secret(key);
+        (secret.mint(600), secret)
+    };
+    check_flows(what, mint, |server, key, minted, secret| cut(server, key, minted, &secret));
+}
+
+fn check_flows<S>(
+    what: &str,
+    mint: impl Fn(&Server, &Key) -> (Minted, S),
+    cut: impl Fn(&Server, &Key, &Minted, S),
+) {
     let server = start();
     let (key, other) = (server.create_key(), server.create_key());
     let bystander = Flow::start(&server, Transport::Udp, &server.mint(&other, 600));
     for transport in [Transport::Udp, Transport::Tcp] {
         let key = if transport == Transport::Udp { key.clone() } else { server.create_key() };
-        let minted = server.mint(&key, 600);
+        let (minted, with) = mint(&server, &key);
         let flow = Flow::start(&server, transport, &minted);
-        cut(&server, &key, &minted);
+        cut(&server, &key, &minted, with);
         flow.check_cut(now_ms(), &format!("{what}, {transport:?}"));
         assert_eq!(server.refusal(transport, &minted), Some(401), "{what}, {transport:?}");
     }
@@ -134,11 +158,46 @@ fn a_key_deleted_by_another_process() {
 }
 
 #[test]
+fn a_revoked_time_limited_username() {
+    check_time_limited("revoke a time-limited username", |server, key, minted, _| {
+        server.ask("POST", &revoke_path(key, minted), &key.secret, None, 204);
+    });
+}
+
+#[test]
+fn a_removed_shared_secret() {
+    check_time_limited("remove the shared secret", |server, key, _, secret| {
+        let path = format!("{}/{}", secrets_path(key), secret.id);
+        server.ask("DELETE", &path, TOKEN, None, 200);
+    });
+}
+
+#[test]
+fn a_shared_secret_removed_by_another_process() {
+    check_time_limited("remove the shared secret from the shell", |server, key, _, secret| {
+        let dir = server.data_dir();
+        let args = ["key", "secret", "remove", &key.uid, &secret.id, "--data-dir", dir.to_str().unwrap()];
+        let output = finish(turnery(&args));
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+#[test]
+fn a_deleted_key_and_what_its_secrets_minted() {
+    check_time_limited("delete the key of a shared secret", |server, key, _, _| {
+        server.ask("DELETE", &format!("{}/{}", keys_path(), key.uid), TOKEN, None, 200);
+    });
+}
+
+#[test]
 fn an_expired_credential() {
     let server = start();
     let key = server.create_key();
-    for transport in [Transport::Udp, Transport::Tcp] {
-        let minted = server.mint(&key, 3);
+    let secret = server.add_secret(&key);
+    for (transport, time_limited) in
+        [(Transport::Udp, false), (Transport::Tcp, false), (Transport::Udp, true)]
+    {
+        let minted = if time_limited { secret.mint(3) } else { server.mint(&key, 3) };
         // The time of issue is a whole second that has begun.
         let expires_ms = (now_ms() / 1_000 + 3) * 1_000;
         let flow = Flow::start(&server, transport, &minted);
@@ -152,11 +211,16 @@ fn a_revocation_outlives_a_restart() {
     let mut server = start();
     let key = server.create_key();
     let (revoked, kept) = (server.mint(&key, 600), server.mint(&key, 600));
+    let (removed, secret) = (server.add_secret(&key), server.add_secret(&key));
     server.ask("POST", &revoke_path(&key, &revoked), &key.secret, None, 204);
+    server.ask("DELETE", &format!("{}/{}", secrets_path(&key), removed.id), TOKEN, None, 200);
     let dir = server.dir.take().unwrap();
     server.child.0.kill().unwrap();
     server.child.wait(LONG).unwrap();
     let again = crate::fixture::start_command(crate::fixture::known(dir.path(), &crate::fixture::LOOPBACK));
     assert_eq!(again.refusal(Transport::Udp, &revoked), Some(401));
     assert_eq!(again.refusal(Transport::Udp, &kept), None);
+    // Settings, too, are known before the first client.
+    assert_eq!(again.refusal(Transport::Udp, &secret.mint(600)), None);
+    assert_eq!(again.refusal(Transport::Udp, &removed.mint(600)), Some(401));
 }

@@ -116,6 +116,17 @@ impl Sqlite {
             .await?;
         row.as_ref().map(record).transpose()
     }
+
+    pub(in crate::store) async fn key_with_secret_hash(
+        &self,
+        hash: &SecretHash,
+    ) -> Result<Option<(TurnKeyId, KeyRecord)>, StoreError> {
+        let row = sqlx::query("SELECT uid, account_id, secret_hash FROM turn_keys WHERE secret_hash = ?")
+            .bind(hash.as_bytes())
+            .fetch_optional(&self.read)
+            .await?;
+        row.map(|row| Ok((uid(&row)?, record(&row)?))).transpose()
+    }
 }
 
 fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {

@@ -7,6 +7,7 @@
 mod accounts;
 mod denials;
 mod keys;
+mod shared_secrets;
 mod tokens;
 
 use std::fs::{self, OpenOptions};

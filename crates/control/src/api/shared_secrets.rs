@@ -1,0 +1,74 @@
+//! `/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets`.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams, RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use credentials::{SecretText, SharedSecretId};
+
+use crate::api::auth::AtKey;
+use crate::api::body::Fields;
+use crate::api::envelope::{List, Success};
+use crate::api::{ApiError, path_param};
+use crate::control::Shared;
+use crate::store::StoredSecret;
+
+/// A caller as [`AtKey`], and the shared secret that the path names. It need not exist.
+pub(super) struct AtSecret {
+    at: AtKey,
+    id: SharedSecretId,
+}
+
+impl FromRequestParts<Arc<Shared>> for AtSecret {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, shared).await.map_err(|_| ApiError::NoRoute)?;
+        let id = path_param(&params, "secret_id")?;
+        Ok(Self { at: AtKey::from_request_parts(parts, shared).await?, id })
+    }
+}
+
+pub(super) async fn list(
+    AtKey { account, uid }: AtKey,
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<List<StoredSecret>, ApiError> {
+    shared.store.key(&account, uid).await?.ok_or(ApiError::NoSuchKey)?;
+    Ok(List::new(shared.store.shared_secrets(uid).await?, query.as_deref()))
+}
+
+/// Answers when the relays of this process know the secret. It is shown this once.
+pub(super) async fn create(
+    AtKey { account, uid }: AtKey,
+    State(shared): State<Arc<Shared>>,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    let text = match fields.secret()? {
+        Some(text) => text,
+        None => SecretText::generate().map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "no shared secret was made");
+            ApiError::Internal
+        })?,
+    };
+    let keyring = shared.keyring.load_full();
+    let made = shared.store.add_shared_secret(&keyring, &account, uid, text).await?;
+    let made = made.ok_or(ApiError::NoSuchKey)?;
+    shared.feed.catch_up().await?;
+    Ok((StatusCode::CREATED, Success::new(made)).into_response())
+}
+
+/// Answers when the secret is gone for good and the relays of this process have been told.
+pub(super) async fn delete(
+    AtSecret { at: AtKey { account, uid }, id }: AtSecret,
+    State(shared): State<Arc<Shared>>,
+) -> Result<Success<StoredSecret>, ApiError> {
+    let Some(gone) = shared.store.remove_shared_secret(&account, uid, id).await? else {
+        let key = shared.store.key(&account, uid).await?;
+        return Err(key.map_or(ApiError::NoSuchKey, |_| ApiError::NoSuchSharedSecret));
+    };
+    shared.feed.catch_up().await?;
+    Ok(Success::new(gone))
+}
