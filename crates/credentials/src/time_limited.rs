@@ -20,7 +20,6 @@ use crate::{CredentialId, SecretText, TurnKeyId};
 pub const TIME_LIMITED_PASSWORD_LEN: usize = 28;
 /// The farthest ahead that a relay may be told to accept a time-limited username's expiry, in seconds: a year.
 pub const MAX_USERNAME_LIFETIME_SECS: u32 = 31_622_400;
-/// RFC 8489 §14.3: a USERNAME is shorter than 509 bytes.
 const MAX_USERNAME_BYTES: usize = 508;
 /// Enough for every moment of the next 300 million years, and always a `u64`.
 const MAX_DIGITS: usize = 16;
@@ -39,7 +38,8 @@ pub struct TimeLimited<'a> {
 impl<'a> TimeLimited<'a> {
     /// Reads a username; `None` when it does not have the form of a time-limited one. Whoever made it up.
     pub fn parse(username: &'a [u8]) -> Option<Self> {
-        if username.len() > MAX_USERNAME_BYTES {
+        // RFC 8489 §14.3: a USERNAME is UTF-8, and shorter than 509 bytes.
+        if username.len() > MAX_USERNAME_BYTES || std::str::from_utf8(username).is_err() {
             return None;
         }
         let digits = username.split(|byte| *byte == b':').next()?;
@@ -112,9 +112,14 @@ mod tests {
         check("18e8:alice", None);
         check("1800000000.5:alice", None);
         check("\u{0661}:alice", None);
-        check(&format!("1:{}", "a".repeat(506)), Some(1));
-        check(&format!("1:{}", "a".repeat(507)), None);
         check(&"1".repeat(96), None);
+    }
+
+    #[test]
+    fn rfc8489_14_3_a_username_is_utf8_of_at_most_508_bytes() {
+        let is_one = |rest: &[u8]| TimeLimited::parse(&[b"1:", rest].concat()).is_some();
+        assert!(is_one(&[b'a'; 506]) && !is_one(&[b'a'; 507]));
+        assert!(is_one("é".as_bytes()) && !is_one(&[0xE9]));
     }
 
     /// `printf %s USERNAME | openssl dgst -binary -sha1 -hmac SECRET | base64`
