@@ -9,4 +9,5 @@ mod durability;
 mod fixture;
 mod revocation;
 mod serve;
+mod spoof;
 mod tidy;
