@@ -8,8 +8,8 @@ use testkit::client::BlockingClient;
 use turn::Transport;
 
 use crate::fixture::{
-    ACCOUNT, LOOPBACK, RANDOM_PORTS, TOKEN, keys_path, known, relays, serve_in, signal, start, start_command,
-    text, turnery,
+    ACCOUNT, LONG, LOOPBACK, RANDOM_PORTS, TOKEN, echo_peer, keys_path, known, relays, serve_in, signal,
+    start, start_command, text, turnery,
 };
 
 /// What follows this label on its line.
@@ -168,4 +168,31 @@ fn loopback_peers_are_refused_unless_allowed() {
     client.allocate().unwrap();
     let refused = client.create_permission(&["192.168.1.1:5000".parse().unwrap()]).unwrap_err();
     assert_eq!(refused.code(), Some(403), "{refused:?}");
+}
+
+#[test]
+fn limits_hold_over_all_workers_and_are_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = ["--workers", "3", "--max-allocations-per-credential", "2", "--max-bits-per-second", "8k"];
+    let mut command = known(dir.path(), &LOOPBACK);
+    command.args(limits);
+    let server = start_command(command);
+    let minted = server.mint(&server.create_key(), 600);
+    let mut clients: Vec<BlockingClient> = (0..8).map(|_| server.client(Transport::Udp, &minted)).collect();
+    let codes = |clients: &mut [BlockingClient]| -> Vec<Option<u16>> {
+        clients.iter_mut().filter_map(|client| client.allocate().err()).map(|error| error.code()).collect()
+    };
+    assert_eq!(codes(&mut clients), [Some(486); 6]);
+    for client in &mut clients[..2] {
+        client.refresh(0).unwrap();
+    }
+    assert_eq!(codes(&mut clients[2..]), [Some(486); 4]);
+
+    // A second's worth of bits at once; the bucket is not full again for what comes behind it.
+    let (client, peer) = (&mut clients[2], echo_peer());
+    client.create_permission(&[peer]).unwrap();
+    client.send_to(peer, &[1; 1_000]).unwrap();
+    client.send_to(peer, &[2; 1_000]).unwrap();
+    assert_eq!(client.recv(LONG).unwrap(), Some((peer, vec![1; 1_000])));
+    assert_eq!(client.recv(std::time::Duration::from_millis(200)).unwrap(), None, "dropped, not delayed");
 }
