@@ -85,7 +85,7 @@ impl Claims {
     }
 }
 
-/// A minted username and password.
+/// A minted username and password. RFC 8489 §9.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     /// Lower-case hex, 96 to 352 characters.
@@ -196,7 +196,7 @@ impl Keyring {
         Ok(Opened { claims, id: CredentialId::from_bytes(tag) })
     }
 
-    /// The password that belongs to a username. It does not say that the username is authentic.
+    /// The password that belongs to a username. It does not say that the username is authentic. RFC 8489 §9.2.2.
     ///
     /// # Errors
     /// When the username has no possible form or its key is not held.

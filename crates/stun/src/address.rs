@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{MAGIC_COOKIE, TransactionId};
 
-/// The longest encoded address: family, port and an IPv6 address.
+/// The longest encoded address: family, port and an IPv6 address. RFC 8489 §14.1.
 pub const MAX_LEN: usize = 20;
 
 const FAMILY_IPV4: u8 = 1;
 const FAMILY_IPV6: u8 = 2;
 
-/// An encoded address: its bytes and how many of them count.
+/// An encoded address: its bytes and how many of them count. RFC 8489 §14.1.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoded {
     bytes: [u8; MAX_LEN],
@@ -18,23 +18,23 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// The attribute's value, 8 or 20 bytes.
+    /// The attribute's value, 8 or 20 bytes. RFC 8489 §14.1.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 }
 
-/// Encodes the value of an XOR-… address attribute.
+/// Encodes the value of an XOR-… address attribute. RFC 8489 §14.2.
 pub fn encode_xor(address: SocketAddr, transaction: TransactionId) -> Encoded {
     encode(mask(address, transaction))
 }
 
-/// Decodes the value of an XOR-… address attribute; `None` unless family and length fit each other.
+/// Decodes the value of an XOR-… address attribute; `None` unless family and length fit each other. RFC 8489 §14.2.
 pub fn decode_xor(value: &[u8], transaction: TransactionId) -> Option<SocketAddr> {
     Some(mask(decode(value)?, transaction))
 }
 
-/// Encodes the value of a MAPPED-ADDRESS or ALTERNATE-SERVER attribute.
+/// Encodes the value of a MAPPED-ADDRESS or ALTERNATE-SERVER attribute. RFC 8489 §14.1 and §14.15.
 pub fn encode(address: SocketAddr) -> Encoded {
     let mut bytes = [0; MAX_LEN];
     let [_, family, p0, p1, ip @ ..] = &mut bytes;
@@ -55,7 +55,7 @@ pub fn encode(address: SocketAddr) -> Encoded {
     Encoded { bytes, length }
 }
 
-/// Decodes the value of a MAPPED-ADDRESS or ALTERNATE-SERVER attribute.
+/// Decodes the value of a MAPPED-ADDRESS or ALTERNATE-SERVER attribute. RFC 8489 §14.1 and §14.15.
 pub fn decode(value: &[u8]) -> Option<SocketAddr> {
     let (&[_, family, p0, p1], ip) = value.split_first_chunk::<4>()?;
     let ip = match family {

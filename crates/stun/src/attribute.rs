@@ -80,7 +80,7 @@ attributes! {
 }
 
 impl AttributeType {
-    /// Whether a request with this attribute must be refused by a server that does not know it.
+    /// Whether a request with this attribute must be refused by a server that does not know it. RFC 8489 §14.
     pub fn is_comprehension_required(self) -> bool {
         // RFC 8489 §14: types between 0x0000 and 0x7FFF are comprehension-required.
         self.0 < 0x8000

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Length of the channel number and length fields in front of the data.
+/// Length of the channel number and length fields in front of the data. RFC 8656 §12.4.
 pub const HEADER_LEN: usize = 4;
 
 /// A channel number: 0x4000 to 0x4FFF of RFC 8656 §12, or one up to 0x7FFF that RFC 5766 §11 allowed too and older
@@ -11,14 +11,14 @@ pub const HEADER_LEN: usize = 4;
 pub struct ChannelNumber(u16);
 
 impl ChannelNumber {
-    /// The lowest channel number.
+    /// The lowest channel number. RFC 8656 §12.
     pub const MIN: Self = Self(0x4000);
     /// The highest channel number that RFC 8656 allows.
     pub const RFC_8656_MAX: Self = Self(0x4FFF);
     /// The highest channel number that RFC 5766 allowed.
     pub const MAX: Self = Self(0x7FFF);
 
-    /// The channel of this number; `None` outside 0x4000 to 0x7FFF.
+    /// The channel of this number; `None` outside 0x4000 to 0x7FFF. RFC 8656 §12, RFC 5766 §11.
     pub fn new(number: u16) -> Option<Self> {
         (Self::MIN.0..=Self::MAX.0).contains(&number).then_some(Self(number))
     }
@@ -29,7 +29,7 @@ impl ChannelNumber {
         self > Self::RFC_8656_MAX
     }
 
-    /// The number.
+    /// The number. RFC 8656 §12.
     pub fn number(self) -> u16 {
         self.0
     }
@@ -40,7 +40,7 @@ impl ChannelNumber {
         Self::new(u16::from_be_bytes([high, low]))
     }
 
-    /// The value of a CHANNEL-NUMBER attribute.
+    /// The value of a CHANNEL-NUMBER attribute. RFC 8656 §18.1.
     pub fn to_attribute(self) -> [u8; 4] {
         let [high, low] = self.0.to_be_bytes();
         [high, low, 0, 0]
@@ -53,7 +53,7 @@ impl fmt::Debug for ChannelNumber {
     }
 }
 
-/// The header's two fields: channel number and length of the data in bytes.
+/// The header's two fields: channel number and length of the data in bytes. RFC 8656 §12.4.
 pub fn header(channel: ChannelNumber, length: u16) -> [u8; HEADER_LEN] {
     let [c0, c1] = channel.0.to_be_bytes();
     let [l0, l1] = length.to_be_bytes();
@@ -61,7 +61,7 @@ pub fn header(channel: ChannelNumber, length: u16) -> [u8; HEADER_LEN] {
 }
 
 /// Reads a whole `ChannelData` message: its channel and the length of the data behind the header. Padding
-/// behind the data is allowed. `None` when the channel is out of range or the data is cut.
+/// behind the data is allowed. `None` when the channel is out of range or the data is cut. RFC 8656 §12.4.
 pub fn parse(bytes: &[u8]) -> Option<(ChannelNumber, usize)> {
     let (&[c0, c1, l0, l1], data) = bytes.split_first_chunk::<HEADER_LEN>()?;
     let channel = ChannelNumber::new(u16::from_be_bytes([c0, c1]))?;

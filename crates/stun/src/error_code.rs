@@ -38,18 +38,19 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// The code of this number, 300 to 699.
+    /// The code of this number, 300 to 699. RFC 8489 §14.8.
     pub fn new(code: u16) -> Option<Self> {
         // RFC 8489 §14.8: the class is 3 to 6, the number 0 to 99.
         (300..700).contains(&code).then_some(Self(code))
     }
 
-    /// The number, 300 to 699.
+    /// The number, 300 to 699. RFC 8489 §14.8.
     pub fn code(self) -> u16 {
         self.0
     }
 
     /// Reads an ERROR-CODE attribute's value: the code and its reason phrase (empty when it is not UTF-8).
+    /// RFC 8489 §14.8.
     pub fn parse(value: &[u8]) -> Option<(Self, &str)> {
         let (&[_, _, class, number], reason) = value.split_first_chunk::<4>()?;
         if number > 99 {

@@ -3,9 +3,10 @@
 use crate::{HEADER_LEN, Kind, MAGIC_COOKIE, channel_data, padded};
 
 /// The longest frame: a `ChannelData` header, 65,535 bytes and a byte of padding, or the largest STUN message.
+/// RFC 8489 §5, RFC 8656 §12.4.
 pub const MAX_FRAME: usize = HEADER_LEN + 65_535 + 3;
 
-/// What the bytes at the front of a stream are.
+/// What the bytes at the front of a stream are. RFC 8489 §6.2.2, RFC 8656 §12.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame {
     /// Not enough bytes yet: at least this many in all are needed to go on.
@@ -21,11 +22,12 @@ pub enum Frame {
 }
 
 /// The stream is neither STUN nor `ChannelData`, so its next frame cannot be found: it has to be closed.
+/// RFC 8489 §6.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream carries neither STUN nor ChannelData")]
 pub struct NotAFrame;
 
-/// Looks at the front of a stream's unread bytes.
+/// Looks at the front of a stream's unread bytes. RFC 8489 §6.2.2, RFC 8656 §12.5.
 ///
 /// # Errors
 /// As soon as the bytes can no longer become a frame.

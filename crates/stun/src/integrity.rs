@@ -38,7 +38,7 @@ impl PasswordAlgorithm {
         }
     }
 
-    /// The value of a PASSWORD-ALGORITHM attribute.
+    /// The value of a PASSWORD-ALGORITHM attribute. RFC 8489 §14.12.
     pub fn to_attribute(self) -> [u8; 4] {
         match self {
             Self::Md5 => [0, 1, 0, 0],
@@ -61,7 +61,7 @@ impl LongTermKey {
         Self::with_algorithm(PasswordAlgorithm::Md5, username, realm, password)
     }
 
-    /// Derives the key with this algorithm.
+    /// Derives the key with this algorithm. RFC 8489 §18.5.1.
     pub fn with_algorithm(
         algorithm: PasswordAlgorithm,
         username: &[u8],
@@ -102,7 +102,7 @@ impl fmt::Debug for LongTermKey {
     }
 }
 
-/// What a look at MESSAGE-INTEGRITY said.
+/// What a look at MESSAGE-INTEGRITY said. RFC 8489 §14.5 and §14.6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integrity {
     /// The attribute is not there.
@@ -113,7 +113,7 @@ pub enum Integrity {
     Verified,
 }
 
-/// What a look at FINGERPRINT said.
+/// What a look at FINGERPRINT said. RFC 8489 §14.7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fingerprint {
     /// The attribute is not there.
@@ -134,7 +134,7 @@ pub enum IntegrityAlgorithm {
 }
 
 impl IntegrityAlgorithm {
-    /// The attribute.
+    /// The attribute. RFC 8489 §14.5 and §14.6.
     pub fn attribute(self) -> AttributeType {
         match self {
             Self::Sha1 => AttributeType::MESSAGE_INTEGRITY,

@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Tells by the first byte only; nothing is validated.
+    /// Tells by the first byte only; nothing is validated. RFC 8489 §5, RFC 8656 §12.
     pub fn of(bytes: &[u8]) -> Self {
         match bytes.first() {
             // RFC 8489 §5: the most significant two bits of every STUN message are zeroes.

@@ -11,12 +11,12 @@ pub const HEADER_LEN: usize = 20;
 pub struct TransactionId([u8; 12]);
 
 impl TransactionId {
-    /// The id with these bytes.
+    /// The id with these bytes. RFC 8489 §5.
     pub const fn from_bytes(bytes: [u8; 12]) -> Self {
         Self(bytes)
     }
 
-    /// The id's bytes.
+    /// The id's bytes. RFC 8489 §5.
     pub const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
@@ -87,7 +87,7 @@ impl fmt::Debug for Method {
     }
 }
 
-/// Why bytes are no STUN message.
+/// Why bytes are no STUN message. RFC 8489 §5 and §6.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ParseError {
     /// Shorter than the header, or than its length field says.
@@ -104,7 +104,7 @@ pub enum ParseError {
     Attribute,
 }
 
-/// One attribute of a message, as it stands there.
+/// One attribute of a message, as it stands there. RFC 8489 §14.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribute<'m> {
     /// Its type.
@@ -115,7 +115,7 @@ pub struct Attribute<'m> {
     pub offset: usize,
 }
 
-/// A STUN message whose structure has been checked: every attribute lies inside it.
+/// A STUN message whose structure has been checked: every attribute lies inside it. RFC 8489 §5.
 #[derive(Clone, Copy)]
 pub struct Message<'m> {
     bytes: &'m [u8],
@@ -125,7 +125,7 @@ pub struct Message<'m> {
 }
 
 impl<'m> Message<'m> {
-    /// Reads a whole message; `bytes` must be exactly one.
+    /// Reads a whole message; `bytes` must be exactly one. RFC 8489 §5 and §6.3.
     ///
     /// # Errors
     /// Says what is structurally wrong. What attributes contain is not looked at.
@@ -151,22 +151,22 @@ impl<'m> Message<'m> {
         if attributes.offset == bytes.len() { Ok(message) } else { Err(ParseError::Attribute) }
     }
 
-    /// The whole message.
+    /// The whole message. RFC 8489 §5.
     pub fn as_bytes(&self) -> &'m [u8] {
         self.bytes
     }
 
-    /// Its class.
+    /// Its class. RFC 8489 §5.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// Its method.
+    /// Its method. RFC 8489 §5.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// Its transaction id.
+    /// Its transaction id. RFC 8489 §5.
     pub fn transaction(&self) -> TransactionId {
         self.transaction
     }
@@ -181,13 +181,13 @@ impl<'m> Message<'m> {
         Attributes { strict: true, ..self.all_attributes() }
     }
 
-    /// The value of the first attribute of this type that counts.
+    /// The value of the first attribute of this type that counts. RFC 8489 §14.
     pub fn attribute(&self, kind: AttributeType) -> Option<&'m [u8]> {
         // RFC 8489 §14: only the first of several attributes of one type needs to be processed.
         self.attributes().find(|attribute| attribute.kind == kind).map(|attribute| attribute.value)
     }
 
-    /// The comprehension-required attributes whose type `known` does not accept.
+    /// The comprehension-required attributes whose type `known` does not accept. RFC 8489 §14 and §6.3.1.
     pub fn unknown_attributes(
         &self,
         known: impl Fn(AttributeType) -> bool,
@@ -197,17 +197,17 @@ impl<'m> Message<'m> {
             .filter(move |kind| kind.is_comprehension_required() && !known(*kind))
     }
 
-    /// Whether MESSAGE-INTEGRITY is there and made with `key`.
+    /// Whether MESSAGE-INTEGRITY is there and made with `key`. RFC 8489 §14.5.
     pub fn integrity(&self, key: &LongTermKey) -> Integrity {
         self.integrity_by(IntegrityAlgorithm::Sha1, key)
     }
 
-    /// Whether this integrity attribute is there and made with `key`.
+    /// Whether this integrity attribute is there and made with `key`. RFC 8489 §14.5 and §14.6.
     pub fn integrity_by(&self, algorithm: IntegrityAlgorithm, key: &LongTermKey) -> Integrity {
         integrity::check(self, algorithm, key)
     }
 
-    /// Whether FINGERPRINT is there and right.
+    /// Whether FINGERPRINT is there and right. RFC 8489 §14.7.
     pub fn fingerprint(&self) -> Fingerprint {
         integrity::check_fingerprint(self)
     }
@@ -220,7 +220,7 @@ impl fmt::Debug for Message<'_> {
     }
 }
 
-/// Iterates over a message's attributes.
+/// Iterates over a message's attributes. RFC 8489 §14.
 #[derive(Debug, Clone)]
 pub struct Attributes<'m> {
     bytes: &'m [u8],

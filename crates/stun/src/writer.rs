@@ -4,7 +4,7 @@ use crate::integrity::{self, IntegrityAlgorithm, LongTermKey, MAX_MAC_LEN};
 use crate::message::{HEADER_LEN, pack_type};
 use crate::{AttributeType, Class, ErrorCode, MAGIC_COOKIE, Method, TransactionId, address, padded};
 
-/// The message does not fit into the buffer it was to be written to, or not into 65,535 bytes.
+/// The message does not fit into the buffer it was to be written to, or not into 65,535 bytes. RFC 8489 §5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message does not fit into its buffer")]
 pub struct Overflow;
@@ -21,7 +21,7 @@ pub struct MessageWriter<'b> {
 }
 
 impl<'b> MessageWriter<'b> {
-    /// Starts a message at the buffer's front.
+    /// Starts a message at the buffer's front. RFC 8489 §5.
     pub fn new(buffer: &'b mut [u8], class: Class, method: Method, transaction: TransactionId) -> Self {
         let mut writer = Self { buffer, length: 0, transaction, overflow: false };
         writer.append(&pack_type(class, method).to_be_bytes());
@@ -49,7 +49,7 @@ impl<'b> MessageWriter<'b> {
         }
     }
 
-    /// Adds an attribute with this value.
+    /// Adds an attribute with this value. RFC 8489 §14.
     pub fn attribute(&mut self, kind: AttributeType, value: &[u8]) -> &mut Self {
         let Ok(length) = u16::try_from(value.len()) else {
             self.overflow = true;
@@ -64,18 +64,18 @@ impl<'b> MessageWriter<'b> {
         self
     }
 
-    /// Adds an attribute with a 32-bit value.
+    /// Adds an attribute with a 32-bit value. RFC 8489 §14.
     pub fn attribute_u32(&mut self, kind: AttributeType, value: u32) -> &mut Self {
         self.attribute(kind, &value.to_be_bytes())
     }
 
-    /// Adds one of the XOR-… address attributes.
+    /// Adds one of the XOR-… address attributes. RFC 8489 §14.2.
     pub fn xor_address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
         let value = address::encode_xor(address, self.transaction);
         self.attribute(kind, value.as_bytes())
     }
 
-    /// Adds ERROR-CODE with a reason phrase, which may be empty and is at most 128 bytes long here.
+    /// Adds ERROR-CODE with a reason phrase, which may be empty and is at most 128 bytes long here. RFC 8489 §14.8.
     pub fn error_code(&mut self, code: ErrorCode, reason: &str) -> &mut Self {
         let mut value = [0; 4 + 128];
         let [_, _, class, number, text @ ..] = &mut value;
@@ -85,12 +85,12 @@ impl<'b> MessageWriter<'b> {
         self.attribute(AttributeType::ERROR_CODE, value.get(..4 + length).unwrap_or_default())
     }
 
-    /// Adds MESSAGE-INTEGRITY over all written so far.
+    /// Adds MESSAGE-INTEGRITY over all written so far. RFC 8489 §14.5.
     pub fn integrity(&mut self, key: &LongTermKey) -> &mut Self {
         self.integrity_by(IntegrityAlgorithm::Sha1, key)
     }
 
-    /// Adds this integrity attribute over all written so far.
+    /// Adds this integrity attribute over all written so far. RFC 8489 §14.5 and §14.6.
     pub fn integrity_by(&mut self, algorithm: IntegrityAlgorithm, key: &LongTermKey) -> &mut Self {
         let mut mac = [0; MAX_MAC_LEN];
         match integrity::compute(self.buffer, self.length, algorithm, key, &mut mac) {
@@ -102,7 +102,7 @@ impl<'b> MessageWriter<'b> {
         }
     }
 
-    /// Adds FINGERPRINT over all written so far; must be the last attribute.
+    /// Adds FINGERPRINT over all written so far; must be the last attribute. RFC 8489 §14.7.
     pub fn fingerprint(&mut self) -> &mut Self {
         match integrity::crc32(self.buffer, self.length) {
             Some(crc) => self.attribute(AttributeType::FINGERPRINT, &crc),
@@ -113,7 +113,7 @@ impl<'b> MessageWriter<'b> {
         }
     }
 
-    /// Sets the length field; the number of bytes written.
+    /// Sets the length field; the number of bytes written. RFC 8489 §5.
     ///
     /// # Errors
     /// When anything did not fit.
@@ -124,6 +124,7 @@ impl<'b> MessageWriter<'b> {
 }
 
 /// The longest header of a Data indication: STUN header, an IPv6 XOR-PEER-ADDRESS, DATA's type and length.
+/// RFC 8656 §11.3.
 pub const DATA_INDICATION_MAX_HEADER: usize = HEADER_LEN + 4 + address::MAX_LEN + 4;
 
 /// Writes the part of a Data indication (RFC 8656 §11.3) that goes in front of `data_length` bytes of data, so

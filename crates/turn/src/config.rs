@@ -89,6 +89,7 @@ impl Default for Config {
 }
 
 /// An address that peers see and the local one it stands for: the same, unless a NAT maps one to one.
+/// RFC 8656 §7.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayAddress {
     /// Told to clients in XOR-RELAYED-ADDRESS.

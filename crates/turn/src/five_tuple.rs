@@ -30,7 +30,7 @@ pub struct FiveTuple {
     pub server: SocketAddr,
 }
 
-/// A client and the way to send to it.
+/// A client and the way to send to it. RFC 8656 §2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
     /// Who it is.

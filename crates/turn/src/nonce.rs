@@ -21,7 +21,7 @@ const STAMP_LEN: usize = 4;
 const MAC_LEN: usize = 14;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Makes and checks nonces; the same for all workers of a process.
+/// Makes and checks nonces; the same for all workers of a process. RFC 8489 §9.2.
 #[derive(Clone, ZeroizeOnDrop)]
 pub struct NonceKey([u8; 32]);
 

@@ -1,6 +1,7 @@
 /// Room needed in front of a peer's data: the longest header is that of a Data indication about an IPv6 peer.
+/// RFC 8656 §11.3.
 pub const HEADROOM: usize = stun::DATA_INDICATION_MAX_HEADER;
-/// Room needed behind a peer's data: padding.
+/// Room needed behind a peer's data: padding. RFC 8489 §14, RFC 8656 §12.5.
 pub const TAILROOM: usize = 3;
 /// Room needed from a client packet's first byte on: replies are written over requests.
 pub const MAX_REPLY: usize = 1_024;

@@ -147,7 +147,7 @@ const SPECIAL_V6: [Cidr; 4] = [
     Cidr::v6([0x3fff, 0, 0, 0], 20),
 ];
 
-/// Why a peer may not be reached.
+/// Why a peer may not be reached. RFC 8656 §21.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Forbidden {
     /// An operator's deny list names it.
@@ -161,6 +161,7 @@ pub enum Forbidden {
 }
 
 /// Decides which peers may be reached: the one place, for every method and both directions.
+/// RFC 8656 §10.2, §12.2 and §21.2.
 ///
 /// In this order: the server's own listeners are refused; the server's own relayed addresses are allowed; the
 /// deny list refuses; the allow list allows; the relay addresses' other ports are refused, for what listens there
@@ -200,7 +201,7 @@ impl PeerPolicy {
         self
     }
 
-    /// Whether this peer may be sent to and heard from.
+    /// Whether this peer may be sent to and heard from. RFC 8656 §10.2 and §12.2.
     ///
     /// # Errors
     /// Says which rule refuses it.

@@ -89,7 +89,7 @@ impl FromStr for PortRange {
 }
 
 /// Which ports of each relay address are taken: a bit each, shared by all workers, so that none tries a port
-/// that another one has. Touched when an allocation begins or ends, never for a packet.
+/// that another one has. Touched when an allocation begins or ends, never for a packet. RFC 8656 §7.2.
 #[derive(Debug)]
 pub struct RelayPorts {
     range: PortRange,
@@ -169,7 +169,7 @@ impl RelayPorts {
 }
 
 /// A taken relay port: free again when this is dropped, so it cannot leak and is never returned twice. Drop it
-/// only after the socket is closed.
+/// only after the socket is closed. RFC 8656 §7.2.
 #[derive(Debug)]
 pub struct RelayPort {
     ports: Arc<RelayPorts>,

@@ -10,7 +10,7 @@ use credentials::{CredentialId, TurnKeyId};
 use crate::pace::Pace;
 use crate::{DropReason, Limits, Refusal};
 
-/// The limits of one TURN key. `None`, the default of each, is no limit.
+/// The limits of one TURN key. `None`, the default of each, is no limit. RFC 8656 §7.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyLimits {
     /// Allocations of the key that live at once, on all workers; one more is refused with 486. A port reserved for a second
@@ -74,7 +74,7 @@ pub(crate) enum Direction {
 }
 
 /// How many allocations each key and credential have, over all workers. Touched when an allocation begins or ends, never
-/// for a packet; as large as there are allocations.
+/// for a packet; as large as there are allocations. RFC 8656 §7.2.
 #[derive(Debug, Default)]
 pub struct Quotas(Mutex<Counts>);
 

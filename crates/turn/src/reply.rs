@@ -13,7 +13,7 @@ use crate::auth::is_known;
 use crate::nonce::Nonce;
 use crate::reservation::Token;
 
-/// What a request was answered with.
+/// What a request was answered with. RFC 8489 §6.3.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// The success response of this method.
@@ -22,7 +22,7 @@ pub enum Reply {
     Refused(Refusal),
 }
 
-/// Why a request was refused: finer than its error code, for metrics and tests.
+/// Why a request was refused: finer than its error code, for metrics and tests. RFC 8489 §14.8, RFC 8656 §19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// No MESSAGE-INTEGRITY: the first step of every client.
@@ -96,7 +96,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The error code it is answered with.
+    /// The error code it is answered with. RFC 8489 §14.8, RFC 8656 §19.
     pub fn code(self) -> ErrorCode {
         match self {
             Self::Unauthenticated

@@ -17,6 +17,7 @@ pub(crate) const LIFETIME_SECS: u32 = 30;
 pub(crate) type Token = [u8; 8];
 
 /// The reservations of all workers: a client's second request may reach another worker than its first.
+/// RFC 8656 §7.2.
 #[derive(Debug, Default)]
 pub struct Reservations(Mutex<Table>);
 
@@ -63,7 +64,7 @@ impl Reservations {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many ports are kept.
+    /// How many ports are kept. RFC 8656 §7.2.
     pub fn kept(&self) -> usize {
         self.table().kept.len()
     }

@@ -29,7 +29,7 @@ const PURGE_INTERVAL_SECS: u32 = 60;
 /// How many TURN keys may have limits of their own.
 const MAX_LIMITED_KEYS: usize = 65_536;
 
-/// What to do with the packet that was given in, now rewritten.
+/// What to do with the packet that was given in, now rewritten. RFC 8656 §2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing.
@@ -57,7 +57,7 @@ pub enum Action {
     ToClient(Client),
 }
 
-/// Why a packet is answered with nothing.
+/// Why a packet is answered with nothing. RFC 8489 §6.3, RFC 8656 §11 and §12.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
     /// Neither STUN nor ChannelData.
@@ -110,6 +110,7 @@ impl RelayId {
 }
 
 /// The one thing a server asks for while it handles a request: so that Allocate is one step without a pending state.
+/// RFC 8656 §7.2.
 pub trait RelaySockets {
     /// Opens a UDP socket bound to exactly this local address.
     ///
@@ -187,7 +188,7 @@ pub enum Output {
     },
 }
 
-/// Why an allocation ended.
+/// Why an allocation ended. RFC 8656 §6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndReason {
     /// The client refreshed it with a lifetime of zero.
@@ -225,7 +226,7 @@ impl Shared {
     }
 }
 
-/// A TURN server: see the crate's documentation for how it is driven.
+/// A TURN server: see the crate's documentation for how it is driven. RFC 8656 §5.
 #[derive(Debug)]
 pub struct Server {
     pub(crate) config: Config,
@@ -279,6 +280,7 @@ impl Server {
     }
 
     /// Handles what a client sent: one datagram or one frame of a stream, ChannelData with its padding or without.
+    /// RFC 8656 §5.
     pub fn from_client(
         &mut self,
         now: Time,
@@ -293,7 +295,7 @@ impl Server {
         }
     }
 
-    /// Handles a datagram that a peer sent to a relay socket.
+    /// Handles a datagram that a peer sent to a relay socket. RFC 8656 §11.3 and §12.7.
     pub fn from_peer(
         &mut self,
         now: Time,

@@ -12,7 +12,7 @@ use crate::pace::Pace;
 use crate::{Client, Transport};
 
 /// Answers to senders that have not authenticated: to Binding requests, and errors such as 401. Over UDP only: on a
-/// stream nobody can answer to another address than his own.
+/// stream nobody can answer to another address than his own. RFC 8489 §9.2.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StrangerLimit {
     /// Answers that all workers together give in a second to one prefix; what is more is dropped.
