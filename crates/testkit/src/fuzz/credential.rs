@@ -1,27 +1,71 @@
-//! A username is authentic or refused, and what was minted opens as it was.
+//! A username is authentic or refused, and what was minted opens as it was; time-limited ones too.
 
 use std::sync::LazyLock;
 
 use credentials::{
-    Claims, CustomIdentifier, Keyring, MAX_TTL_SECS, MIN_TTL_SECS, MintError, OpenError, TurnKeyId,
+    Claims, CustomIdentifier, Keyring, MAX_SECRET_BYTES, MAX_TTL_SECS, MIN_SECRET_BYTES, MIN_TTL_SECS,
+    MintError, OpenError, SealedSecret, SecretText, SharedSecret, SharedSecretId, TimeLimited, TurnKeyId,
 };
 
 use super::bytes::Bytes;
 
 static KEYRING: LazyLock<Keyring> = LazyLock::new(|| super::keyring(1));
 
-/// The first byte says what the others are: a username, claims to mint, or a keyring's text.
+/// The first byte says what the others are: a username, claims to mint, a keyring's text, a time-limited username, or a
+/// shared secret.
 ///
 /// # Panics
 /// When something forged opens, or something minted does not.
 pub fn credential(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    match bytes.byte() % 4 {
-        0 => open(bytes.rest()),
-        1 => open(hex(bytes.rest()).as_bytes()),
-        2 => mint(bytes),
-        _ => keyring(bytes.rest()),
+    match bytes.byte() {
+        b't' => time_limited(bytes.rest()),
+        b's' => shared_secret(bytes),
+        other => match other % 4 {
+            0 => open(bytes.rest()),
+            1 => open(hex(bytes.rest()).as_bytes()),
+            2 => mint(bytes),
+            _ => keyring(bytes.rest()),
+        },
     }
+}
+
+fn time_limited(username: &[u8]) {
+    let Some(parsed) = TimeLimited::parse(username) else { return };
+    assert_eq!(KEYRING.open(username), Err(OpenError::Malformed), "no username is of both kinds");
+    assert!(username.len() <= 508);
+    let digits = username.split(|byte| *byte == b':').next().unwrap_or_default();
+    let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<u64>().ok());
+    assert_eq!(number, Some(parsed.expires_at));
+    let secret = |text: &str| text.parse::<SecretText>().expect("it is printable");
+    let (one, two) = (secret("the first shared secret"), secret("the second shared secret"));
+    let password = parsed.password(&one);
+    assert!(password.ends_with(b"=") && password.is_ascii());
+    assert_ne!(*password, *parsed.password(&two));
+    let key = |n| TurnKeyId::from_bytes([n; 16]);
+    assert_ne!(parsed.id(key(1)), parsed.id(key(2)));
+    let mut longer = username.to_vec();
+    longer.push(b':');
+    if let Some(other) = TimeLimited::parse(&longer) {
+        assert_ne!(other.id(key(1)), parsed.id(key(1)));
+        assert_ne!(*other.password(&one), *password);
+    }
+}
+
+fn shared_secret(mut bytes: Bytes<'_>) {
+    let (key, id) = (TurnKeyId::from_bytes(bytes.array()), SharedSecretId::from_bytes(bytes.array()));
+    let rest = bytes.rest();
+    let sealed = SealedSecret::from_bytes(rest.to_vec());
+    if let Ok(opened) = KEYRING.open_shared_secret(key, id, &sealed) {
+        // Whoever made it had the keyring.
+        assert_eq!(KEYRING.seal_shared_secret(key, &opened), Ok(sealed), "one secret has one sealed form");
+    }
+    let Ok(text) = std::str::from_utf8(rest) else { return };
+    let Ok(text) = text.parse::<SecretText>() else { return };
+    assert!((MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&text.as_str().len()));
+    let secret = SharedSecret { id, text };
+    let sealed = KEYRING.seal_shared_secret(key, &secret).expect("what can be a secret can be sealed");
+    assert_eq!(KEYRING.open_shared_secret(key, id, &sealed), Ok(secret));
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use credentials::{Claims, CustomIdentifier, TurnKeyId};
+use credentials::{Claims, CustomIdentifier, SharedSecret, SharedSecretId, TurnKeyId};
 use stun::{
     AttributeType, ChannelNumber, ErrorCode, IntegrityAlgorithm, MessageWriter, Method, PasswordAlgorithm,
     TransactionId,
@@ -141,6 +141,11 @@ fn credentials() -> Vec<(&'static str, Vec<u8>)> {
         ring.mint_with_salt(&claims, [5; 8]).expect("the claims are in range").username
     };
     let with = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    let secret = SharedSecret {
+        id: SharedSecretId::from_bytes([7; 16]),
+        text: "a shared secret of some length".parse().expect("it is printable"),
+    };
+    let sealed = ring.seal_shared_secret(TurnKeyId::from_bytes([7; 16]), &secret).expect("it can be sealed");
     let claims = [&[7; 24][..], &[0x6B, 0x49, 0xD2, 0, 0, 0, 0, 0], &[0, 0x25, 0x80, 0], b"alice"].concat();
     vec![
         ("username", with(0, minted("").as_bytes())),
@@ -148,6 +153,9 @@ fn credentials() -> Vec<(&'static str, Vec<u8>)> {
         ("bytes", with(1, &[1; 48])),
         ("claims", with(2, &claims)),
         ("keyring", with(3, ring.to_text().as_bytes())),
+        ("time-limited", with(b't', b"1800000000:@somebody:example.org")),
+        ("shared-secret", with(b's', &[&[7; 32][..], b"a shared secret of some length"].concat())),
+        ("shared-secret-sealed", with(b's', &[&[7; 32][..], sealed.as_bytes()].concat())),
     ]
 }
 

@@ -108,6 +108,7 @@ impl Expected {
                 (new.ports == Some(Ports::Pair), "reserved"),
                 (new.port.is_some(), "claimed"),
                 (proof.integrity == IntegrityAlgorithm::Sha256, "sha256"),
+                (new.username.contains(':'), "time_limited"),
             ]),
             Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
             Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],

@@ -14,7 +14,7 @@ mod requests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use credentials::{CredentialId, Denial, TurnKeyId};
+use credentials::{CredentialId, Denial, SharedSecretId, TurnKeyId};
 use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
 use turn::{
     Client, EndReason, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId, StrangerLimit, Time, Transport,
@@ -47,6 +47,8 @@ pub struct Rules {
     pub ports: PortRange,
     /// How old a nonce may be.
     pub nonce_lifetime_secs: u64,
+    /// How far ahead a time-limited username may expire.
+    pub username_lifetime_secs: u64,
     /// Whether challenges offer password algorithms.
     pub offers_algorithms: bool,
     /// Whether channel numbers end with 0x4FFF, or with 0x7FFF as in RFC 5766.
@@ -82,8 +84,17 @@ pub struct Account {
     pub turn_key: TurnKeyId,
     /// Unix seconds.
     pub expires_at: u64,
-    /// The keyring key that sealed it.
-    pub sealed_by: u8,
+    /// What it was minted with.
+    pub minted_with: Minter,
+}
+
+/// What a credential is minted with: only while that is in use the credential is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minter {
+    /// This key of the keyring.
+    Keyring(u8),
+    /// This shared secret of its TURN key.
+    SharedSecret(SharedSecretId),
 }
 
 /// An allocation as the model knows it.
@@ -198,6 +209,7 @@ pub struct Model {
     accounts: BTreeMap<String, Account>,
     /// Keyring keys in use.
     keyring: BTreeSet<u8>,
+    shared_secrets: BTreeSet<(TurnKeyId, SharedSecretId)>,
     denied_credentials: BTreeSet<CredentialId>,
     denied_keys: BTreeSet<TurnKeyId>,
     /// Every nonce the server has told: to whom, and when in seconds.
@@ -222,6 +234,7 @@ impl Model {
             rules,
             accounts: BTreeMap::new(),
             keyring: keyring.into_iter().collect(),
+            shared_secrets: BTreeSet::new(),
             denied_credentials: BTreeSet::new(),
             denied_keys: BTreeSet::new(),
             nonces: BTreeMap::new(),
@@ -311,9 +324,12 @@ impl Model {
         }
         moments.extend(&self.reservations_due);
         for account in self.accounts.values() {
-            moments.extend(
-                (account.expires_at * 1_000).checked_sub(now.unix_ms).map(|ms| now.monotonic_ms + ms),
-            );
+            let accepted_from = account.expires_at - self.rules.username_lifetime_secs;
+            let accepted_from =
+                matches!(account.minted_with, Minter::SharedSecret(_)).then_some(accepted_from);
+            for unix_secs in accepted_from.into_iter().chain([account.expires_at]) {
+                moments.extend((unix_secs * 1_000).checked_sub(now.unix_ms).map(|ms| now.monotonic_ms + ms));
+            }
         }
         moments
     }
@@ -327,8 +343,15 @@ impl Model {
             Denial::Key { key, .. } => {
                 self.key_limits.remove(&key);
                 self.denied_keys.insert(key);
+                self.set_shared_secrets(key, []);
             }
         }
+    }
+
+    /// These are a TURN key's shared secrets from now on.
+    pub fn set_shared_secrets(&mut self, key: TurnKeyId, ids: impl IntoIterator<Item = SharedSecretId>) {
+        self.shared_secrets.retain(|(held, _)| *held != key);
+        self.shared_secrets.extend(ids.into_iter().map(|id| (key, id)));
     }
 
     /// These keyring keys hold from now on.
@@ -341,9 +364,25 @@ impl Model {
         self.rules.forbidden = forbidden;
     }
 
-    /// Whether a credential or its key was denied.
+    /// Whether a credential or its key was denied, or its shared secret is gone.
     pub fn is_refused(&self, account: &Account) -> bool {
-        self.denied_credentials.contains(&account.id) || self.denied_keys.contains(&account.turn_key)
+        let is_gone = match account.minted_with {
+            Minter::SharedSecret(id) => !self.shared_secrets.contains(&(account.turn_key, id)),
+            Minter::Keyring(_) => false,
+        };
+        is_gone
+            || self.denied_credentials.contains(&account.id)
+            || self.denied_keys.contains(&account.turn_key)
+    }
+
+    /// Whether a username is accepted at this time, whoever signs with it.
+    fn is_accepted(&self, account: &Account, now: Time) -> bool {
+        match account.minted_with {
+            Minter::Keyring(key) => self.keyring.contains(&key),
+            Minter::SharedSecret(_) => {
+                account.expires_at <= now.unix_secs() + self.rules.username_lifetime_secs
+            }
+        }
     }
 
     fn is_over(&self, allocation: &Allocation, now: Time) -> Option<EndReason> {

@@ -145,7 +145,7 @@ impl Model {
         let Some(algorithm) = self.password_algorithm(message) else { return Err(Unproven::Refused(400)) };
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));
         let valid = account.filter(|account| {
-            self.keyring.contains(&account.sealed_by)
+            self.is_accepted(account, now)
                 && message.integrity_by(strongest, &self.key_of(account, algorithm)) == Integrity::Verified
                 && now.unix_ms < account.expires_at * 1_000
                 && !self.is_refused(account)

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
+use credentials::{Claims, CustomIdentifier, Keyring, SharedSecret, SharedSecretId, TimeLimited, TurnKeyId};
 
 use crate::dice::Dice;
-use crate::model::Account;
+use crate::model::{Account, Minter};
 
 /// Unix seconds at which the keyring's keys were made.
 const MADE_AT: u64 = 1_700_000_000;
@@ -16,6 +16,8 @@ const MADE_AT: u64 = 1_700_000_000;
 pub(super) struct Keyrings {
     secrets: [String; 2],
     turn_keys: [TurnKeyId; 3],
+    /// The shared secrets of each.
+    shared_secrets: [Vec<SharedSecret>; 3],
 }
 
 impl Keyrings {
@@ -27,7 +29,8 @@ impl Keyrings {
             })
         };
         let secrets = [secret(), secret()];
-        Self { secrets, turn_keys: [0; 3].map(|_: u8| TurnKeyId::from_bytes(dice.bytes())) }
+        let turn_keys = [0; 3].map(|_: u8| TurnKeyId::from_bytes(dice.bytes()));
+        Self { secrets, turn_keys, shared_secrets: Default::default() }
     }
 
     /// The ring of these keys (of 1 and 2), the last of them current.
@@ -46,9 +49,52 @@ impl Keyrings {
 
     /// This TURN key is deleted; another takes its place.
     pub(super) fn forget(&mut self, deleted: TurnKeyId, dice: &mut Dice) {
-        for key in self.turn_keys.iter_mut().filter(|key| **key == deleted) {
-            *key = TurnKeyId::from_bytes(dice.bytes());
+        for (key, secrets) in self.turn_keys.iter_mut().zip(&mut self.shared_secrets) {
+            if *key == deleted {
+                *key = TurnKeyId::from_bytes(dice.bytes());
+                secrets.clear();
+            }
         }
+    }
+
+    /// Some TURN key loses a shared secret or gets another: the key, and all that it has then.
+    pub(super) fn change_secrets(&mut self, dice: &mut Dice) -> (TurnKeyId, Vec<SharedSecret>) {
+        let place = dice.index(self.turn_keys.len());
+        let key = self.turn_keys.get(place).copied().expect("the place is one of theirs");
+        let secrets = self.shared_secrets.get_mut(place).expect("the place is one of theirs");
+        if secrets.len() >= 3 || (!secrets.is_empty() && dice.permille(400)) {
+            secrets.remove(dice.index(secrets.len()));
+        } else {
+            let text = format!("shared secret {:016x}", dice.number());
+            let text = text.parse().expect("it is printable");
+            secrets.push(SharedSecret { id: SharedSecretId::from_bytes(dice.bytes()), text });
+        }
+        (key, secrets.clone())
+    }
+
+    /// A new time-limited username, as an application mints it; `None` when the TURN key has no shared secret.
+    pub(super) fn mint_time_limited(
+        &self,
+        dice: &mut Dice,
+        unix_secs: u64,
+        ttl_secs: u32,
+    ) -> Option<Account> {
+        let place = dice.index(self.turn_keys.len());
+        let (turn_key, secrets) = (*self.turn_keys.get(place)?, self.shared_secrets.get(place)?);
+        let secret = secrets.get(dice.index(secrets.len().max(1)))?;
+        let expires_at = unix_secs + u64::from(ttl_secs);
+        let username = format!("{expires_at}:@{:016x}:example.org", dice.number());
+        let parsed = TimeLimited::parse(username.as_bytes()).expect("it has the form");
+        let password = String::from_utf8(parsed.password(&secret.text).to_vec()).expect("base64 is ASCII");
+        let id = parsed.id(turn_key);
+        Some(Account {
+            username,
+            password,
+            id,
+            turn_key,
+            expires_at,
+            minted_with: Minter::SharedSecret(secret.id),
+        })
     }
 
     /// A new credential, sealed by this key.
@@ -69,7 +115,7 @@ impl Keyrings {
             id: minted.id,
             turn_key,
             expires_at: minted.expires_at,
-            sealed_by,
+            minted_with: Minter::Keyring(sealed_by),
         }
     }
 }

@@ -151,7 +151,7 @@ impl World {
             return Ok(());
         };
         let until = now.unix_secs() + 172_800;
-        let command = match self.dice.below(12) {
+        let command = match self.dice.below(14) {
             ..3 => {
                 let denial = Denial::Credential { id: account.id, until: account.expires_at };
                 self.lockstep.model.deny(denial);
@@ -179,6 +179,7 @@ impl World {
                 self.lockstep.model.limit_key(account.turn_key, limits);
                 Command::KeyLimits { key: account.turn_key, limits }
             }
+            10..12 => return self.change_secrets(),
             _ => return self.gone(index),
         };
         self.lockstep.command(now, command)

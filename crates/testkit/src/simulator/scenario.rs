@@ -107,6 +107,7 @@ impl Scenario {
         let config = Config {
             relay_addresses: relays,
             nonce_lifetime_secs: dice.pick(&[300, 600, 3_600]),
+            username_lifetime_secs: dice.pick(&[700, 604_800, 604_800]),
             offer_password_algorithms: dice.permille(500),
             strict_channels: dice.permille(700),
             limits,
@@ -156,6 +157,7 @@ impl Scenario {
             relays: self.config.relay_addresses.clone(),
             ports: self.ports,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs.into(),
+            username_lifetime_secs: self.config.username_lifetime_secs.into(),
             offers_algorithms: self.config.offer_password_algorithms,
             strict_channels: self.config.strict_channels,
             max_allocations: self.config.limits.allocations,

@@ -72,6 +72,9 @@ impl World {
             ahead_ms,
             sweep: None,
         };
+        for _ in 0..4 {
+            world.change_secrets().expect("nothing has happened yet");
+        }
         for (transport, address) in Scenario::stations() {
             let server = world.scenario.listener(address.is_ipv4());
             let via = u32::try_from(world.stations.len()).unwrap_or(0);
@@ -99,9 +102,26 @@ impl World {
         let ttl_secs = self.dice.pick(&[1, 60, 300, 599, 601, 1_000, 3_600, 7_200, 7_200, 172_800, 172_800]);
         let sealed_by = self.ring.last().copied().unwrap_or(1);
         let unix_secs = self.now().unix_secs();
-        let account = self.keyrings.mint(&mut self.dice, sealed_by, unix_secs, ttl_secs);
+        let time_limited = if self.dice.permille(350) {
+            // Applications may choose a time that is too far ahead.
+            let ttl_secs = if self.dice.permille(50) { 604_801 } else { ttl_secs };
+            self.keyrings.mint_time_limited(&mut self.dice, unix_secs, ttl_secs)
+        } else {
+            None
+        };
+        let account = match time_limited {
+            Some(account) => account,
+            None => self.keyrings.mint(&mut self.dice, sealed_by, unix_secs, ttl_secs),
+        };
         self.lockstep.model.add_account(account.clone());
         account
+    }
+
+    /// A TURN key's shared secrets are others from now on.
+    pub(super) fn change_secrets(&mut self) -> Result<(), String> {
+        let (key, secrets) = self.keyrings.change_secrets(&mut self.dice);
+        self.lockstep.model.set_shared_secrets(key, secrets.iter().map(|secret| secret.id));
+        self.lockstep.command(self.now(), Command::SharedSecrets { key, secrets: secrets.into() })
     }
 
     pub(super) fn new_client(&mut self, transport: Transport, account: &Account) -> Client {
