@@ -14,7 +14,7 @@ use credentials::{Denial, Keyring, SharedSecret, TurnKeyId};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::store::{FeedEntry, Store, StoreError, Timestamp};
+use crate::store::{FeedEntry, KeyLimits, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub struct KeySettings {
     pub key: TurnKeyId,
     /// Its shared secrets, oldest first.
     pub shared_secrets: Vec<SharedSecret>,
+    /// What it may use; `None` where the relays' own limits hold.
+    pub limits: Option<KeyLimits>,
 }
 
 type Subscriber = Box<dyn FnMut(&News) + Send>;
@@ -197,6 +199,7 @@ impl State {
     /// A key's settings as they are now. A shared secret that cannot be opened is logged and left out.
     async fn settings(&mut self, feed: &Feed, key: TurnKeyId) -> Result<News, StoreError> {
         let stored = feed.store.shared_secrets(key).await?;
+        let limits = feed.store.key_limits(key).await?;
         let keyring = feed.keyring.load();
         let mut shared_secrets = Vec::with_capacity(stored.len());
         self.unreadable.remove(&key);
@@ -212,7 +215,7 @@ impl State {
                 }
             }
         }
-        Ok(News::Settings(KeySettings { key, shared_secrets }))
+        Ok(News::Settings(KeySettings { key, shared_secrets, limits }))
     }
 }
 

@@ -11,7 +11,7 @@ use control::store::{AccountId, Permission, Timestamp, TokenId};
 use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
-use crate::config::{Global, Layer, Place, Settings};
+use crate::config::{Global, Layer, Place, Settings, amount};
 use crate::serve;
 
 /// clap's own code for a wrong command line.
@@ -185,6 +185,17 @@ pub(crate) enum KeyCommand {
     /// Shared secrets: what applications mint time-limited usernames with
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Show or change what a TURN key may use; a running relay knows within a second
+    Limits {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        change: Box<LimitsChange>,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Delete a TURN key; traffic of its credentials stops within a second
     Delete {
         /// Which one
@@ -194,6 +205,57 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Each N is a number such as 200, 64k, 10M or 1G, or none. What is not named stays as it is.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LimitsChange {
+    /// Allocations of the key that live at once
+    #[arg(long, value_name = "N")]
+    pub(crate) max_allocations: Option<Limit>,
+    /// Allocations of one credential that live at once
+    #[arg(long, value_name = "N")]
+    pub(crate) max_allocations_per_credential: Option<Limit>,
+    /// New peer addresses of one allocation in a second
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_peers_per_second: Option<Limit>,
+    /// Permissions of one allocation
+    #[arg(long, value_name = "N")]
+    pub(crate) max_permissions: Option<Limit>,
+    /// Channels of one allocation
+    #[arg(long, value_name = "N")]
+    pub(crate) max_channels: Option<Limit>,
+    /// Datagrams of one allocation in a second, in each direction
+    #[arg(long, value_name = "N")]
+    pub(crate) max_packets_per_second: Option<Limit>,
+    /// Bits of application data of one allocation in a second, in each direction
+    #[arg(long, value_name = "N")]
+    pub(crate) max_bits_per_second: Option<Limit>,
+    /// Datagrams of the whole key in a second, in each direction
+    #[arg(long, value_name = "N")]
+    pub(crate) max_key_packets_per_second: Option<Limit>,
+    /// Bits of application data of the whole key in a second, in each direction
+    #[arg(long, value_name = "N")]
+    pub(crate) max_key_bits_per_second: Option<Limit>,
+    /// Take the key's own limits away: those of the relay hold
+    #[arg(long)]
+    pub(crate) clear: bool,
+}
+
+/// A number, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<u64>);
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match amount(text) {
+            Ok(Some(0)) => Err("a limit of 0 would refuse everybody; delete the key instead".to_owned()),
+            Ok(limit) => Ok(Self(limit)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

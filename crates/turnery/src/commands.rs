@@ -1,6 +1,7 @@
 //! The commands that change what is stored. A running service need not be told: it reads the same store, follows the
 //! deny feed, and watches the keyring.
 
+mod limits;
 mod secrets;
 
 use std::io::Write;
@@ -129,6 +130,9 @@ fn token_row(token: &ApiToken) -> [String; 6] {
 pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
     let store = place.open_store().await?;
     match command {
+        KeyCommand::Limits { uid, change, owner, output } => {
+            limits::limits(&store, uid, &change, (owner, output)).await
+        }
         KeyCommand::Secret(command) => secrets::secret(place, &store, command).await,
         KeyCommand::List { owner, output } => {
             let keys = store.keys(&owner.resolve(&store).await?).await?;

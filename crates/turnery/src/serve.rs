@@ -212,9 +212,10 @@ impl RelayHandle {
     fn hear(&self, news: &News) {
         match news {
             News::Denied(denial) => self.command(&Command::Deny(*denial)),
-            News::Settings(KeySettings { key, shared_secrets }) => {
+            News::Settings(KeySettings { key, shared_secrets, limits }) => {
                 let secrets = shared_secrets.as_slice().into();
                 self.command(&Command::SharedSecrets { key: *key, secrets });
+                self.command(&Command::KeyLimits { key: *key, limits: limits.map(key_limits) });
             }
         }
     }
@@ -322,6 +323,23 @@ impl DevKey {
 async fn bootstrap(settings: &Settings, store: &Store) -> Result<Option<Bootstrapped>> {
     let (account, token) = (settings.bootstrap_account.clone(), settings.bootstrap_token.clone());
     Ok(store.bootstrap(account, token).await?)
+}
+
+/// What the store calls a key's limits, in the relay's words.
+fn key_limits(limits: control::store::KeyLimits) -> turn::KeyLimits {
+    let rate = |packets: Option<u32>, bits_per_second| turn::Rate {
+        packets_per_second: packets.map(u64::from),
+        bits_per_second,
+    };
+    turn::KeyLimits {
+        allocations: limits.allocations,
+        allocations_per_credential: limits.allocations_per_credential,
+        new_peers_per_second: limits.new_peers_per_second,
+        permissions: limits.permissions,
+        channels: limits.channels,
+        allocation_rate: rate(limits.allocation_packets_per_second, limits.allocation_bits_per_second),
+        key_rate: rate(limits.key_packets_per_second, limits.key_bits_per_second),
+    }
 }
 
 /// Seals shared secrets with the current key before the one that sealed them leaves the keyring.

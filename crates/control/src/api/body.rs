@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
 use crate::api::{ApiError, MAX_BODY_BYTES};
+use crate::store::KeyLimits;
 
 const DEFAULT_TTL_SECS: u32 = 86_400;
 
@@ -58,6 +59,20 @@ impl Fields {
         let Some(value) = self.0.get("secret") else { return Ok(None) };
         let text = value.as_str().and_then(|text| text.parse().ok());
         text.map(Some).ok_or(ApiError::SharedSecret)
+    }
+
+    pub(super) fn key_limits(&self) -> Result<KeyLimits, ApiError> {
+        let mut limits = Map::new();
+        for (field, max) in KeyLimits::FIELDS {
+            let value = self.0.get(field).filter(|value| !value.is_null());
+            let Some(value) = value else { continue };
+            let in_range = value.as_u64().is_some_and(|value| (1..=max).contains(&value));
+            if !in_range {
+                return Err(ApiError::Limit { field, max });
+            }
+            limits.insert(field.to_owned(), value.clone());
+        }
+        serde_json::from_value(Value::Object(limits)).map_err(|_| ApiError::Internal)
     }
 
     pub(super) fn ttl_secs(&self) -> Result<u32, ApiError> {

@@ -78,6 +78,13 @@ pub(crate) enum ApiError {
     Service,
     /// The `username` that a credential is asked for is too long.
     UserTooLong,
+    /// A limit of a TURN key is no whole number in its range.
+    Limit {
+        /// Which one.
+        field: &'static str,
+        /// The greatest.
+        max: u64,
+    },
     /// Asked too often.
     RateLimited {
         /// When to come back, in seconds.
@@ -123,6 +130,7 @@ impl ApiError {
             Self::SharedSecretExists => (StatusCode::CONFLICT, 20_028),
             Self::Service => (StatusCode::BAD_REQUEST, 20_029),
             Self::UserTooLong => (StatusCode::BAD_REQUEST, 20_030),
+            Self::Limit { .. } => (StatusCode::BAD_REQUEST, 20_031),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -168,6 +176,9 @@ impl ApiError {
                 return format!(
                     "customIdentifier must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8"
                 );
+            }
+            Self::Limit { field, max } => {
+                return format!("{field} must be a whole number from 1 to {max}, or null for no limit");
             }
             Self::UserTooLong => {
                 return format!("username must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8");

@@ -10,6 +10,7 @@ mod credentials;
 mod envelope;
 mod error;
 mod fallback;
+mod key_limits;
 mod shared_secrets;
 mod tokens;
 mod turn_keys;
@@ -42,6 +43,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
     const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
+    const LIMITS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/limits";
     const SECRETS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets";
     const SECRET: &str =
         "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets/{secret_id}";
@@ -53,6 +55,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(KEYS, get(turn_keys::list).post(turn_keys::create))
         .route(KEY, get(turn_keys::one).put(turn_keys::update).delete(turn_keys::delete))
         .route(SECRETS, get(shared_secrets::list).post(shared_secrets::create))
+        .route(LIMITS, get(key_limits::one).put(key_limits::update).delete(key_limits::clear))
         .route(SECRET, delete(shared_secrets::delete))
         .route("/turn", get(turn_rest::credential))
         .route("/v1/turn/keys/{key_id}/credentials/generate", post(credentials::generate))

@@ -19,12 +19,14 @@ macro_rules! on_backend {
 }
 
 mod error;
+mod key_limits;
 mod secret;
 mod shared_secrets;
 mod sqlite;
 mod types;
 
 pub use error::StoreError;
+pub use key_limits::KeyLimits;
 pub use secret::{SecretHash, TokenText};
 pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,

@@ -6,6 +6,7 @@ mod account_api;
 mod credential_api;
 mod deny_feed;
 mod http;
+mod key_limits;
 mod server;
 mod shared_secrets;
 mod store;

@@ -48,7 +48,7 @@ impl Heard {
     /// The texts that the key has by what was heard last.
     fn secrets(&self, uid: &str) -> Option<Vec<String>> {
         let of_key = |news: &News| match news {
-            News::Settings(KeySettings { key, shared_secrets }) if key.to_string() == uid => {
+            News::Settings(KeySettings { key, shared_secrets, .. }) if key.to_string() == uid => {
                 Some(shared_secrets.iter().map(|it| it.text.as_str().to_owned()).collect())
             }
             _ => None,

@@ -8,7 +8,7 @@ use turn::{KeyLimits, Limits, Rate, StrangerLimit};
 use super::layer::{Layer, Layers};
 
 /// A number such as `2500`, `200k`, `10M` or `1G`, or `none`.
-fn amount(text: &str) -> Result<Option<u64>> {
+pub(crate) fn amount(text: &str) -> Result<Option<u64>> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(None);
     }

@@ -19,6 +19,7 @@ use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
 
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
+pub(crate) use limits::amount;
 
 const MAX_WORKERS: usize = 256;
 const DEFAULT_LISTENERS: [&str; 2] = ["udp://0.0.0.0:3478", "tcp://0.0.0.0:3478"];

@@ -128,6 +128,41 @@ fn shared_secrets_are_added_shown_and_removed() {
 }
 
 #[test]
+fn a_keys_limits_are_shown_and_changed_and_hold_within_a_second() {
+    let server = start();
+    let (dir, key) = (server.data_dir(), server.create_key());
+    let args = ["key", "limits", &key.uid];
+    let limits = |more: &[&'static str]| [&args[..], more].concat();
+    assert_eq!(run(&dir, &limits(&[])), "The TURN key has no limits of its own.\n");
+    let minted = server.mint(&key, 600);
+    let mut held = server.client(Transport::Udp, &minted);
+    held.allocate().unwrap();
+    assert_eq!(server.refusal(Transport::Udp, &minted), None);
+    let set = json(&dir, &limits(&["--max-allocations", "1", "--max-key-bits-per-second", "10M"]));
+    assert_eq!((&set["allocations"], &set["key_bits_per_second"]), (&1.into(), &10_000_000.into()));
+    let begun = Instant::now();
+    while server.refusal(Transport::Udp, &minted) != Some(486) {
+        assert!(begun.elapsed() < Duration::from_secs(1), "the relay does not know the limit yet");
+    }
+    let changed = json(&dir, &limits(&["--max-key-bits-per-second", "none", "--max-channels", "3"]));
+    assert_eq!((&changed["allocations"], &changed["key_bits_per_second"]), (&1.into(), &Value::Null));
+    let table = run(&dir, &limits(&[]));
+    let find = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(find("LIMIT").ends_with("VALUE") && find("channels").ends_with(" 3"), "{table}");
+    assert!(find("key_bits_per_second").ends_with("none"), "{table}");
+    assert_eq!(json(&dir, &limits(&["--clear"])), Value::Null);
+    let begun = Instant::now();
+    while server.refusal(Transport::Udp, &minted).is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "the relay still limits the key");
+    }
+    refuse(&dir, &limits(&["--clear", "--max-channels", "3"]), 1, "by itself");
+    refuse(&dir, &limits(&["--max-channels", "0"]), 2, "limit of 0");
+    refuse(&dir, &limits(&["--max-channels", "x"]), 2, "number such as");
+    refuse(&dir, &limits(&["--max-channels", "5G"]), 1, "at most 4294967295");
+    refuse(&dir, &["key", "limits", &"0".repeat(32)], 1, "no TURN key");
+}
+
+#[test]
 fn a_shared_secret_from_the_shell_is_good_within_a_second() {
     let server = start();
     let (dir, key) = (server.data_dir(), server.create_key());

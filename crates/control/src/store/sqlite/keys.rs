@@ -2,8 +2,8 @@ use credentials::{Denial, TurnKeyId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, accounts, denials, fixed};
-use crate::store::{AccountId, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
+use super::{Sqlite, accounts, denials, fixed, shared_secrets};
+use crate::store::{AccountId, KeyLimits, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
 
 impl Sqlite {
     pub(in crate::store) async fn insert_key(
@@ -115,6 +115,35 @@ impl Sqlite {
             .fetch_optional(&self.read)
             .await?;
         row.as_ref().map(record).transpose()
+    }
+
+    pub(in crate::store) async fn key_limits(&self, uid: TurnKeyId) -> Result<Option<KeyLimits>, StoreError> {
+        let text: Option<Option<String>> = sqlx::query_scalar("SELECT limits FROM turn_keys WHERE uid = ?")
+            .bind(uid.as_bytes().as_slice())
+            .fetch_optional(&self.read)
+            .await?;
+        text.flatten().as_deref().map(KeyLimits::from_column).transpose()
+    }
+
+    pub(in crate::store) async fn set_key_limits(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        limits: Option<KeyLimits>,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query("UPDATE turn_keys SET limits = ? WHERE uid = ? AND account_id = ?")
+            .bind(limits.map(KeyLimits::to_column).transpose()?)
+            .bind(uid.as_bytes().as_slice())
+            .bind(account.as_str())
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        shared_secrets::changed(&mut tx, uid).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     pub(in crate::store) async fn key_with_secret_hash(
