@@ -118,6 +118,11 @@ impl Quotas {
         self.counts().keys.values().map(|(count, _)| *count as usize).sum()
     }
 
+    /// How many allocations all credentials have: as many.
+    pub fn held_by_credentials(&self) -> usize {
+        self.counts().credentials.values().map(|count| *count as usize).sum()
+    }
+
     /// How many allocations this key has.
     pub fn held_by(&self, key: TurnKeyId) -> usize {
         self.counts().keys.get(&key).map_or(0, |(count, _)| *count as usize)

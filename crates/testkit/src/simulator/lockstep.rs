@@ -156,10 +156,12 @@ impl Lockstep {
         }
         self.model.check_ends(now, swept)?;
         let (sockets, held) = (self.sockets.all().len(), self.quotas.held());
-        let counts = [self.server.allocation_count(), self.ports.taken(), sockets, held];
+        let by_credentials = self.quotas.held_by_credentials();
+        let counts = [self.server.allocation_count(), self.ports.taken(), sockets, held, by_credentials];
         let (relays, reserved) = (self.model.relays().count(), self.model.reservations().count());
         let allocations = self.model.allocations().count();
-        let wanted = [allocations, relays + reserved, relays, allocations + reserved];
+        let held = allocations + reserved;
+        let wanted = [allocations, relays + reserved, relays, held, held];
         if counts != wanted {
             return Err(format!("allocations, ports, sockets and quotas are {counts:?}, not {wanted:?}"));
         }

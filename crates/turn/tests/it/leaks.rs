@@ -185,6 +185,7 @@ impl Run {
         let kept = one.reservations.kept();
         assert_eq!(one.quotas.held(), allocations + kept);
         assert_eq!(one.quotas.held_by(KEY), allocations + kept);
+        assert_eq!(one.quotas.held_by_credentials(), allocations + kept);
         assert_eq!(one.ports.taken(), sockets + kept);
     }
 
@@ -224,6 +225,6 @@ proptest! {
         let [one, _] = &run.workers;
         let (ports, quotas) = (Arc::clone(&one.ports), Arc::clone(&one.quotas));
         drop(run);
-        prop_assert_eq!((ports.taken(), quotas.held()), (0, 0));
+        prop_assert_eq!((ports.taken(), quotas.held(), quotas.held_by_credentials()), (0, 0, 0));
     }
 }

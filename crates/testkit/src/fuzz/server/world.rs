@@ -8,8 +8,8 @@ use credentials::{Claims, CredentialId, CustomIdentifier, Denial, Keyring, TurnK
 use stun::{AttributeType, Message, Method, TransactionId};
 use turn::{
     Action, Client, Command, Config, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey, OpenError, Output,
-    Packet, PeerPolicy, PortRange, RelayAddress, RelayId, RelayPorts, RelaySockets, Server, Shared, TAILROOM,
-    Time, Transport,
+    Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts, RelaySockets, Reservations,
+    Server, Shared, TAILROOM, Time, Transport,
 };
 
 use super::super::bytes::Bytes;
@@ -80,6 +80,8 @@ pub(super) struct World {
     server: Server,
     sockets: Sockets,
     ports: Arc<RelayPorts>,
+    quotas: Arc<Quotas>,
+    reservations: Arc<Reservations>,
     observer: Observer,
     policies: [Arc<PeerPolicy>; 2],
     clients: [Client; 5],
@@ -112,6 +114,7 @@ impl World {
         let [keyring, _] = &*KEYRINGS;
         let shared = Shared::new(Arc::clone(keyring), NonceKey::new([3; 32]), ports);
         let ports = Arc::clone(&shared.ports);
+        let (quotas, reservations) = (Arc::clone(&shared.quotas), Arc::clone(&shared.reservations));
         let limits = Limits { allocations: 5, permissions: 3, channels: 3, reservations: 3, denials: 4 };
         let [policy, _] = &policies;
         let policy = PeerPolicy::clone(policy);
@@ -127,6 +130,8 @@ impl World {
             server: Server::new(config, shared, [4; 32]),
             sockets: Sockets::default(),
             ports,
+            quotas,
+            reservations,
             observer: Observer::new(offer_password_algorithms),
             policies,
             clients: clients(),
@@ -325,6 +330,12 @@ impl World {
         let (open, taken) = (self.sockets.open.len(), self.ports.taken());
         let reserved = self.observer.reserved;
         assert!((open..=open + reserved).contains(&taken), "{taken} ports are taken, {open} in use");
+        let (held, kept) = (self.quotas.held(), self.reservations.kept());
+        assert_eq!(
+            (held, taken),
+            (self.server.allocation_count() + kept, open + kept),
+            "places in quotas, ports"
+        );
         assert_eq!(self.observer.relays(), open, "every open socket is an allocation's");
         assert!(self.server.allocation_count() <= open);
         assert_eq!(self.server.allocation_count() == 0, open == 0);
@@ -336,6 +347,7 @@ impl World {
         self.handle_timeout();
         let left = (self.server.allocation_count(), self.ports.taken(), self.server.poll_timeout());
         assert_eq!(left, (0, 0, None), "allocations, ports and timers");
+        assert_eq!((self.quotas.held(), self.reservations.kept()), (0, 0), "quotas and reservations");
     }
 }
 
