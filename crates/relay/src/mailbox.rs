@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use turn::{Command, WorkerId};
+use turn::{Client, Command, Note, WorkerId};
 
 use crate::sys::Wake;
+use crate::worker::Move;
 
 /// Messages that may wait for one worker. Whoever gives the next command waits; a letter is handed back.
 const INBOX: usize = 1_024;
@@ -24,7 +25,16 @@ pub(crate) enum Message {
 /// What one worker has for another: it owns all that it names, so a letter that is never read loses nothing but
 /// itself.
 #[derive(Debug)]
-pub(crate) enum Letter {}
+pub(crate) enum Letter {
+    /// Between servers.
+    Note(Note),
+    /// An allocation with its sockets.
+    Move(Box<Move>),
+    /// What a client has sent to worker `from`, for an allocation that has moved on.
+    FromClient { from: WorkerId, client: Client, bytes: Vec<u8> },
+    /// For a client on a stream, from where its allocation has moved to.
+    ToClient { client: Client, bytes: Vec<u8> },
+}
 
 /// The way to one worker.
 #[derive(Debug, Clone)]
@@ -85,7 +95,6 @@ impl Colleagues {
     ///
     /// # Errors
     /// Hands the letter back when there is no such worker, it has ended, or its mailbox is full.
-    #[expect(dead_code, reason = "no letter is written yet")]
     pub(crate) fn post(&self, to: WorkerId, letter: Letter) -> Result<(), Letter> {
         match self.0.get(usize::from(to.0)) {
             Some(mailbox) => mailbox.post(letter),

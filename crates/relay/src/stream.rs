@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use slab::Slab;
-use turn::{Client, FiveTuple, Transport};
+use turn::{Client, FiveTuple, Transport, WorkerId};
 
 use crate::connection::Connection;
 use crate::sys::{Epoll, Interest};
@@ -17,8 +17,12 @@ const CHECK_MS: u64 = 2_500;
 /// Connections taken from a listener before its worker looks at other sockets again.
 const ACCEPTS_PER_ROUND: usize = 64;
 
+/// How many bits of a stream client's handle name its connection; those above name the worker that accepted it.
+const CONNECTION_BITS: u32 = 20;
+
 #[derive(Debug)]
 pub(crate) struct Connections {
+    worker: WorkerId,
     slab: Slab<Connection>,
     /// Anyone can connect, so the hash is keyed.
     per_address: HashMap<IpAddr, usize>,
@@ -45,8 +49,8 @@ fn place(address: IpAddr) -> IpAddr {
 }
 
 impl Connections {
-    pub(crate) fn new(limits: StreamLimits) -> Self {
-        Self { slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
+    pub(crate) fn new(worker: WorkerId, limits: StreamLimits) -> Self {
+        Self { worker, slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -57,9 +61,29 @@ impl Connections {
         self.slab.get_mut(id)
     }
 
+    /// The worker that accepted this client's connection.
+    pub(crate) fn home_of(client: &Client) -> WorkerId {
+        WorkerId(u16::try_from(client.via >> CONNECTION_BITS).unwrap_or_default())
+    }
+
+    fn number(client: &Client) -> u32 {
+        client.via & ((1 << CONNECTION_BITS) - 1)
+    }
+
+    pub(crate) fn token(client: &Client) -> Token {
+        Token::Connection(Self::number(client))
+    }
+
+    /// The handle of a connection, if there are enough bits for it.
+    fn handle(&self, id: usize) -> Option<u32> {
+        let id = u32::try_from(id).ok().filter(|id| *id < 1 << CONNECTION_BITS)?;
+        let worker = u32::from(self.worker.0);
+        (worker < 1 << (u32::BITS - CONNECTION_BITS)).then_some(worker << CONNECTION_BITS | id)
+    }
+
     /// The connection of this client, if it is still the one that the handle meant.
     pub(crate) fn of_client(&mut self, client: &Client) -> Option<(usize, &mut Connection)> {
-        let id = client.via as usize;
+        let id = Self::number(client) as usize;
         let connection = self.slab.get_mut(id)?;
         (connection.client == *client).then_some((id, connection))
     }
@@ -108,12 +132,12 @@ impl Connections {
         stream.set_nodelay(true)?;
         let server =
             if listener.address.ip().is_unspecified() { stream.local_addr()? } else { listener.address };
-        let entry = self.slab.vacant_entry();
-        let id = entry.key();
-        let Ok(via) = u32::try_from(id) else { return Ok(false) };
+        let id = self.slab.vacant_key();
+        let Some(via) = self.handle(id) else { return Ok(false) };
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
-        epoll.add(&stream, Token::Connection(via).pack(), Interest::Read)?;
-        let connection = entry.insert(Connection::new(stream, Client { five_tuple, via }, now_ms));
+        let client = Client { five_tuple, via };
+        epoll.add(&stream, Self::token(&client).pack(), Interest::Read)?;
+        let connection = self.slab.vacant_entry().insert(Connection::new(stream, client, now_ms));
         connection.check_ms = now_ms + CHECK_MS;
         *self.per_address.entry(place(from.ip())).or_default() += 1;
         self.checks.insert((now_ms + CHECK_MS, id));
@@ -184,7 +208,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let listener = (listener, Listener { transport: Transport::Tcp, address });
         let epoll = Epoll::new().unwrap();
-        let mut connections = Connections::new(StreamLimits::default());
+        let mut connections = Connections::new(WorkerId(3), StreamLimits::default());
         let mut now_ms = 0;
         // Each takes the number of the one before it.
         for _ in 0..100 {

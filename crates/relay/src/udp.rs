@@ -52,6 +52,11 @@ impl Relays {
         self.sockets.get(relay.0 as usize)
     }
 
+    /// Takes a relay socket out of this worker's hands.
+    pub(crate) fn take(&mut self, relay: RelayId) -> Option<Socket> {
+        self.sockets.try_remove(relay.0 as usize)
+    }
+
     /// Closes a relay socket, and says what its descriptor was; epoll forgets it with its last descriptor.
     pub(crate) fn close(&mut self, relay: RelayId) -> Option<RawFd> {
         self.sockets.try_remove(relay.0 as usize).map(|socket| socket.as_raw_fd())
@@ -81,9 +86,16 @@ impl RelaySockets for Opener<'_> {
         }
         receive_coalesced(&socket);
         socket.bind(&SockAddr::from(local)).map_err(failed)?;
+        self.adopt(socket).map_err(failed)
+    }
+}
+
+impl Opener<'_> {
+    /// Makes an open relay socket one of this worker's.
+    pub(crate) fn adopt(&mut self, socket: Socket) -> io::Result<RelayId> {
         let entry = self.relays.sockets.vacant_entry();
-        let id = RelayId(u32::try_from(entry.key()).map_err(|_| OpenError::Failed)?);
-        self.epoll.add(&socket, Token::Relay(id).pack(), Interest::Read).map_err(failed)?;
+        let id = RelayId(u32::try_from(entry.key()).map_err(io::Error::other)?);
+        self.epoll.add(&socket, Token::Relay(id).pack(), Interest::Read)?;
         entry.insert(socket);
         Ok(id)
     }

@@ -23,6 +23,10 @@ use crate::sys::{Epoll, Event, Interest};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
 use crate::{Listener, StreamLimits};
 
+mod moves;
+
+pub(crate) use moves::Move;
+
 /// Room for the longest frame, begun in an earlier read, and as much again.
 const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
 
@@ -85,7 +89,6 @@ pub(crate) struct Worker {
     epoll: Epoll,
     clock: Clock,
     inbox: Inbox,
-    #[expect(dead_code, reason = "no letter is written yet")]
     colleagues: Colleagues,
     counters: Arc<Counters>,
     stopping: bool,
@@ -102,11 +105,12 @@ impl Worker {
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&*inbox.wake, Token::Wake.pack(), Interest::Read)?;
+        let connections = Connections::new(server.worker(), limits);
         Ok(Self {
             server,
             sockets,
             relays: Relays::default(),
-            connections: Connections::new(limits),
+            connections,
             broken: Vec::new(),
             paused: Vec::new(),
             batch: Batch::new(),
@@ -132,7 +136,7 @@ impl Worker {
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);
-            self.end_allocations();
+            self.take_outputs(now);
             self.resume_accepting(now)?;
         }
         Ok(())
@@ -201,7 +205,7 @@ impl Worker {
             match message {
                 Message::Stop => self.stopping = true,
                 Message::Admit => self.admit()?,
-                Message::Letter(letter) => match letter {},
+                Message::Letter(letter) => self.read_letter(now, letter),
                 Message::Command(command) => {
                     if let Err(error) = self.server.command(now, command) {
                         tracing::error!(%error, "a command was not carried out in full");
@@ -277,12 +281,10 @@ impl Worker {
         let bytes = range.len() as u64;
         match (action, from) {
             (Action::Reply(reply), Some(client)) => {
-                match reply {
-                    Reply::Success(_) => self.counters.successes.add(1),
-                    Reply::Refused(_) => self.counters.refusals.add(1),
-                }
+                self.count(reply);
                 self.send_to_client(&client, range);
             }
+            (Action::Pass(worker), Some(client)) => self.pass(worker, client, range),
             (Action::ToPeer { relay, peer, dont_fragment }, _) => {
                 if let Some(socket) = self.relays.socket(relay) {
                     self.counters.packets_to_peers.add(1);
@@ -315,8 +317,15 @@ impl Worker {
                     _ => {}
                 }
             }
-            // What a client sent, and is handed on before it comes here.
-            (Action::Reply(_), None) | (Action::ToRelay { .. }, _) => {}
+            // `ToRelay` is what a client sent, and is handed on before it comes here.
+            (Action::Later | Action::ToRelay { .. }, _) | (Action::Reply(_) | Action::Pass(_), None) => {}
+        }
+    }
+
+    fn count(&self, reply: Reply) {
+        match reply {
+            Reply::Success(_) => self.counters.successes.add(1),
+            Reply::Refused(_) => self.counters.refusals.add(1),
         }
     }
 
@@ -330,13 +339,16 @@ impl Worker {
             Transport::Tcp => {
                 let limit = self.connections.limits.outbound_bytes;
                 let is_allocated = self.server.has_allocation(&client.five_tuple);
-                let Some((id, connection)) = self.connections.of_client(client) else { return };
+                let Some((id, connection)) = self.connections.of_client(client) else {
+                    let home = Connections::home_of(client);
+                    return self.send_to_foreign_client(home, client, self.batch.bytes(range));
+                };
                 match connection.write(self.batch.bytes(range), limit) {
                     Ok(Written::Sent) => {}
                     // A stranger who does not read is not worth a buffer.
                     Ok(Written::Waits | Written::Dropped) if !is_allocated => self.broken.push(id),
                     Ok(Written::Waits) => {
-                        let token = Token::Connection(client.via).pack();
+                        let token = Connections::token(client).pack();
                         if self.epoll.modify(connection, token, Interest::ReadWrite).is_err() {
                             self.broken.push(id);
                         }
@@ -350,7 +362,7 @@ impl Worker {
 
     fn flush_connection(&mut self, id: usize) {
         let Some(connection) = self.connections.entry(id) else { return };
-        let token = Token::Connection(connection.client.via).pack();
+        let token = Connections::token(&connection.client).pack();
         match connection.flush() {
             Ok(false) => {}
             Ok(true) if self.epoll.modify(connection, token, Interest::Read).is_ok() => {}
@@ -435,14 +447,24 @@ impl Worker {
         self.counters.connections.set(self.connections.len() as u64);
     }
 
-    /// Closes what has ended: after the flush, for packets to send may refer to the sockets.
-    fn end_allocations(&mut self) {
-        while let Some(Output::Ended { client, relay, port, reason }) = self.server.poll_output() {
-            if let Some(socket) = self.relays.close(relay) {
-                self.batch.forget(socket);
+    /// Does what the server wants done: after the flush, for packets to send may refer to sockets that it closes.
+    fn take_outputs(&mut self, now: Time) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Ended { client, relay, port, reason } => {
+                    if let Some(socket) = self.relays.close(relay) {
+                        self.batch.forget(socket);
+                    }
+                    drop(port);
+                    tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
+                }
+                Output::Tell { to, note } => self.tell(to, note),
+                Output::Depart { to, traveller } => self.depart(now, to, traveller),
+                Output::Reply { client, reply, bytes } => {
+                    self.reply_late(&client, reply, &bytes);
+                    self.flush();
+                }
             }
-            drop(port);
-            tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
         }
         self.counters.allocations.set(self.server.allocation_count() as u64);
     }

@@ -77,6 +77,8 @@ attributes! {
     ALTERNATE_SERVER = 0x8023, "ALTERNATE-SERVER";
     /// RFC 8489 §14.7
     FINGERPRINT = 0x8028, "FINGERPRINT";
+    /// RFC 8016 §3.3
+    MOBILITY_TICKET = 0x8030, "MOBILITY-TICKET";
 }
 
 impl AttributeType {

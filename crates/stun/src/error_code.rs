@@ -23,6 +23,7 @@ error_codes! {
     BAD_REQUEST = 400, "Bad Request";
     UNAUTHENTICATED = 401, "Unauthenticated";
     FORBIDDEN = 403, "Forbidden";
+    MOBILITY_FORBIDDEN = 405, "Mobility Forbidden";
     UNKNOWN_ATTRIBUTE = 420, "Unknown Attribute";
     ALLOCATION_MISMATCH = 437, "Allocation Mismatch";
     STALE_NONCE = 438, "Stale Nonce";

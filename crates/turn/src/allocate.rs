@@ -57,12 +57,14 @@ impl Server {
         if let Some((_, held)) = self.allocations.of_client(&client.five_tuple, now.monotonic_ms) {
             // RFC 8656 §7.2: a retransmitted request is answered as before, any other on a live 5-tuple with 437.
             if held.transaction == message.transaction() && held.credential == identity.credential {
-                return Ok(Answer::Allocated(held.answer));
+                let ticket = held.mobility.as_ref().map(|mobility| mobility.first);
+                return Ok(Answer::Allocated(held.answer, ticket));
             }
             return Err(Refusal::AllocationExists);
         }
         requested_transport(message, client.five_tuple.transport)?;
         let wanted = wanted(message)?;
+        let is_mobile = self.wants_mobility(message)?;
         let requested_lifetime = requested_lifetime(message)?;
         if let Some(server) = self.alternate_for(client) {
             return Err(Refusal::TryAlternate(server));
@@ -77,7 +79,7 @@ impl Server {
         let (relays, quota) = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
         answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
         let meter = Meter::new(self.key_limits(identity.turn_key), &quota);
-        self.allocations.insert(Allocation::new(
+        let id = self.allocations.insert(Allocation::new(
             client,
             relays,
             expires_ms,
@@ -86,7 +88,9 @@ impl Server {
             answer,
             (quota, meter),
         ));
-        Ok(Answer::Allocated(answer))
+        // RFC 8016 §3.1.2: an Allocate that asked for mobility is answered with a ticket.
+        let ticket = if is_mobile { self.make_mobile(id) } else { None };
+        Ok(Answer::Allocated(answer, ticket))
     }
 
     /// The sockets of a new allocation, and its place in the counts; what else the answer has to say is written into it.

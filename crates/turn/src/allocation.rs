@@ -10,16 +10,24 @@ use stun::{ChannelNumber, TransactionId};
 
 use crate::allocate::Family;
 use crate::auth::Authenticated;
+use crate::mobility::Mobility;
 use crate::pace::Pace;
 use crate::port::RelayPort;
 use crate::quota::{Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
 use crate::shared_secrets::{SecretRef, SharedSecrets};
-use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId};
+use crate::ticket::{Identity, Ticket};
+use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId, WorkerId};
 
 /// Where an allocation is in its table; used again after the allocation has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AllocationId(usize);
+
+impl AllocationId {
+    pub(crate) fn slot(self) -> usize {
+        self.0
+    }
+}
 
 /// A relayed transport address and its socket.
 #[derive(Debug)]
@@ -28,6 +36,16 @@ pub(crate) struct Relayed {
     pub(crate) port: RelayPort,
     /// The address that peers see.
     pub(crate) address: SocketAddr,
+}
+
+/// Where an allocation's client is. Anything but `Here` is for mobile ones only. RFC 8016 §3.2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    Here,
+    /// It has come with its ticket from elsewhere, and has not sent data from there yet.
+    Moving,
+    /// Its connection is closed, and it has not come back yet.
+    Away,
 }
 
 impl Relayed {
@@ -65,6 +83,9 @@ pub(crate) struct Allocation {
     pub(crate) meter: Option<Box<Meter>>,
     /// The bucket that new peers are taken from.
     pub(crate) new_peers: u64,
+    pub(crate) whereabouts: Whereabouts,
+    /// Set if its client may take it along.
+    pub(crate) mobility: Option<Box<Mobility>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
 }
@@ -108,6 +129,8 @@ impl Allocation {
             quota,
             meter,
             new_peers: 0,
+            whereabouts: Whereabouts::Here,
+            mobility: None,
             permissions: Vec::new(),
             channels: Vec::new(),
         }
@@ -115,6 +138,26 @@ impl Allocation {
 
     pub(crate) fn relays(&self) -> impl Iterator<Item = &Relayed> {
         self.relays.iter().flatten()
+    }
+
+    pub(crate) fn relays_mut(&mut self) -> impl Iterator<Item = &mut Relayed> {
+        self.relays.iter_mut().flatten()
+    }
+
+    /// Where its client is heard, or will be.
+    fn clients(&self) -> impl Iterator<Item = FiveTuple> + use<> {
+        let here = (self.whereabouts != Whereabouts::Away).then_some(self.client.five_tuple);
+        let next = self.mobility.as_ref().and_then(|mobility| mobility.next).map(|next| next.five_tuple);
+        here.into_iter().chain(next)
+    }
+
+    /// Whether this client was going to somewhere else and is heard there now.
+    pub(crate) fn is_arriving(&self, client: &FiveTuple) -> bool {
+        self.whereabouts == Whereabouts::Moving && self.client.five_tuple != *client
+    }
+
+    pub(crate) fn has_identity(&self, identity: Identity) -> bool {
+        self.mobility.as_ref().is_some_and(|mobility| mobility.identity == identity)
     }
 
     /// The relay socket that reaches peers of this family.
@@ -285,7 +328,7 @@ impl Allocations {
 
     /// # Panics
     /// When the client or the relay socket has an allocation already.
-    pub(crate) fn insert(&mut self, allocation: Allocation) {
+    pub(crate) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let entry = self.slab.vacant_entry();
         let id = AllocationId(entry.key());
         let allocation = entry.insert(allocation);
@@ -299,16 +342,21 @@ impl Allocations {
             let before = self.by_address.insert(relay.address, relay.id);
             assert!(before.is_none(), "a relayed address has one socket");
         }
-        let before = self.by_client.insert(allocation.client.five_tuple, id);
-        assert!(before.is_none(), "a client has one allocation");
+        for client in allocation.clients() {
+            let before = self.by_client.insert(client, id);
+            assert!(before.is_none(), "a client has one allocation");
+        }
         self.by_expiry.insert((allocation.expires_ms, id));
         self.by_credential.insert((allocation.credential, id));
         self.by_turn_key.insert((allocation.turn_key, id));
+        id
     }
 
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let allocation = self.slab.try_remove(id.0)?;
-        self.by_client.remove(&allocation.client.five_tuple);
+        for client in allocation.clients() {
+            self.by_client.remove(&client);
+        }
         for relay in allocation.relays() {
             forget(&mut self.by_relay, relay);
             self.by_address.remove(&relay.address);
@@ -378,6 +426,65 @@ impl Allocations {
             secret.is_some_and(|secret| held.secret(secret).is_none())
         };
         of_key.map(|found| found.1).filter(gone).collect()
+    }
+
+    pub(crate) fn peek(&self, id: AllocationId) -> Option<&Allocation> {
+        self.slab.get(id.0)
+    }
+
+    pub(crate) fn entry(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        self.slab.get_mut(id.0)
+    }
+
+    /// The live allocation that a ticket of this worker's names, whether or not the ticket is its newest.
+    pub(crate) fn by_ticket(&self, ticket: &Ticket, worker: WorkerId, now_ms: u64) -> Option<AllocationId> {
+        let id = AllocationId(usize::try_from(ticket.slot).ok().filter(|_| ticket.worker == worker)?);
+        let allocation = self.slab.get(id.0)?;
+        (allocation.is_live(now_ms) && allocation.has_identity(ticket.identity)).then_some(id)
+    }
+
+    /// Has an allocation's client come from somewhere else: it will be there once it has sent data. Where it stays
+    /// until then, if that is somewhere else.
+    pub(crate) fn redirect(&mut self, id: AllocationId, to: Client) -> Option<Client> {
+        self.turn_back(id);
+        let allocation = self.slab.get_mut(id.0)?;
+        let mobility = allocation.mobility.as_mut()?;
+        if allocation.whereabouts == Whereabouts::Away || allocation.client.five_tuple == to.five_tuple {
+            allocation.client = to;
+            allocation.whereabouts = Whereabouts::Here;
+        } else {
+            mobility.next = Some(to);
+            allocation.whereabouts = Whereabouts::Moving;
+        }
+        self.by_client.insert(to.five_tuple, id);
+        (allocation.whereabouts == Whereabouts::Moving).then_some(allocation.client)
+    }
+
+    /// Gives up where an allocation's client was going to.
+    pub(crate) fn turn_back(&mut self, id: AllocationId) {
+        let Some(allocation) = self.slab.get_mut(id.0) else { return };
+        let next = allocation.mobility.as_mut().and_then(|mobility| mobility.next.take());
+        if let Some(next) = next {
+            self.by_client.remove(&next.five_tuple);
+            allocation.whereabouts = Whereabouts::Here;
+        }
+    }
+
+    /// Discards the old place of a client that has moved; where it was.
+    pub(crate) fn settle(&mut self, id: AllocationId) -> Option<Client> {
+        let allocation = self.slab.get_mut(id.0)?;
+        let next = allocation.mobility.as_mut()?.next.take()?;
+        self.by_client.remove(&allocation.client.five_tuple);
+        allocation.whereabouts = Whereabouts::Here;
+        Some(std::mem::replace(&mut allocation.client, next))
+    }
+
+    /// Has an allocation's client gone to nobody knows where.
+    pub(crate) fn lose(&mut self, id: AllocationId) {
+        if let Some(allocation) = self.slab.get_mut(id.0) {
+            self.by_client.remove(&allocation.client.five_tuple);
+            allocation.whereabouts = Whereabouts::Away;
+        }
     }
 
     /// One of the allocations that a denial ends.

@@ -7,7 +7,7 @@ use crate::shared_secrets::{SecretRef, SharedSecrets};
 use crate::{DropReason, FiveTuple, NonceKey, Refusal, Time};
 
 /// A request whose integrity is verified, and whose credential is neither expired nor denied.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Authenticated {
     pub(crate) key: LongTermKey,
     /// What the response's integrity is made with.

@@ -45,9 +45,13 @@ impl Server {
         let Some((number, length)) = channel_data::parse(packet.bytes()) else {
             return Action::Drop(DropReason::MalformedChannelData);
         };
-        let Some((_, allocation)) = self.allocations.of_client(&client.five_tuple, now.monotonic_ms) else {
-            return Action::Drop(DropReason::NoAllocation);
-        };
+        let found = self.allocations.of_client(&client.five_tuple, now.monotonic_ms);
+        let Some((id, allocation)) = found else { return self.elsewhere(&client.five_tuple) };
+        // RFC 8016 §3.2.2: ChannelData from where the client was going to has it there for good.
+        if allocation.is_arriving(&client.five_tuple) {
+            self.heard_at_last(id);
+            return self.channel_data(now, client, packet);
+        }
         // RFC 8656 §12.6: ChannelData on a channel that is not bound is discarded in silence.
         let Some((peer, is_own_relay)) = allocation.peer_of(number, now.monotonic_ms) else {
             return Action::Drop(DropReason::NoChannel);

@@ -41,6 +41,8 @@ pub struct Config {
     pub key_limits: KeyLimits,
     /// How many answers senders get that have not authenticated; `None`: any number.
     pub stranger_limit: Option<StrangerLimit>,
+    /// Whether clients may take their allocations along to another address (RFC 8016), or are refused with 405.
+    pub mobility: bool,
     /// The bounds of every table.
     pub limits: Limits,
 }
@@ -83,6 +85,7 @@ impl Default for Config {
             strict_channels: true,
             key_limits: KeyLimits::default(),
             stranger_limit: Some(StrangerLimit::default()),
+            mobility: true,
             limits: Limits::default(),
         }
     }

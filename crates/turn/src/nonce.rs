@@ -33,16 +33,21 @@ impl NonceKey {
 
     /// Secret numbers for another purpose, which tell nothing about the key.
     pub(crate) fn derive(&self, purpose: &[u8]) -> [u64; 2] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
-        // A nonce's MAC begins with a time stamp of four bytes and a zero or a one; this does not.
-        mac.update(&[0xFF; STAMP_LEN + 1]);
-        mac.update(purpose);
-        let tag: [u8; 32] = mac.finalize().into_bytes().into();
+        let tag = self.derive_key(purpose);
         let number = |from: usize| {
             let bytes = tag.get(from..).and_then(<[u8]>::first_chunk::<8>);
             bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
         };
         [number(0), number(8)]
+    }
+
+    /// Another key, for another purpose.
+    pub(crate) fn derive_key(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        // A nonce's MAC begins with a time stamp of four bytes and a zero or a one; this does not.
+        mac.update(&[0xFF; STAMP_LEN + 1]);
+        mac.update(purpose);
+        mac.finalize().into_bytes().into()
     }
 
     /// A nonce for this client, which says that password algorithms are offered if they are.

@@ -12,6 +12,7 @@ use crate::allocate::Family;
 use crate::auth::is_known;
 use crate::nonce::Nonce;
 use crate::reservation::Token;
+use crate::ticket::Sealed;
 
 /// What a request was answered with. RFC 8489 §6.3.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,14 @@ pub enum Refusal {
     TooManyReservations,
     /// RESERVATION-TOKEN names no reservation of this credential.
     ReservationUnknown,
+    /// Mobility is switched off, or not to be had for such an allocation.
+    MobilityForbidden,
+    /// MOBILITY-TICKET was not sealed here, or is in Allocate, where it has to be empty.
+    TicketInvalid,
+    /// The allocation has moved with this ticket already.
+    TicketUsed,
+    /// A ticket from the 5-tuple that it was made for.
+    NotMoved,
     /// This server takes no new allocations: another one does.
     TryAlternate(SocketAddr),
 }
@@ -113,7 +122,11 @@ impl Refusal {
             | Self::MalformedAttribute
             | Self::PeerMissing
             | Self::ChannelNumberInvalid
-            | Self::ChannelConflict => ErrorCode::BAD_REQUEST,
+            | Self::ChannelConflict
+            | Self::TicketInvalid
+            | Self::TicketUsed
+            | Self::NotMoved => ErrorCode::BAD_REQUEST,
+            Self::MobilityForbidden => ErrorCode::MOBILITY_FORBIDDEN,
             Self::StaleNonce => ErrorCode::STALE_NONCE,
             Self::WrongCredentials => ErrorCode::WRONG_CREDENTIALS,
             Self::UnknownAttributes => ErrorCode::UNKNOWN_ATTRIBUTE,
@@ -172,6 +185,10 @@ impl Refusal {
             Self::TooManyChannels => "too_many_channels",
             Self::TooManyReservations => "too_many_reservations",
             Self::NoRelayPort => "no_relay_port",
+            Self::MobilityForbidden => "mobility_forbidden",
+            Self::TicketInvalid => "ticket_invalid",
+            Self::TicketUsed => "ticket_used",
+            Self::NotMoved => "not_moved",
         }
     }
 }
@@ -180,9 +197,16 @@ impl Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Binding,
-    Allocated(Allocated),
-    Refreshed { lifetime_secs: u32 },
+    /// With a ticket, if the allocation is mobile.
+    Allocated(Allocated, Option<Sealed>),
+    /// With a ticket, if the allocation has moved.
+    Refreshed {
+        lifetime_secs: u32,
+        ticket: Option<Sealed>,
+    },
     Done,
+    /// Another worker has to be asked first.
+    Later,
 }
 
 /// What the response to an Allocate says; a retransmitted request gets it again.
@@ -237,7 +261,7 @@ impl Response<'_> {
                 // RFC 8489 §6.3.1.1: the response carries the source address the server saw.
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
             }
-            Answer::Allocated(allocated) => {
+            Answer::Allocated(allocated, ticket) => {
                 // RFC 8656 §7.2: XOR-RELAYED-ADDRESS (two of a dual allocation), LIFETIME, XOR-MAPPED-ADDRESS, and
                 // RESERVATION-TOKEN where a port was reserved.
                 for relayed in allocated.relayed.into_iter().flatten() {
@@ -252,11 +276,13 @@ impl Response<'_> {
                     writer
                         .attribute(AttributeType::ADDRESS_ERROR_CODE, &address_error(family, refusal.code()));
                 }
+                ticket.map(|ticket| writer.attribute(AttributeType::MOBILITY_TICKET, &ticket));
             }
-            Answer::Refreshed { lifetime_secs } => {
+            Answer::Refreshed { lifetime_secs, ticket } => {
                 writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
+                ticket.map(|ticket| writer.attribute(AttributeType::MOBILITY_TICKET, &ticket));
             }
-            Answer::Done => {}
+            Answer::Done | Answer::Later => {}
         }
     }
 

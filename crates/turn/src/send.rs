@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use rand_chacha::rand_core::Rng;
 use stun::{AttributeType, Message, TransactionId, channel_data, write_data_indication_header};
 
+use crate::allocation::Whereabouts;
 use crate::auth::is_known;
 use crate::permission::peer;
 use crate::quota::Direction;
@@ -19,10 +20,15 @@ impl Server {
         client: Client,
         message: &Message<'_>,
     ) -> Result<Forward, DropReason> {
-        let (_, allocation) = self
+        let (id, allocation) = self
             .allocations
             .of_client(&client.five_tuple, now.monotonic_ms)
             .ok_or(DropReason::NoAllocation)?;
+        // RFC 8016 §3.2.2: a Send indication from where the client was going to has it there for good.
+        if allocation.is_arriving(&client.five_tuple) {
+            self.heard_at_last(id);
+            return self.send(now, client, message);
+        }
         // RFC 8489 §6.3.2: an indication with unknown comprehension-required attributes is discarded.
         if message.unknown_attributes(is_known).next().is_some() {
             return Err(DropReason::UnknownAttribute);
@@ -62,6 +68,10 @@ impl Server {
         if !allocation.permits(peer.ip(), now.monotonic_ms) {
             return Action::Drop(DropReason::NoPermission);
         }
+        if allocation.whereabouts == Whereabouts::Away {
+            return Action::Drop(DropReason::ClientAway);
+        }
+        // RFC 8016 §3.2.2: while the client is moving, its old 5-tuple goes on being sent to.
         let client = allocation.client;
         let length = packet.bytes().len();
         let written = match (allocation.channel_to(peer, now.monotonic_ms), u16::try_from(length)) {

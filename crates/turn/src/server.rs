@@ -10,6 +10,7 @@ use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
 use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known};
 use crate::binding::binding;
+use crate::mobility::{Departed, Note, Traveller};
 use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
 use crate::quota::AllocationLimits;
@@ -18,9 +19,10 @@ use crate::reservation::{Due, Reservations};
 use crate::send;
 use crate::shared_secrets::SharedSecrets;
 use crate::stranger::Strangers;
+use crate::ticket::TicketKey;
 use crate::{
     Client, Config, FiveTuple, KeyLimits, MAX_REPLY, NonceKey, Packet, PeerPolicy, Quotas, Refusal,
-    RelayPorts, Reply, Time,
+    RelayPorts, Reply, Time, WorkerId,
 };
 
 /// How often denials that refuse nothing any more are forgotten; nothing waits for it.
@@ -55,6 +57,11 @@ pub enum Action {
     },
     /// Send it to this client: it is ChannelData or a Data indication.
     ToClient(Client),
+    /// Give it to this worker, whose server has the client's allocation by now: [`Server::passed`]. RFC 8016 §3.2.2.
+    Pass(WorkerId),
+    /// Nothing now: another worker has to be asked first, by an output that is queued, and the response comes as an
+    /// output, too. RFC 8016 §3.2.2.
+    Later,
 }
 
 /// Why a packet is answered with nothing. RFC 8489 §6.3, RFC 8656 §11 and §12.
@@ -94,6 +101,8 @@ pub enum DropReason {
     AllocationRateExceeded,
     /// The allocations of the TURN key together relay as much in this direction as they may.
     KeyRateExceeded,
+    /// The client has lost its connection and may come back.
+    ClientAway,
     /// The data and its header fit into no message or not into the buffer.
     NoRoom,
 }
@@ -186,6 +195,30 @@ pub enum Output {
         /// Why.
         reason: EndReason,
     },
+    /// Something for another worker's server: [`Server::told`].
+    Tell {
+        /// Whose.
+        to: WorkerId,
+        /// What.
+        note: Note,
+    },
+    /// An allocation moves to another worker: take its sockets out of this worker's hands and give both to that
+    /// one's [`Server::arrived`], or, if it cannot take them, to this one's [`Server::returned`].
+    Depart {
+        /// To whom.
+        to: WorkerId,
+        /// The allocation.
+        traveller: Traveller,
+    },
+    /// The late response to a request that another worker had to be asked about.
+    Reply {
+        /// Who gets it.
+        client: Client,
+        /// What it says.
+        reply: Reply,
+        /// The message.
+        bytes: Vec<u8>,
+    },
 }
 
 /// Why an allocation ended. RFC 8656 §6.
@@ -197,7 +230,7 @@ pub enum EndReason {
     Expired,
     /// Its credential was revoked, or its key or shared secret is gone.
     Denied,
-    /// The client's connection was closed.
+    /// The client's connection was closed, and the allocation was not mobile.
     ClientGone,
 }
 
@@ -234,10 +267,12 @@ pub struct Server {
     pub(crate) rng: ChaCha12Rng,
     pub(crate) allocations: Allocations,
     pub(crate) own_relays: OwnRelays,
-    denials: DenySet,
     /// The limits of keys that have some of their own; at most [`MAX_LIMITED_KEYS`].
     key_limits: BTreeMap<TurnKeyId, KeyLimits>,
-    shared_secrets: SharedSecrets,
+    pub(crate) shared_secrets: SharedSecrets,
+    pub(crate) tickets: TicketKey,
+    pub(crate) departed: Departed,
+    pub(crate) denials: DenySet,
     /// When expired denials are forgotten next, in monotonic milliseconds.
     purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
@@ -245,7 +280,7 @@ pub struct Server {
     /// Where new allocations are sent to instead.
     alternates: Vec<SocketAddr>,
     /// At most one entry for each allocation that ever was and is not taken yet.
-    outputs: VecDeque<Output>,
+    pub(crate) outputs: VecDeque<Output>,
 }
 
 impl Server {
@@ -262,6 +297,8 @@ impl Server {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let allocations = Allocations::new(rng.next_u64());
         let own_relays = OwnRelays::new(&config.relay_addresses, shared.ports.range());
+        let departed = Departed::new(rng.next_u64());
+        let tickets = TicketKey::new(&shared.nonces);
         let denials = DenySet::new(config.limits.denials);
         Self {
             config,
@@ -269,6 +306,8 @@ impl Server {
             rng,
             allocations,
             own_relays,
+            tickets,
+            departed,
             denials,
             key_limits: BTreeMap::new(),
             shared_secrets: SharedSecrets::default(),
@@ -336,9 +375,7 @@ impl Server {
             Command::Redirect(alternates) => self.alternates = alternates,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::ClientGone(five_tuple) => {
-                if let Some(id) = self.allocations.by_client(&five_tuple) {
-                    self.end(id, EndReason::ClientGone);
-                }
+                self.client_gone(&five_tuple, self.config.worker);
             }
         }
         Ok(())
@@ -347,6 +384,7 @@ impl Server {
     /// Does what time has made due. Outputs may follow.
     pub fn handle_timeout(&mut self, now: Time) {
         self.end_expired(now);
+        self.departed.expire(now.monotonic_ms);
         if now.monotonic_ms >= self.purge_ms {
             self.denials.purge(now.unix_secs());
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
@@ -368,9 +406,15 @@ impl Server {
         self.outputs.pop_front()
     }
 
-    /// Whether the client has an allocation, one that has expired but was not ended yet included.
+    /// Whether the client has an allocation, one that has expired but was not ended yet included, and one that has
+    /// moved to another worker while the client is still heard here.
     pub fn has_allocation(&self, client: &FiveTuple) -> bool {
-        self.allocations.holds(client)
+        self.allocations.holds(client) || self.departed.of_client(client).is_some()
+    }
+
+    /// The worker it belongs to.
+    pub fn worker(&self) -> WorkerId {
+        self.config.worker
     }
 
     /// How many allocations there are.
@@ -392,14 +436,21 @@ impl Server {
         }
         match (message.class(), message.method()) {
             (Class::Request, _) => {
+                if let Some(worker) = self.request_goes_to(&client, &message) {
+                    return Ok(Action::Pass(worker));
+                }
                 let mut buffer = [0; MAX_REPLY];
-                let (reply, length) = self.request(now, client, &message, sockets, &mut buffer)?;
+                let answered = self.request(now, client, &message, sockets, &mut buffer)?;
+                let Some((reply, length)) = answered else { return Ok(Action::Later) };
                 let bytes = buffer.get(..length).ok_or(DropReason::NoRoom)?;
                 packet.replace(bytes).map_err(|_| DropReason::NoRoom)?;
                 Ok(Action::Reply(reply))
             }
             (Class::Indication, Method::SEND) => {
-                let send::Forward { action, offset, length } = self.send(now, client, &message)?;
+                let send::Forward { action, offset, length } = match self.send(now, client, &message) {
+                    Err(DropReason::NoAllocation) => return Ok(self.elsewhere(&client.five_tuple)),
+                    forward => forward?,
+                };
                 packet.narrow(offset, length).map_err(|_| DropReason::NoRoom)?;
                 Ok(action)
             }
@@ -414,7 +465,7 @@ impl Server {
         message: &Message<'_>,
         sockets: &mut impl RelaySockets,
         buffer: &mut [u8; MAX_REPLY],
-    ) -> Result<(Reply, usize), DropReason> {
+    ) -> Result<Option<(Reply, usize)>, DropReason> {
         let method = message.method();
         let mut key = None;
         let outcome = match method {
@@ -439,6 +490,9 @@ impl Server {
         if key.is_none() && !self.may_answer_stranger(now, client, outcome) {
             return Err(DropReason::StrangerRateExceeded);
         }
+        if outcome == Ok(Answer::Later) {
+            return Ok(None);
+        }
         let response = Response {
             request: message,
             client: client.five_tuple.client,
@@ -450,7 +504,7 @@ impl Server {
             offers_algorithms: self.config.offer_password_algorithms,
         };
         let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
-        Ok((outcome.map_or_else(Reply::Refused, |_| Reply::Success(method)), length))
+        Ok(Some((outcome.map_or_else(Reply::Refused, |_| Reply::Success(method)), length)))
     }
 
     /// Only Allocate may begin without integrity: other requests of strangers are not worth a reflected byte.

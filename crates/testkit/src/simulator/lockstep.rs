@@ -185,7 +185,7 @@ impl Lockstep {
                 }
             }
             (Action::ToRelay { relay, from }, _) => Sent::ToRelay { relay, from, bytes: output },
-            (Action::Drop(_) | Action::Reply(_), _) => Sent::Nothing,
+            (Action::Drop(_) | Action::Reply(_) | Action::Pass(_) | Action::Later, _) => Sent::Nothing,
         }
     }
 
@@ -204,6 +204,7 @@ impl Lockstep {
             }
             Action::ToPeer { .. } | Action::ToRelay { .. } => self.report.to_peers += 1,
             Action::ToClient(_) => self.report.to_clients += 1,
+            Action::Pass(_) | Action::Later => {}
         }
         self.trace.record(format!("{} {input} -> {action:?}", now.monotonic_ms), output);
     }

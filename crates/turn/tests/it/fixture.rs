@@ -11,7 +11,7 @@ use testkit::message::{self, REQUESTED_UDP, Signature};
 use turn::{
     Action, Client, Command, Config, DropReason, EndReason, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey,
     OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
-    RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport,
+    RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
 };
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([9; 16]);
@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     ToPeer(SocketAddr, Vec<u8>),
     ToClient(Client, Vec<u8>),
     ToRelay(RelayId, SocketAddr, Vec<u8>),
+    /// Another worker is given the packet, or asked.
+    Elsewhere,
 }
 
 impl Outcome {
@@ -75,7 +77,7 @@ pub(crate) fn value(reply: &[u8], kind: AttributeType) -> Option<Vec<u8>> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    open: BTreeMap<u32, SocketAddr>,
+    pub(crate) open: BTreeMap<u32, SocketAddr>,
     pub(crate) failure: Option<OpenError>,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Fixture {
     pub(crate) now_ms: u64,
     /// Why allocations ended.
     pub(crate) ends: Vec<EndReason>,
+    /// What is for other workers, and late replies.
+    pub(crate) posts: Vec<Output>,
     /// What came of the last packet, as the server said it.
     pub(crate) last: Option<Action>,
     config: Config,
@@ -146,6 +150,7 @@ impl Fixture {
             dice: Dice::new(5),
             now_ms: 1_000_000,
             ends: vec![],
+            posts: vec![],
             last: None,
             config,
             shared,
@@ -155,7 +160,11 @@ impl Fixture {
     /// Another worker of the same process.
     pub(crate) fn sibling(&self) -> Self {
         Self {
-            server: Server::new(self.config.clone(), self.shared.clone(), [6; 32]),
+            server: Server::new(
+                Config { worker: WorkerId(1), ..self.config.clone() },
+                self.shared.clone(),
+                [6; 32],
+            ),
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
             quotas: Arc::clone(&self.quotas),
@@ -164,6 +173,7 @@ impl Fixture {
             dice: Dice::new(7),
             now_ms: self.now_ms,
             ends: vec![],
+            posts: vec![],
             last: None,
             config: self.config.clone(),
             shared: self.shared.clone(),
@@ -191,6 +201,16 @@ impl Fixture {
         let action = self.server.from_client(self.now(), client, &mut packet, &mut self.sockets);
         let output = packet.bytes().to_vec();
         self.last = Some(action);
+        self.drain();
+        outcome(action, output)
+    }
+
+    /// Gives the server what another worker has passed on.
+    pub(crate) fn pass(&mut self, now: Time, from: WorkerId, client: Client, bytes: &[u8]) -> Outcome {
+        let mut buffer = buffer(bytes);
+        let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
+        let action = self.server.passed(now, from, client, &mut packet, &mut self.sockets);
+        let output = packet.bytes().to_vec();
         self.drain();
         outcome(action, output)
     }
@@ -224,9 +244,14 @@ impl Fixture {
     }
 
     fn drain(&mut self) {
-        while let Some(Output::Ended { relay, reason, .. }) = self.server.poll_output() {
-            assert!(self.sockets.open.remove(&relay.0).is_some());
-            self.ends.push(reason);
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Ended { relay, reason, .. } => {
+                    assert!(self.sockets.open.remove(&relay.0).is_some());
+                    self.ends.push(reason);
+                }
+                other => self.posts.push(other),
+            }
         }
     }
 
@@ -339,5 +364,6 @@ fn outcome(action: Action, output: Vec<u8>) -> Outcome {
         Action::ToPeer { peer, .. } => Outcome::ToPeer(peer, output),
         Action::ToClient(client) => Outcome::ToClient(client, output),
         Action::ToRelay { relay, from } => Outcome::ToRelay(relay, from, output),
+        Action::Pass(_) | Action::Later => Outcome::Elsewhere,
     }
 }

@@ -7,6 +7,7 @@ mod dual;
 mod fixture;
 mod leaks;
 mod messages;
+mod mobility;
 mod own_relay;
 mod peer_filter;
 mod quota;

@@ -238,6 +238,7 @@ impl World {
                 self.hear(to, from, &output);
             }
             Action::ToClient(_) => panic!("{action:?} to what a client sent"),
+            Action::Pass(_) | Action::Later => panic!("{action:?}, and there is no other worker"),
             Action::Drop(_) | Action::Reply(_) => {}
         }
         self.sent.push_front(bytes.to_vec());

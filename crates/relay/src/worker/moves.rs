@@ -1,0 +1,131 @@
+//! Between workers: allocations that follow their clients, and the packets that still take the old way. RFC 8016.
+
+use std::ops::Range;
+
+use socket2::Socket;
+use turn::{Client, Note, RelayId, Reply, Time, Traveller, WorkerId};
+
+use super::Worker;
+use crate::batch::Place;
+use crate::mailbox::Letter;
+use crate::udp::Opener;
+
+/// An allocation and what it owns, on its way: closed and given back, in this order, if it never arrives.
+#[derive(Debug)]
+pub(crate) struct Move {
+    sockets: Vec<Socket>,
+    traveller: Traveller,
+}
+
+impl Worker {
+    pub(super) fn read_letter(&mut self, now: Time, letter: Letter) {
+        match letter {
+            Letter::Note(note) => self.server.told(now, note),
+            Letter::Move(moved) => {
+                if let Some(traveller) = self.take_in(*moved) {
+                    self.server.arrived(now, traveller);
+                }
+            }
+            Letter::FromClient { from, client, bytes } => {
+                if let Some(place) = self.put(&bytes) {
+                    let (mut packet, base) = self.batch.packet(place);
+                    let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
+                    let action = self.server.passed(now, from, client, &mut packet, &mut opener);
+                    let range = packet.range();
+                    self.act(action, Some(client), base + range.start..base + range.end);
+                }
+            }
+            Letter::ToClient { client, bytes } => self.send_bytes_to_client(&client, &bytes),
+        }
+    }
+
+    /// A note that cannot be posted is lost: see [`turn::Note`].
+    pub(super) fn tell(&self, to: WorkerId, note: Note) {
+        if self.colleagues.post(to, Letter::Note(note)).is_err() {
+            tracing::debug!(worker = to.0, "a worker's mailbox is full: a note is lost");
+        }
+    }
+
+    /// Sends an allocation with its sockets to another worker, or keeps it.
+    pub(super) fn depart(&mut self, now: Time, to: WorkerId, mut traveller: Traveller) {
+        let taken = traveller.relays_mut().filter_map(|relay| self.take_socket(*relay));
+        let sockets: Vec<Socket> = taken.collect();
+        let Err(letter) = self.colleagues.post(to, Letter::Move(Box::new(Move { sockets, traveller })))
+        else {
+            return;
+        };
+        if let Letter::Move(moved) = letter
+            && let Some(traveller) = self.take_in(*moved)
+        {
+            self.server.returned(now, traveller);
+        }
+    }
+
+    fn take_socket(&mut self, relay: RelayId) -> Option<Socket> {
+        let socket = self.relays.take(relay)?;
+        // It is told of here no longer, and another worker may close it before this one knows.
+        let _ = self.epoll.remove(&socket);
+        self.batch.forget(std::os::fd::AsRawFd::as_raw_fd(&socket));
+        Some(socket)
+    }
+
+    /// Makes the sockets this worker's own. What cannot be waited for is closed, and the allocation with it.
+    fn take_in(&mut self, moved: Move) -> Option<Traveller> {
+        let Move { sockets, mut traveller } = moved;
+        let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
+        let mut numbers = Vec::new();
+        for socket in sockets {
+            match opener.adopt(socket) {
+                Ok(number) => numbers.push(number),
+                Err(error) => {
+                    tracing::error!(%error, "an allocation is lost on its way to another worker");
+                    numbers.into_iter().for_each(|number| drop(self.relays.take(number)));
+                    return None;
+                }
+            }
+        }
+        traveller.relays_mut().zip(numbers).for_each(|(relay, number)| *relay = number);
+        Some(traveller)
+    }
+
+    /// A client's packet for an allocation that another worker has: slower than the packet lane, and soon over.
+    pub(super) fn pass(&mut self, to: WorkerId, client: Client, range: Range<usize>) {
+        let bytes = self.batch.bytes(range).to_vec();
+        let from = self.server.worker();
+        if self.colleagues.post(to, Letter::FromClient { from, client, bytes }).is_err() {
+            self.counters.drops.add(1);
+        }
+    }
+
+    /// For a client on a stream that another worker has accepted.
+    pub(super) fn send_to_foreign_client(&self, to: WorkerId, client: &Client, bytes: &[u8]) {
+        if to == self.server.worker() {
+            return;
+        }
+        let letter = Letter::ToClient { client: *client, bytes: bytes.to_vec() };
+        if self.colleagues.post(to, letter).is_err() {
+            self.counters.send_failures.add(1);
+        }
+    }
+
+    /// The response to a request that another worker had to be asked about.
+    pub(super) fn reply_late(&mut self, client: &Client, reply: Reply, bytes: &[u8]) {
+        self.count(reply);
+        self.send_bytes_to_client(client, bytes);
+    }
+
+    fn send_bytes_to_client(&mut self, client: &Client, bytes: &[u8]) {
+        if let Some(place) = self.put(bytes) {
+            let (packet, base) = self.batch.packet(place);
+            let range = packet.range();
+            self.send_to_client(client, base + range.start..base + range.end);
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Option<Place> {
+        if self.batch.is_full() {
+            self.flush();
+        }
+        self.batch.put(bytes)
+    }
+}

@@ -1,0 +1,531 @@
+//! Mobility: an allocation follows its client to another address, transport or worker. RFC 8016.
+//!
+//! The worker that the client comes to (its ticket in a Refresh) holds nothing while it waits: it verifies the
+//! request and writes a [`Note`] to the worker that the ticket names. That one takes the whole allocation out of
+//! its tables and sends it along as a [`Traveller`], with what is needed to answer the client. Until the client is
+//! heard at its new place, or its old connection is closed, the old one goes on: what arrives there is passed on.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::FixedState;
+use rand_chacha::rand_core::Rng;
+use stun::{AttributeType, Class, Fingerprint, Message, MessageWriter, Method, TransactionId};
+
+use crate::allocate::{Family, lifetime, requested_family, requested_lifetime};
+use crate::allocation::{Allocation, AllocationId, Whereabouts};
+use crate::auth::Authenticated;
+use crate::reply::{Answer, Response};
+use crate::server::{Action, DropReason, EndReason, Output, RelayId, RelaySockets, Server};
+use crate::ticket::{Identity, Sealed, Ticket};
+use crate::{Client, FiveTuple, Packet, Refusal, Reply, Time, WorkerId};
+
+/// A header and FINGERPRINT: what of a request its answer depends on.
+const STUB_LEN: usize = 28;
+
+/// What makes an allocation mobile.
+#[derive(Debug)]
+pub(crate) struct Mobility {
+    pub(crate) identity: Identity,
+    /// How often it has moved: only the ticket that says the same is good.
+    generation: u32,
+    /// The ticket that Allocate was answered with.
+    pub(crate) first: Sealed,
+    /// Where its client is going, while [`Whereabouts::Moving`].
+    pub(crate) next: Option<Client>,
+    /// The worker that hears its client; another one than this while it is moving.
+    home: WorkerId,
+    /// How the last move was answered, for a retransmitted Refresh.
+    moved: Option<Moved>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    client: FiveTuple,
+    transaction: TransactionId,
+    answer: Answer,
+}
+
+/// A client that has come with a ticket, verified by the worker that it has come to.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    from: WorkerId,
+    client: Client,
+    ticket: Ticket,
+    transaction: TransactionId,
+    has_fingerprint: bool,
+    identity: Authenticated,
+    lifetime_secs: Option<u32>,
+    family: Option<Family>,
+}
+
+/// What one worker's server tells another's. One that gets lost costs its client a retransmission, or lets an old
+/// path end a little later.
+#[derive(Debug)]
+pub struct Note(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// To the owner.
+    Claim(Box<Claim>),
+    /// To whom the client has come: nothing moves.
+    Refused(Box<Claim>, Result<Answer, Refusal>),
+    /// To where packets of this client still arrive: it has moved for good.
+    Heard(FiveTuple),
+    /// To the owner: the client's old connection, here, is closed.
+    Gone { client: FiveTuple, at: WorkerId },
+    /// To where packets of this client still arrive: its allocation has gone on to another worker.
+    GoneOn(FiveTuple, WorkerId),
+}
+
+/// An allocation on its way to another worker. Its ports are free again when it is dropped, so drop it after its
+/// sockets are closed.
+#[derive(Debug)]
+pub struct Traveller {
+    allocation: Allocation,
+    claim: Box<Claim>,
+    /// It could not be taken in where it was sent.
+    returns: bool,
+}
+
+impl Traveller {
+    /// Its relay sockets, in an order that stays: to be replaced by the numbers they get where it arrives.
+    pub fn relays_mut(&mut self) -> impl Iterator<Item = &mut RelayId> {
+        self.allocation.relays_mut().map(|relay| &mut relay.id)
+    }
+}
+
+/// Clients that are heard here although their allocation is another worker's: bounded like allocations, and each for
+/// the longest lifetime.
+#[derive(Debug)]
+pub(crate) struct Departed {
+    by_client: HashMap<FiveTuple, (WorkerId, u64), FixedState>,
+    due: VecDeque<(u64, FiveTuple)>,
+}
+
+impl Departed {
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Self { by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)), due: VecDeque::new() }
+    }
+
+    /// Who has this client's allocation.
+    pub(crate) fn of_client(&self, client: &FiveTuple) -> Option<WorkerId> {
+        self.by_client.get(client).map(|(to, _)| *to)
+    }
+
+    fn insert(&mut self, client: FiveTuple, to: WorkerId, until_ms: u64, limit: usize) {
+        while self.due.len() >= limit.max(1) {
+            self.forget_first();
+        }
+        self.by_client.insert(client, (to, until_ms));
+        self.due.push_back((until_ms, client));
+    }
+
+    fn remove(&mut self, client: &FiveTuple) -> Option<WorkerId> {
+        self.by_client.remove(client).map(|(to, _)| to)
+    }
+
+    fn forget_first(&mut self) {
+        let Some((until_ms, client)) = self.due.pop_front() else { return };
+        if self.by_client.get(&client).is_some_and(|(_, until)| *until == until_ms) {
+            self.by_client.remove(&client);
+        }
+    }
+
+    /// Forgets those whose time is over.
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        while self.due.front().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {
+            self.forget_first();
+        }
+    }
+}
+
+/// What the owner makes of a claim.
+enum Judged {
+    Moves,
+    Answered(Answer),
+}
+
+impl Server {
+    /// Whether an Allocate asks for mobility, and may.
+    pub(crate) fn wants_mobility(&self, message: &Message<'_>) -> Result<bool, Refusal> {
+        match message.attribute(AttributeType::MOBILITY_TICKET) {
+            None => Ok(false),
+            // RFC 8016 §3.1.2: a ticket of non-zero length in Allocate is 400.
+            Some([_, ..]) => Err(Refusal::TicketInvalid),
+            // RFC 8016 §3.1.2: where mobility is forbidden by local policy, the request is refused with 405.
+            Some([]) if !self.config.mobility => Err(Refusal::MobilityForbidden),
+            Some([]) => Ok(true),
+        }
+    }
+
+    /// Gives a new allocation its identity and its first ticket, which the answer to Allocate carries.
+    pub(crate) fn make_mobile(&mut self, id: AllocationId) -> Option<Sealed> {
+        let mut identity = Identity::default();
+        self.rng.fill_bytes(&mut identity);
+        let first = self.ticket(id, identity, 0)?;
+        let mobility =
+            Mobility { identity, generation: 0, first, next: None, home: self.config.worker, moved: None };
+        self.allocations.entry(id)?.mobility = Some(Box::new(mobility));
+        Some(first)
+    }
+
+    fn ticket(&self, id: AllocationId, identity: Identity, generation: u32) -> Option<Sealed> {
+        let credential = self.allocations.peek(id)?.credential;
+        let slot = u32::try_from(id.slot()).ok()?;
+        let ticket = Ticket { worker: self.config.worker, slot, identity, generation, credential };
+        Some(self.tickets.seal(&ticket))
+    }
+
+    /// Refresh with MOBILITY-TICKET. RFC 8016 §3.2.2.
+    pub(crate) fn refresh_with_ticket(
+        &mut self,
+        now: Time,
+        client: Client,
+        message: &Message<'_>,
+        identity: &Authenticated,
+        ticket: &[u8],
+    ) -> Result<Answer, Refusal> {
+        // RFC 8016 §3.4: what is valid but cannot be done for administrative reasons is 405.
+        if !self.config.mobility {
+            return Err(Refusal::MobilityForbidden);
+        }
+        let lifetime_secs = requested_lifetime(message)?;
+        let family = match requested_family(message) {
+            Err(Refusal::FamilyUnsupported) => return Err(Refusal::PeerFamilyMismatch),
+            family => family?,
+        };
+        // RFC 8016 §3.2.2: an invalid ticket is 400.
+        let ticket = self.tickets.open(ticket).ok_or(Refusal::TicketInvalid)?;
+        // RFC 8016 §3.2.2: another user than who made the allocation is refused with 441.
+        if ticket.credential != identity.credential {
+            return Err(Refusal::WrongCredentials);
+        }
+        let claim = Claim {
+            from: self.config.worker,
+            client,
+            ticket,
+            transaction: message.transaction(),
+            has_fingerprint: message.fingerprint() == Fingerprint::Verified,
+            identity: identity.clone(),
+            lifetime_secs,
+            family,
+        };
+        self.end_expired(now);
+        // RFC 8016 §3.2.2: a retransmission is recognised by the old ticket and answered as before.
+        if let Some(answer) = self.answered_before(now, &claim) {
+            return Ok(answer);
+        }
+        if let Some(id) = self.allocations.by_ticket(&ticket, self.config.worker, now.monotonic_ms) {
+            return match self.judge(id, &claim)? {
+                Judged::Moves => self.move_here(now, id, &claim),
+                Judged::Answered(answer) => Ok(answer),
+            };
+        }
+        // RFC 8016 §3.2.2: a ticket that identifies no existing allocation is 437.
+        if ticket.worker == self.config.worker {
+            return Err(Refusal::NoAllocation);
+        }
+        self.check_room(&claim)?;
+        let note = Note(Kind::Claim(Box::new(claim)));
+        self.outputs.push_back(Output::Tell { to: ticket.worker, note });
+        Ok(Answer::Later)
+    }
+
+    fn answered_before(&mut self, now: Time, claim: &Claim) -> Option<Answer> {
+        let (_, allocation) = self.allocations.of_client(&claim.client.five_tuple, now.monotonic_ms)?;
+        let mobility = allocation.mobility.as_ref()?;
+        let moved = mobility.moved.as_ref()?;
+        let same = mobility.identity == claim.ticket.identity
+            && moved.client == claim.client.five_tuple
+            && moved.transaction == claim.transaction;
+        same.then_some(moved.answer)
+    }
+
+    /// Whether an allocation can come here for this client.
+    fn check_room(&self, claim: &Claim) -> Result<(), Refusal> {
+        let held = self.allocations.by_client(&claim.client.five_tuple);
+        match held.and_then(|id| self.allocations.peek(id)) {
+            // It came here with this ticket already, and with another request.
+            Some(held) if held.has_identity(claim.ticket.identity) => Err(Refusal::TicketUsed),
+            // RFC 8656 §2: a 5-tuple has one allocation.
+            Some(_) => Err(Refusal::AllocationExists),
+            None if self.allocations.len() >= self.config.limits.allocations => {
+                Err(Refusal::TooManyAllocations)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What an allocation's own worker has to say about a claim, before anything moves.
+    fn judge(&mut self, id: AllocationId, claim: &Claim) -> Result<Judged, Refusal> {
+        let allocation = self.allocations.peek(id).ok_or(Refusal::NoAllocation)?;
+        let mobility = allocation.mobility.as_ref().ok_or(Refusal::NoAllocation)?;
+        // RFC 8016 §3.2.2: the old ticket is good for nothing but a retransmission.
+        if mobility.generation != claim.ticket.generation {
+            return Err(Refusal::TicketUsed);
+        }
+        let stored = mobility.next.unwrap_or(allocation.client).five_tuple;
+        // RFC 8016 §3.2.2: a ticket from the very 5-tuple that it was made for is 400.
+        if stored == claim.client.five_tuple && allocation.whereabouts != Whereabouts::Away {
+            return Err(Refusal::NotMoved);
+        }
+        if claim.family.is_some_and(|family| allocation.relay_of(family).is_none()) {
+            return Err(Refusal::PeerFamilyMismatch);
+        }
+        if claim.lifetime_secs == Some(0) {
+            self.delete(id, claim.family);
+            return Ok(Judged::Answered(Answer::Refreshed { lifetime_secs: 0, ticket: None }));
+        }
+        Ok(Judged::Moves)
+    }
+
+    /// An allocation of this worker follows its client, who is heard here.
+    fn move_here(&mut self, now: Time, id: AllocationId, claim: &Claim) -> Result<Answer, Refusal> {
+        let held = self.allocations.by_client(&claim.client.five_tuple);
+        // RFC 8656 §2: a 5-tuple has one allocation.
+        if held.is_some_and(|held| held != id) {
+            return Err(Refusal::AllocationExists);
+        }
+        let generation = claim.ticket.generation.wrapping_add(1);
+        let ticket = self.ticket(id, claim.ticket.identity, generation).ok_or(Refusal::NoAllocation)?;
+        let (lifetime_secs, expires_ms) = lifetime(&self.config, now, claim.lifetime_secs, &claim.identity);
+        // RFC 8016 §3.2.2: the answer carries a new ticket, made for the new 5-tuple and different from the old.
+        let answer = Answer::Refreshed { lifetime_secs, ticket: Some(ticket) };
+        self.allocations.set_expiry(id, expires_ms);
+        self.departed.remove(&claim.client.five_tuple);
+        let worker = self.config.worker;
+        // RFC 8016 §3.2.2: the old 5-tuple is not discarded yet.
+        let stays_at = self.allocations.redirect(id, claim.client);
+        let Some(mobility) = self.allocations.entry(id).and_then(|it| it.mobility.as_mut()) else {
+            return Err(Refusal::NoAllocation);
+        };
+        mobility.generation = generation;
+        let (client, transaction) = (claim.client.five_tuple, claim.transaction);
+        mobility.moved = Some(Moved { client, transaction, answer });
+        match stays_at {
+            // Whoever hears the client may believe that it is somewhere else.
+            Some(client)
+                if ![worker, claim.ticket.worker].contains(&mobility.home)
+                    && claim.ticket.worker != worker =>
+            {
+                let note = Note(Kind::GoneOn(client.five_tuple, worker));
+                self.outputs.push_back(Output::Tell { to: mobility.home, note });
+            }
+            Some(_) => {}
+            None => mobility.home = worker,
+        }
+        Ok(answer)
+    }
+
+    /// The client has sent data from where it was going to: from now on it is there.
+    pub(crate) fn heard_at_last(&mut self, id: AllocationId) {
+        let Some(old) = self.allocations.settle(id) else { return };
+        let worker = self.config.worker;
+        let Some(mobility) = self.allocations.entry(id).and_then(|it| it.mobility.as_mut()) else { return };
+        let home = std::mem::replace(&mut mobility.home, worker);
+        if home != worker {
+            let note = Note(Kind::Heard(old.five_tuple));
+            self.outputs.push_back(Output::Tell { to: home, note });
+        }
+    }
+
+    /// A client's connection is closed, here or (`at`) where its packets still arrived.
+    pub(crate) fn client_gone(&mut self, client: &FiveTuple, at: WorkerId) {
+        let Some(id) = self.allocations.by_client(client) else {
+            if let Some(to) = self.departed.remove(client) {
+                let note = Note(Kind::Gone { client: *client, at });
+                self.outputs.push_back(Output::Tell { to, note });
+            }
+            return;
+        };
+        let Some(allocation) = self.allocations.entry(id) else { return };
+        let Some(mobility) = &mut allocation.mobility else {
+            self.end(id, EndReason::ClientGone);
+            return;
+        };
+        let worker = self.config.worker;
+        if mobility.next.is_some_and(|next| next.five_tuple == *client) {
+            self.allocations.turn_back(id);
+        } else if mobility.home != at {
+            // A late word about an earlier connection.
+        } else if allocation.whereabouts == Whereabouts::Moving {
+            // RFC 8016 §3.2.2: the end of the old connection ends the move, too.
+            mobility.home = worker;
+            self.allocations.settle(id);
+        } else {
+            // RFC 8016 §3.2.2: a client may come back after it has lost its path (break before make): what can be
+            // moved lives on until its lifetime ends.
+            self.allocations.lose(id);
+        }
+    }
+
+    /// Another worker's server has something to tell. Outputs may follow.
+    pub fn told(&mut self, now: Time, note: Note) {
+        match note.0 {
+            Kind::Claim(claim) => self.claimed(now, claim),
+            Kind::Refused(claim, outcome) => {
+                // A retransmission may have been overtaken by its own success.
+                let outcome = self.answered_before(now, &claim).map_or(outcome, Ok);
+                self.answer_late(now, &claim, outcome);
+            }
+            Kind::Heard(client) => _ = self.departed.remove(&client),
+            Kind::Gone { client, at } => self.client_gone(&client, at),
+            Kind::GoneOn(client, to) => {
+                if let Some((held, _)) = self.departed.by_client.get_mut(&client) {
+                    *held = to;
+                }
+            }
+        }
+    }
+
+    /// Somebody has come to another worker with a ticket for an allocation here.
+    fn claimed(&mut self, now: Time, claim: Box<Claim>) {
+        self.end_expired(now);
+        let found = self.allocations.by_ticket(&claim.ticket, self.config.worker, now.monotonic_ms);
+        let judged = match found {
+            Some(id) => self.judge(id, &claim).map(|judged| (id, judged)),
+            None => Err(Refusal::NoAllocation),
+        };
+        let outcome = match judged {
+            Ok((id, Judged::Moves)) => return self.depart(now, id, claim),
+            Ok((_, Judged::Answered(answer))) => Ok(answer),
+            Err(refusal) => Err(refusal),
+        };
+        let to = claim.from;
+        self.outputs.push_back(Output::Tell { to, note: Note(Kind::Refused(claim, outcome)) });
+    }
+
+    fn depart(&mut self, now: Time, id: AllocationId, claim: Box<Claim>) {
+        let Some(allocation) = self.allocations.remove(id) else { return };
+        let is_heard_here = allocation.whereabouts != Whereabouts::Away
+            && allocation.mobility.as_ref().is_some_and(|mobility| mobility.home == self.config.worker);
+        if is_heard_here {
+            let until_ms = now.after_secs(self.config.max_lifetime_secs);
+            let limit = self.config.limits.allocations;
+            self.departed.insert(allocation.client.five_tuple, claim.from, until_ms, limit);
+        }
+        let to = claim.from;
+        self.outputs
+            .push_back(Output::Depart { to, traveller: Traveller { allocation, claim, returns: false } });
+    }
+
+    /// An allocation has come from another worker; [`Traveller::relays_mut`] says its sockets' numbers here. Outputs
+    /// may follow.
+    pub fn arrived(&mut self, now: Time, traveller: Traveller) {
+        let Traveller { allocation, claim, returns } = traveller;
+        let id = match self.admit(now, allocation) {
+            Ok(id) if returns => {
+                let client = self.allocations.peek(id).map(|allocation| allocation.client.five_tuple);
+                client.map(|client| self.departed.remove(&client));
+                return;
+            }
+            Ok(id) => id,
+            Err(_) if returns => return,
+            Err(refusal) => return self.answer_late(now, &claim, Err(refusal)),
+        };
+        let outcome = self.move_here(now, id, &claim);
+        self.answer_late(now, &claim, outcome);
+        if outcome.is_err()
+            && let Some(allocation) = self.allocations.remove(id)
+        {
+            let to = claim.ticket.worker;
+            self.outputs
+                .push_back(Output::Depart { to, traveller: Traveller { allocation, claim, returns: true } });
+        }
+    }
+
+    /// An allocation that could not be sent stays where it is. Outputs may follow.
+    pub fn returned(&mut self, now: Time, mut traveller: Traveller) {
+        traveller.returns = true;
+        self.arrived(now, traveller);
+    }
+
+    /// Takes in an allocation that has been under way, unless its time was over meanwhile.
+    fn admit(&mut self, now: Time, mut allocation: Allocation) -> Result<AllocationId, Refusal> {
+        // A denial may have been told to both workers while the allocation was at neither.
+        let over = if self.denials.denies(allocation.turn_key, allocation.credential) {
+            Some((EndReason::Denied, Refusal::CredentialDenied))
+        } else if allocation.is_live(now.monotonic_ms) {
+            None
+        } else {
+            Some((EndReason::Expired, Refusal::NoAllocation))
+        };
+        if let Some((reason, refusal)) = over {
+            let client = allocation.client;
+            allocation.into_relays().for_each(|relay| self.close(client, relay, reason));
+            return Err(refusal);
+        }
+        // Its old path may belong to another allocation by now: then the path had ended before.
+        if self.allocations.holds(&allocation.client.five_tuple) {
+            allocation.whereabouts = Whereabouts::Away;
+        }
+        if let Some(mobility) = &mut allocation.mobility
+            && mobility.next.is_some_and(|next| self.allocations.holds(&next.five_tuple))
+        {
+            mobility.next = None;
+            if allocation.whereabouts == Whereabouts::Moving {
+                allocation.whereabouts = Whereabouts::Here;
+            }
+        }
+        // So may other limits.
+        allocation.limit(&self.key_limits(allocation.turn_key).clone());
+        Ok(self.allocations.insert(allocation))
+    }
+
+    /// Answers a client whose request came a while ago.
+    fn answer_late(&mut self, now: Time, claim: &Claim, outcome: Result<Answer, Refusal>) {
+        let mut stub = [0; STUB_LEN];
+        let mut writer = MessageWriter::new(&mut stub, Class::Request, Method::REFRESH, claim.transaction);
+        if claim.has_fingerprint {
+            writer.fingerprint();
+        }
+        let length = writer.finish().unwrap_or_default();
+        let Ok(request) = Message::parse(stub.get(..length).unwrap_or_default()) else { return };
+        let five_tuple = claim.client.five_tuple;
+        let offers_algorithms = self.config.offer_password_algorithms;
+        let response = Response {
+            request: &request,
+            client: five_tuple.client,
+            key: Some((claim.identity.response, &claim.identity.key)),
+            realm: &self.config.realm,
+            nonce: &|| self.shared.nonces.issue(now, &five_tuple, offers_algorithms),
+            offers_algorithms,
+        };
+        let mut buffer = [0; crate::MAX_REPLY];
+        let Ok(length) = response.write(outcome, &mut buffer) else { return };
+        let bytes = buffer.get(..length).unwrap_or_default().to_vec();
+        let reply = outcome.map_or_else(Reply::Refused, |_| Reply::Success(Method::REFRESH));
+        self.outputs.push_back(Output::Reply { client: claim.client, reply, bytes });
+    }
+
+    /// Where a client's packets go that has no allocation here.
+    pub(crate) fn elsewhere(&self, client: &FiveTuple) -> Action {
+        self.departed.of_client(client).map_or(Action::Drop(DropReason::NoAllocation), Action::Pass)
+    }
+
+    /// The worker that a client's request is for, if its allocation is there: any request but those of a client
+    /// that comes with a ticket, for it is here that it wants to be.
+    pub(crate) fn request_goes_to(&self, client: &Client, message: &Message<'_>) -> Option<WorkerId> {
+        let to = self.departed.of_client(&client.five_tuple)?;
+        let comes_back = message.method() == Method::REFRESH
+            && message.attribute(AttributeType::MOBILITY_TICKET).is_some();
+        (!comes_back && message.method() != Method::BINDING).then_some(to)
+    }
+
+    /// Handles what [`Action::Pass`] has brought from another worker, for an allocation that is here by now.
+    pub fn passed(
+        &mut self,
+        now: Time,
+        from: WorkerId,
+        client: Client,
+        packet: &mut Packet<'_>,
+        sockets: &mut impl RelaySockets,
+    ) -> Action {
+        if self.allocations.holds(&client.five_tuple) {
+            return self.from_client(now, client, packet, sockets);
+        }
+        let note = Note(Kind::Heard(client.five_tuple));
+        self.outputs.push_back(Output::Tell { to: from, note });
+        Action::Drop(DropReason::NoAllocation)
+    }
+}

@@ -1,0 +1,119 @@
+//! What MOBILITY-TICKET carries: sealed, so that nobody but this process can make one or read it, and no table of
+//! tickets is needed. RFC 8016 §3.3 and §6.
+//!
+//! ```text
+//! tag         16 bytes   AES-SIV's synthetic IV over the rest
+//! worker       2         encrypted, as all that follows: whose allocation it is
+//! slot         4         where that worker keeps it
+//! identity     8         random, and never given to another allocation
+//! generation   4         how often the allocation had moved
+//! credential  16         the owner's
+//! ```
+
+use aes_siv::KeyInit;
+use aes_siv::siv::Aes128Siv;
+use credentials::CredentialId;
+use zeroize::ZeroizeOnDrop;
+
+use crate::{NonceKey, WorkerId};
+
+/// A ticket's length in bytes.
+pub(crate) const LEN: usize = 50;
+const PURPOSE: &[u8] = b"turnery mobility ticket v1";
+
+/// A MOBILITY-TICKET attribute's value.
+pub(crate) type Sealed = [u8; LEN];
+
+/// Tells an allocation from every other one that was or will be.
+pub(crate) type Identity = [u8; 8];
+
+/// A ticket's contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) worker: WorkerId,
+    pub(crate) slot: u32,
+    pub(crate) identity: Identity,
+    pub(crate) generation: u32,
+    pub(crate) credential: CredentialId,
+}
+
+/// Seals and opens tickets; the same for all workers of a process.
+#[derive(Clone, ZeroizeOnDrop)]
+pub(crate) struct TicketKey([u8; 32]);
+
+impl TicketKey {
+    pub(crate) fn new(process: &NonceKey) -> Self {
+        Self(process.derive_key(PURPOSE))
+    }
+
+    fn cipher(&self) -> Aes128Siv {
+        Aes128Siv::new_from_slice(&self.0).expect("32 bytes are AES-128-SIV's key size")
+    }
+
+    pub(crate) fn seal(&self, ticket: &Ticket) -> Sealed {
+        let mut plain = [0; LEN - 16];
+        let fields = ticket.worker.0.to_be_bytes().into_iter().chain(ticket.slot.to_be_bytes());
+        let fields = fields.chain(ticket.identity).chain(ticket.generation.to_be_bytes());
+        let fields = fields.chain(ticket.credential.as_bytes().iter().copied());
+        plain.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        // RFC 8016 §6: a ticket is authenticated and encrypted.
+        let sealed = self.cipher().encrypt([b""], &plain).expect("so few bytes can be sealed");
+        sealed.try_into().expect("a tag and the fields")
+    }
+
+    /// A ticket's contents, if it was sealed here; compared in constant time.
+    pub(crate) fn open(&self, sealed: &[u8]) -> Option<Ticket> {
+        if sealed.len() != LEN {
+            return None;
+        }
+        let plain = self.cipher().decrypt([b""], sealed).ok()?;
+        let (worker, rest) = plain.split_first_chunk::<2>()?;
+        let (slot, rest) = rest.split_first_chunk::<4>()?;
+        let (identity, rest) = rest.split_first_chunk::<8>()?;
+        let (generation, rest) = rest.split_first_chunk::<4>()?;
+        Some(Ticket {
+            worker: WorkerId(u16::from_be_bytes(*worker)),
+            slot: u32::from_be_bytes(*slot),
+            identity: *identity,
+            generation: u32::from_be_bytes(*generation),
+            credential: CredentialId::from_bytes(rest.try_into().ok()?),
+        })
+    }
+}
+
+impl std::fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TicketKey")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc8016_6_a_ticket_is_sealed() {
+        let key = TicketKey::new(&NonceKey::new([7; 32]));
+        let ticket = Ticket {
+            worker: WorkerId(3),
+            slot: 70_000,
+            identity: *b"identity",
+            generation: 5,
+            credential: CredentialId::from_bytes([8; 16]),
+        };
+        let sealed = key.seal(&ticket);
+        assert_eq!(key.open(&sealed), Some(ticket));
+        assert!(!sealed.windows(8).any(|window| window == b"identity" || window == [8; 8]), "in the clear");
+        let next = key.seal(&Ticket { generation: 6, ..ticket });
+        assert!(sealed.iter().zip(&next).filter(|(a, b)| a == b).count() < 12, "nothing can be gleaned");
+        for place in 0..LEN {
+            let mut forged = sealed;
+            forged[place] ^= 1;
+            assert_eq!(key.open(&forged), None, "forged at {place}");
+        }
+        assert_eq!(key.open(&sealed[..LEN - 1]), None);
+        assert_eq!(key.open(&[&sealed[..], &[0]].concat()), None);
+        assert_eq!(key.open(b""), None);
+        assert_eq!(TicketKey::new(&NonceKey::new([8; 32])).open(&sealed), None, "another process's");
+    }
+}
