@@ -33,6 +33,8 @@ macro_rules! counters {
 counters! {
     /// Allocations that live now.
     allocations,
+    /// Allocations that have come from another worker, after their clients.
+    moves,
     /// Stream connections open now.
     connections,
     /// Requests answered with success.

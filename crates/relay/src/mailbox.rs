@@ -29,7 +29,7 @@ pub(crate) enum Letter {
     /// Between servers.
     Note(Note),
     /// An allocation with its sockets.
-    Move(Box<Move>),
+    Move(Move),
     /// What a client has sent to worker `from`, for an allocation that has moved on.
     FromClient { from: WorkerId, client: Client, bytes: Vec<u8> },
     /// For a client on a stream, from where its allocation has moved to.

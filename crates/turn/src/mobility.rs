@@ -68,7 +68,7 @@ enum Kind {
     /// To the owner.
     Claim(Box<Claim>),
     /// To whom the client has come: nothing moves.
-    Refused(Box<Claim>, Result<Answer, Refusal>),
+    Answered(Box<Claim>, Box<Result<Answer, Refusal>>),
     /// To where packets of this client still arrive: it has moved for good.
     Heard(FiveTuple),
     /// To the owner: the client's old connection, here, is closed.
@@ -363,9 +363,9 @@ impl Server {
     pub fn told(&mut self, now: Time, note: Note) {
         match note.0 {
             Kind::Claim(claim) => self.claimed(now, claim),
-            Kind::Refused(claim, outcome) => {
+            Kind::Answered(claim, outcome) => {
                 // A retransmission may have been overtaken by its own success.
-                let outcome = self.answered_before(now, &claim).map_or(outcome, Ok);
+                let outcome = self.answered_before(now, &claim).map_or(*outcome, Ok);
                 self.answer_late(now, &claim, outcome);
             }
             Kind::Heard(client) => _ = self.departed.remove(&client),
@@ -392,7 +392,7 @@ impl Server {
             Err(refusal) => Err(refusal),
         };
         let to = claim.from;
-        self.outputs.push_back(Output::Tell { to, note: Note(Kind::Refused(claim, outcome)) });
+        self.outputs.push_back(Output::Tell { to, note: Note(Kind::Answered(claim, Box::new(outcome))) });
     }
 
     fn depart(&mut self, now: Time, id: AllocationId, claim: Box<Claim>) {
@@ -405,14 +405,16 @@ impl Server {
             self.departed.insert(allocation.client.five_tuple, claim.from, until_ms, limit);
         }
         let to = claim.from;
-        self.outputs
-            .push_back(Output::Depart { to, traveller: Traveller { allocation, claim, returns: false } });
+        self.outputs.push_back(Output::Depart {
+            to,
+            traveller: Box::new(Traveller { allocation, claim, returns: false }),
+        });
     }
 
     /// An allocation has come from another worker; [`Traveller::relays_mut`] says its sockets' numbers here. Outputs
     /// may follow.
-    pub fn arrived(&mut self, now: Time, traveller: Traveller) {
-        let Traveller { allocation, claim, returns } = traveller;
+    pub fn arrived(&mut self, now: Time, traveller: Box<Traveller>) {
+        let Traveller { allocation, claim, returns } = *traveller;
         let id = match self.admit(now, allocation) {
             Ok(id) if returns => {
                 let client = self.allocations.peek(id).map(|allocation| allocation.client.five_tuple);
@@ -429,13 +431,15 @@ impl Server {
             && let Some(allocation) = self.allocations.remove(id)
         {
             let to = claim.ticket.worker;
-            self.outputs
-                .push_back(Output::Depart { to, traveller: Traveller { allocation, claim, returns: true } });
+            self.outputs.push_back(Output::Depart {
+                to,
+                traveller: Box::new(Traveller { allocation, claim, returns: true }),
+            });
         }
     }
 
     /// An allocation that could not be sent stays where it is. Outputs may follow.
-    pub fn returned(&mut self, now: Time, mut traveller: Traveller) {
+    pub fn returned(&mut self, now: Time, mut traveller: Box<Traveller>) {
         traveller.returns = true;
         self.arrived(now, traveller);
     }

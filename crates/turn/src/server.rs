@@ -208,7 +208,7 @@ pub enum Output {
         /// To whom.
         to: WorkerId,
         /// The allocation.
-        traveller: Traveller,
+        traveller: Box<Traveller>,
     },
     /// The late response to a request that another worker had to be asked about.
     Reply {

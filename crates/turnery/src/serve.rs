@@ -363,6 +363,7 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
             relay_addresses: settings.relay_addresses.clone(),
             policy: settings.policy.clone(),
             strict_channels: settings.strict_channels,
+            mobility: settings.mobility,
             offer_password_algorithms: settings.offer_sha256,
             key_limits: settings.key_limits,
             stranger_limit: settings.stranger_limit,

@@ -14,7 +14,7 @@ use crate::udp::Opener;
 #[derive(Debug)]
 pub(crate) struct Move {
     sockets: Vec<Socket>,
-    traveller: Traveller,
+    traveller: Box<Traveller>,
 }
 
 impl Worker {
@@ -22,7 +22,8 @@ impl Worker {
         match letter {
             Letter::Note(note) => self.server.told(now, note),
             Letter::Move(moved) => {
-                if let Some(traveller) = self.take_in(*moved) {
+                if let Some(traveller) = self.take_in(moved) {
+                    self.counters.moves.add(1);
                     self.server.arrived(now, traveller);
                 }
             }
@@ -47,15 +48,14 @@ impl Worker {
     }
 
     /// Sends an allocation with its sockets to another worker, or keeps it.
-    pub(super) fn depart(&mut self, now: Time, to: WorkerId, mut traveller: Traveller) {
+    pub(super) fn depart(&mut self, now: Time, to: WorkerId, mut traveller: Box<Traveller>) {
         let taken = traveller.relays_mut().filter_map(|relay| self.take_socket(*relay));
         let sockets: Vec<Socket> = taken.collect();
-        let Err(letter) = self.colleagues.post(to, Letter::Move(Box::new(Move { sockets, traveller })))
-        else {
+        let Err(letter) = self.colleagues.post(to, Letter::Move(Move { sockets, traveller })) else {
             return;
         };
         if let Letter::Move(moved) = letter
-            && let Some(traveller) = self.take_in(*moved)
+            && let Some(traveller) = self.take_in(moved)
         {
             self.server.returned(now, traveller);
         }
@@ -70,7 +70,7 @@ impl Worker {
     }
 
     /// Makes the sockets this worker's own. What cannot be waited for is closed, and the allocation with it.
-    fn take_in(&mut self, moved: Move) -> Option<Traveller> {
+    fn take_in(&mut self, moved: Move) -> Option<Box<Traveller>> {
         let Move { sockets, mut traveller } = moved;
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
         let mut numbers = Vec::new();
@@ -79,7 +79,9 @@ impl Worker {
                 Ok(number) => numbers.push(number),
                 Err(error) => {
                     tracing::error!(%error, "an allocation is lost on its way to another worker");
-                    numbers.into_iter().for_each(|number| drop(self.relays.take(number)));
+                    for number in numbers {
+                        drop(self.relays.take(number));
+                    }
                     return None;
                 }
             }

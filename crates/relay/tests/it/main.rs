@@ -8,6 +8,7 @@
 
 mod deadlines;
 mod fixture;
+mod mobility;
 mod relay_to_relay;
 mod relaying;
 mod start;

@@ -73,6 +73,25 @@ enum Socket {
     Tcp(TcpStream, Frames),
 }
 
+impl Socket {
+    fn open(server: SocketAddr, transport: Transport) -> Result<Self, Error> {
+        Ok(match transport {
+            Transport::Udp => {
+                let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any)?;
+                socket.connect(server)?;
+                SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+                Self::Udp(socket)
+            }
+            Transport::Tcp => {
+                let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+                stream.set_nodelay(true)?;
+                Self::Tcp(stream, Frames::default())
+            }
+        })
+    }
+}
+
 /// A TURN client over a socket of its own. What arrives between calls waits in the socket until the next call.
 #[derive(Debug)]
 pub struct BlockingClient {
@@ -104,20 +123,7 @@ impl BlockingClient {
     /// # Errors
     /// When the socket cannot be made or connected.
     pub fn with_config(server: SocketAddr, config: Config) -> Result<Self, Error> {
-        let socket = match config.transport {
-            Transport::Udp => {
-                let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                let socket = UdpSocket::bind(any)?;
-                socket.connect(server)?;
-                SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
-                Socket::Udp(socket)
-            }
-            Transport::Tcp => {
-                let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-                stream.set_nodelay(true)?;
-                Socket::Tcp(stream, Frames::default())
-            }
-        };
+        let socket = Socket::open(server, config.transport)?;
         Ok(Self {
             client: Client::new(config, fresh_seed()),
             socket,
@@ -127,6 +133,52 @@ impl BlockingClient {
             received: VecDeque::new(),
             replies: VecDeque::new(),
         })
+    }
+
+    /// A client with the same ticket, credential, relayed address and channels, from a fresh local port: it has asked
+    /// for nothing yet, and this one goes on.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn fork(&self, server: SocketAddr, transport: Transport) -> Result<Self, Error> {
+        let config = Config { transport, ..self.client.config.clone() };
+        let mut fork = Self::with_config(server, config)?;
+        fork.client.adopt(&self.client);
+        Ok(fork)
+    }
+
+    /// Asks for its allocation with its ticket, from where it is; the lifetime granted in seconds.
+    ///
+    /// # Errors
+    /// When refused or not answered.
+    pub fn refresh_with_ticket(&mut self) -> Result<u32, Error> {
+        self.client.move_to(self.now_ms(), self.client.config.transport);
+        self.wait_refreshed()
+    }
+
+    fn wait_refreshed(&mut self) -> Result<u32, Error> {
+        self.wait(|event| match event {
+            Event::Refreshed { lifetime_secs } => Some(lifetime_secs),
+            _ => None,
+        })
+    }
+
+    /// Asks for a ticket to move with from now on.
+    pub fn ask_for_mobility(&mut self) {
+        self.client.config.mobility = true;
+    }
+
+    /// Goes on from a fresh local port, with its ticket; the old socket is kept open until the answer is there, and
+    /// then closed. The lifetime granted in seconds.
+    ///
+    /// # Errors
+    /// When refused or not answered, or the socket cannot be made.
+    pub fn move_to(&mut self, server: SocketAddr, transport: Transport) -> Result<u32, Error> {
+        let old = std::mem::replace(&mut self.socket, Socket::open(server, transport)?);
+        self.client.move_to(self.now_ms(), transport);
+        let lifetime_secs = self.wait_refreshed();
+        drop(old);
+        lifetime_secs
     }
 
     /// How long calls wait for their answer from now on.
@@ -210,10 +262,7 @@ impl BlockingClient {
     /// When refused or not answered.
     pub fn refresh(&mut self, lifetime_secs: u32) -> Result<u32, Error> {
         self.client.refresh(self.now_ms(), Some(lifetime_secs));
-        self.wait(|event| match event {
-            Event::Refreshed { lifetime_secs } => Some(lifetime_secs),
-            _ => None,
-        })
+        self.wait_refreshed()
     }
 
     /// Creates or refreshes permissions for these peers' addresses.

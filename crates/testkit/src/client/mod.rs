@@ -58,6 +58,8 @@ pub struct Config {
     pub additional: bool,
     /// Whether Allocate asks for an even port (EVEN-PORT), and then whether the next one is to be reserved.
     pub even_port: Option<bool>,
+    /// Whether Allocate asks for a ticket to move with (MOBILITY-TICKET).
+    pub mobility: bool,
     /// Whether SHA-256 is used where the server offers it.
     pub sha256: bool,
     /// Whether every message ends with FINGERPRINT.
@@ -76,6 +78,7 @@ impl Config {
             family: None,
             additional: false,
             even_port: None,
+            mobility: false,
             sha256: false,
             fingerprint: false,
             keep_alive: false,
@@ -146,6 +149,7 @@ pub(crate) enum Wish {
     Binding,
     Allocate { lifetime_secs: Option<u32> },
     Refresh { lifetime_secs: Option<u32> },
+    Move { ticket: Vec<u8> },
     CreatePermission { peers: Vec<SocketAddr> },
     ChannelBind { channel: ChannelNumber, peer: SocketAddr },
 }
@@ -155,7 +159,7 @@ impl Wish {
         match self {
             Self::Binding => Method::BINDING,
             Self::Allocate { .. } => Method::ALLOCATE,
-            Self::Refresh { .. } => Method::REFRESH,
+            Self::Refresh { .. } | Self::Move { .. } => Method::REFRESH,
             Self::CreatePermission { .. } => Method::CREATE_PERMISSION,
             Self::ChannelBind { .. } => Method::CHANNEL_BIND,
         }
@@ -169,6 +173,7 @@ pub struct Client {
     dice: Dice,
     signature: Option<Signature>,
     relayed: Option<SocketAddr>,
+    ticket: Option<Vec<u8>>,
     pending: BTreeMap<TransactionId, Pending>,
     /// Bound channels, by number.
     channels: BTreeMap<ChannelNumber, SocketAddr>,
@@ -186,6 +191,7 @@ impl Client {
             dice: Dice::new(seed),
             signature: None,
             relayed: None,
+            ticket: None,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
             renewals: Vec::new(),
@@ -202,6 +208,11 @@ impl Client {
     /// The relayed address, from the first Allocated event until the allocation is deleted.
     pub fn relayed(&self) -> Option<SocketAddr> {
         self.relayed
+    }
+
+    /// The newest MOBILITY-TICKET it was told.
+    pub fn ticket(&self) -> Option<&[u8]> {
+        self.ticket.as_deref()
     }
 
     /// What it signs requests with, once the server has told realm and nonce.
@@ -232,6 +243,23 @@ impl Client {
     /// Asks for a longer life of the allocation, or with 0 for its end.
     pub fn refresh(&mut self, now_ms: u64, lifetime_secs: Option<u32>) {
         self.ask(now_ms, Wish::Refresh { lifetime_secs }, 0);
+    }
+
+    /// Goes on from another address, over this transport: requests that wait are forgotten, and the allocation is
+    /// asked for with its ticket. Without a ticket nothing is sent. RFC 8016 §3.2.1.
+    pub fn move_to(&mut self, now_ms: u64, transport: Transport) {
+        self.config.transport = transport;
+        self.abandon_requests();
+        if let Some(ticket) = self.ticket.clone() {
+            self.ask(now_ms, Wish::Move { ticket }, 0);
+        }
+    }
+
+    /// Takes over what another client of the same user knows of its allocation.
+    pub fn adopt(&mut self, other: &Self) {
+        (self.relayed, self.ticket) = (other.relayed, other.ticket.clone());
+        self.signature.clone_from(&other.signature);
+        self.channels.clone_from(&other.channels);
     }
 
     /// Asks for permissions.
@@ -373,7 +401,11 @@ impl Client {
                             writer.attribute(AttributeType::EVEN_PORT, &value);
                         }
                         lifetime_secs.map(|secs| writer.attribute_u32(AttributeType::LIFETIME, secs));
+                        if self.config.mobility {
+                            writer.attribute(AttributeType::MOBILITY_TICKET, &[]);
+                        }
                     }
+                    Wish::Move { ticket } => _ = writer.attribute(AttributeType::MOBILITY_TICKET, ticket),
                     Wish::Refresh { lifetime_secs } => {
                         lifetime_secs.map(|secs| writer.attribute_u32(AttributeType::LIFETIME, secs));
                     }
@@ -469,6 +501,8 @@ impl Client {
         let lifetime = lifetime.map(u32::from_be_bytes);
         let mapped = address_of(AttributeType::XOR_MAPPED_ADDRESS);
         let relayed = address_of(AttributeType::XOR_RELAYED_ADDRESS);
+        let ticket = message.attribute(AttributeType::MOBILITY_TICKET);
+        self.ticket = ticket.map(<[u8]>::to_vec).or(self.ticket.take());
         let event = match (wish.clone(), mapped, relayed, lifetime) {
             (Wish::Binding, Some(mapped), _, _) => Event::Mapped { mapped },
             (Wish::Allocate { .. }, Some(mapped), Some(relayed), Some(lifetime_secs)) => {
@@ -477,12 +511,12 @@ impl Client {
                 Event::Allocated { relayed, mapped, lifetime_secs }
             }
             (Wish::Refresh { .. }, _, _, Some(0)) => {
-                self.relayed = None;
+                (self.relayed, self.ticket) = (None, None);
                 self.channels.clear();
                 self.renewals.clear();
                 Event::Refreshed { lifetime_secs: 0 }
             }
-            (Wish::Refresh { .. }, _, _, Some(lifetime_secs)) => {
+            (Wish::Refresh { .. } | Wish::Move { .. }, _, _, Some(lifetime_secs)) => {
                 self.renew(now_ms + u64::from(lifetime_secs) * 500, Wish::Refresh { lifetime_secs: None });
                 Event::Refreshed { lifetime_secs }
             }

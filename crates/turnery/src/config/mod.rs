@@ -84,6 +84,8 @@ pub(crate) struct Settings {
     pub(crate) strict_channels: bool,
     /// How far ahead a time-limited username may expire, in seconds, 60 to a year.
     pub(crate) username_lifetime_secs: u32,
+    /// Whether clients may take their allocations to another address.
+    pub(crate) mobility: bool,
     /// Whether a 401 offers SHA-256 keys.
     pub(crate) offer_sha256: bool,
     /// What each TURN key may use.
@@ -147,6 +149,10 @@ impl Settings {
             realm: realm(&layers)?,
             strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
             username_lifetime_secs: username_lifetime_secs(&layers)?,
+            mobility: match layers.first("mobility", |layer| &layer.mobility) {
+                Some(given) => given.read(|text| boolean(text))?,
+                None => true,
+            },
             offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256))?,
             key_limits: limits::of_keys(&layers)?,
             stranger_limit: limits::of_strangers(&layers)?,
