@@ -97,6 +97,22 @@ fn uclient_loses_no_packet() {
     let runs: [&[&str]; 10] =
         [&[], &["-c"], &["-s"], &["-t"], &["-t", "-s"], &["-y"], &["-t", "-y"], &["-g"], &["-D"], &["-x"]];
     let with_secret: [&[&str]; 3] = [&[], &["-t"], &["-s"]];
+    // through two relayed addresses, with DONT-FRAGMENT, padded, with an IPv6 relayed address, and moving to another port with a ticket.
+    let runs: [&[&str]; 13] = [
+        &[],
+        &["-c"],
+        &["-s"],
+        &["-t"],
+        &["-t", "-s"],
+        &["-y"],
+        &["-t", "-y"],
+        &["-g"],
+        &["-D"],
+        &["-x"],
+        &["-M"],
+        &["-M", "-t"],
+        &["-M", "-s"],
+    ];
     // At once: each spends most of its time waiting for stragglers.
     std::thread::scope(|scope| {
         for flags in runs {
