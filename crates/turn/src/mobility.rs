@@ -447,7 +447,9 @@ impl Server {
     /// Takes in an allocation that has been under way, unless its time was over meanwhile.
     fn admit(&mut self, now: Time, mut allocation: Allocation) -> Result<AllocationId, Refusal> {
         // A denial may have been told to both workers while the allocation was at neither.
-        let over = if self.denials.denies(allocation.turn_key, allocation.credential) {
+        let secret_is_gone =
+            allocation.shared_secret.is_some_and(|secret| self.shared_secrets.secret(secret).is_none());
+        let over = if secret_is_gone || self.denials.denies(allocation.turn_key, allocation.credential) {
             Some((EndReason::Denied, Refusal::CredentialDenied))
         } else if allocation.is_live(now.monotonic_ms) {
             None

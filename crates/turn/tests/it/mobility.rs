@@ -164,6 +164,12 @@ fn rfc8016_3_1_2_a_forbidden_one_is_405() {
         writer.attribute(A::MOBILITY_TICKET, &[]);
     });
     assert_eq!((code(&reply), fixture.server.allocation_count()), (405, 0));
+}
+
+#[test]
+fn rfc8016_3_4_where_mobility_is_off_a_ticket_is_405() {
+    let mut fixture = Fixture::configured(|config| config.mobility = false);
+    let credential = fixture.mint(3_600);
     fixture.allocate(alice(), &credential);
     assert_eq!(code(&refresh(&mut fixture, elsewhere(), &credential, &[1; 50])), 405);
 }
