@@ -30,8 +30,8 @@ pub(crate) enum Letter {
     Note(Note),
     /// An allocation with its sockets.
     Move(Move),
-    /// What a client has sent to worker `from`, for an allocation that has moved on.
-    FromClient { from: WorkerId, client: Client, bytes: Vec<u8> },
+    /// What a client has sent to worker `from`, for an allocation that has moved on; or the same, passed back.
+    FromClient { from: WorkerId, client: Client, bytes: Vec<u8>, is_back: bool },
     /// For a client on a stream, from where its allocation has moved to.
     ToClient { client: Client, bytes: Vec<u8> },
 }

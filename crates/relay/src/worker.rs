@@ -284,7 +284,7 @@ impl Worker {
                 self.count(reply);
                 self.send_to_client(&client, range);
             }
-            (Action::Pass(worker), Some(client)) => self.pass(worker, client, range),
+            (Action::Pass(worker), Some(client)) => self.pass(worker, client, range, false),
             (Action::ToPeer { relay, peer, dont_fragment }, _) => {
                 if let Some(socket) = self.relays.socket(relay) {
                     self.counters.packets_to_peers.add(1);

@@ -518,7 +518,8 @@ impl Server {
         (!comes_back && message.method() != Method::BINDING).then_some(to)
     }
 
-    /// Handles what [`Action::Pass`] has brought from another worker, for an allocation that is here by now.
+    /// Handles what [`Action::Pass`] has brought from another worker. If the allocation's client is there no more,
+    /// the answer is [`Action::Pass`] to whom it came from, and it is for that one's [`Server::passed_back`].
     pub fn passed(
         &mut self,
         now: Time,
@@ -530,8 +531,18 @@ impl Server {
         if self.allocations.holds(&client.five_tuple) {
             return self.from_client(now, client, packet, sockets);
         }
-        let note = Note(Kind::Heard(client.five_tuple));
-        self.outputs.push_back(Output::Tell { to: from, note });
-        Action::Drop(DropReason::NoAllocation)
+        Action::Pass(from)
+    }
+
+    /// Handles what another worker has passed back: the client has no allocation there.
+    pub fn passed_back(
+        &mut self,
+        now: Time,
+        client: Client,
+        packet: &mut Packet<'_>,
+        sockets: &mut impl RelaySockets,
+    ) -> Action {
+        self.departed.remove(&client.five_tuple);
+        self.from_client(now, client, packet, sockets)
     }
 }

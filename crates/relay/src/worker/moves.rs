@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use socket2::Socket;
-use turn::{Client, Note, RelayId, Reply, Time, Traveller, WorkerId};
+use turn::{Action, Client, Note, RelayId, Reply, Time, Traveller, WorkerId};
 
 use super::Worker;
 use crate::batch::Place;
@@ -27,13 +27,21 @@ impl Worker {
                     self.server.arrived(now, traveller);
                 }
             }
-            Letter::FromClient { from, client, bytes } => {
+            Letter::FromClient { from, client, bytes, is_back } => {
                 if let Some(place) = self.put(&bytes) {
                     let (mut packet, base) = self.batch.packet(place);
                     let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
-                    let action = self.server.passed(now, from, client, &mut packet, &mut opener);
+                    let action = if is_back {
+                        self.server.passed_back(now, client, &mut packet, &mut opener)
+                    } else {
+                        self.server.passed(now, from, client, &mut packet, &mut opener)
+                    };
                     let range = packet.range();
-                    self.act(action, Some(client), base + range.start..base + range.end);
+                    let range = base + range.start..base + range.end;
+                    match action {
+                        Action::Pass(to) if !is_back => self.pass(to, client, range, true),
+                        action => self.act(action, Some(client), range),
+                    }
                 }
             }
             Letter::ToClient { client, bytes } => self.send_bytes_to_client(&client, &bytes),
@@ -91,10 +99,10 @@ impl Worker {
     }
 
     /// A client's packet for an allocation that another worker has: slower than the packet lane, and soon over.
-    pub(super) fn pass(&mut self, to: WorkerId, client: Client, range: Range<usize>) {
+    pub(super) fn pass(&mut self, to: WorkerId, client: Client, range: Range<usize>, is_back: bool) {
         let bytes = self.batch.bytes(range).to_vec();
         let from = self.server.worker();
-        if self.colleagues.post(to, Letter::FromClient { from, client, bytes }).is_err() {
+        if self.colleagues.post(to, Letter::FromClient { from, client, bytes, is_back }).is_err() {
             self.counters.drops.add(1);
         }
     }

@@ -112,6 +112,8 @@ pub(crate) struct Fixture {
     pub(crate) ends: Vec<EndReason>,
     /// What is for other workers, and late replies.
     pub(crate) posts: Vec<Output>,
+    /// Whom the last packet that was passed on went back to.
+    pub(crate) last_passed: Option<WorkerId>,
     /// What came of the last packet, as the server said it.
     pub(crate) last: Option<Action>,
     config: Config,
@@ -151,6 +153,7 @@ impl Fixture {
             now_ms: 1_000_000,
             ends: vec![],
             posts: vec![],
+            last_passed: None,
             last: None,
             config,
             shared,
@@ -174,6 +177,7 @@ impl Fixture {
             now_ms: self.now_ms,
             ends: vec![],
             posts: vec![],
+            last_passed: None,
             last: None,
             config: self.config.clone(),
             shared: self.shared.clone(),
@@ -210,6 +214,17 @@ impl Fixture {
         let mut buffer = buffer(bytes);
         let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
         let action = self.server.passed(now, from, client, &mut packet, &mut self.sockets);
+        let output = packet.bytes().to_vec();
+        self.last_passed = if let Action::Pass(to) = action { Some(to) } else { None };
+        self.drain();
+        outcome(action, output)
+    }
+
+    /// Gives the server what another worker has passed back.
+    pub(crate) fn pass_back(&mut self, client: Client, bytes: &[u8]) -> Outcome {
+        let mut buffer = buffer(bytes);
+        let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
+        let action = self.server.passed_back(self.now(), client, &mut packet, &mut self.sockets);
         let output = packet.bytes().to_vec();
         self.drain();
         outcome(action, output)

@@ -1,7 +1,7 @@
 //! Mobility, within a worker and between two.
 
 use credentials::{Credential, Denial};
-use stun::{AttributeType as A, Message, Method, TransactionId};
+use stun::{AttributeType as A, Method, TransactionId};
 use testkit::message;
 use turn::{Action, Client, Command, DropReason, EndReason, Output, RelayId, Transport};
 
@@ -555,17 +555,22 @@ fn rfc8016_3_2_2_the_old_connection_ends_at_another_worker() {
 }
 
 #[test]
-fn what_is_passed_on_too_late_is_dropped_and_said() {
+fn what_is_passed_on_too_late_is_passed_back() {
     let (mut a, mut b) = pair();
     let (credential, ticket) = ticketed(&mut a);
+    let refresh = a.signed(alice(), &credential, Method::REFRESH, |_| {});
     move_across(&mut a, &mut b, &credential, &ticket);
     assert!(sends_on_channel(&mut b, elsewhere()));
+    // The note about that was lost or is late.
     b.posts.clear();
-    // That note was lost: the other worker goes on passing on, and is told again.
     let packet = message::send_indication(TransactionId::from_bytes([2; 12]), PEER.parse().unwrap(), b"old");
-    assert_eq!(a.give(alice(), &packet), Outcome::Elsewhere);
-    assert_eq!(passed(&mut b, &a, &packet), Outcome::Silence(DropReason::NoAllocation));
-    settle(&mut a, &mut b);
-    assert_eq!(a.give(alice(), &packet), Outcome::Silence(DropReason::NoAllocation));
-    assert!(Message::parse(&packet).is_ok());
+    for bytes in [&packet, &refresh] {
+        assert_eq!(a.give(alice(), bytes), Outcome::Elsewhere);
+    }
+    for bytes in [&packet, &refresh] {
+        assert_eq!((passed(&mut b, &a, bytes), b.last_passed), (Outcome::Elsewhere, Some(a.server.worker())));
+    }
+    assert_eq!(a.pass_back(alice(), &packet), Outcome::Silence(DropReason::NoAllocation));
+    assert_eq!(a.pass_back(alice(), &refresh).code(), 437, "over a stream nobody asks twice");
+    assert!(!a.server.has_allocation(&alice().five_tuple));
 }
