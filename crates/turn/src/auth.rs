@@ -109,11 +109,15 @@ impl Authority<'_> {
     ) -> Result<Authenticated, Unproven> {
         // RFC 8489 §9.2.4: without integrity the answer is 401 with REALM and NONCE.
         let integrity = integrity_algorithm(message).ok_or(Refusal::Unauthenticated)?;
-        // RFC 8489 §9.2.4: with it but without USERNAME, REALM or NONCE it is 400.
+        // RFC 8489 §9.2.4: with it but without USERNAME (or USERHASH), REALM or NONCE it is 400.
         let required = |kind| message.attribute(kind).ok_or(Refusal::IncompleteCredentials);
-        let username = required(AttributeType::USERNAME)?;
         let realm = required(AttributeType::REALM)?;
         let nonce = required(AttributeType::NONCE)?;
+        let Some(username) = message.attribute(AttributeType::USERNAME) else {
+            required(AttributeType::USERHASH)?;
+            // Users are sealed, not stored, so nobody is found by a hash. The nonce of a 401 does not offer it.
+            return Err(Refusal::UnknownUsername.into());
+        };
         let (algorithm, response) = self.password_algorithm(message)?;
         // RFC 8489 §9.2.4: an unknown username is 401. Nobody is known in another realm.
         let user = self.user(username).ok_or(Refusal::UnknownUsername)?;

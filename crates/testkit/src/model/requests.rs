@@ -137,10 +137,13 @@ impl Model {
                 Err(Unproven::Silence)
             };
         }
-        let (Some(username), Some(_), Some(nonce)) =
-            (message.attribute(A::USERNAME), message.attribute(A::REALM), message.attribute(A::NONCE))
-        else {
+        let (Some(_), Some(nonce)) = (message.attribute(A::REALM), message.attribute(A::NONCE)) else {
             return Err(Unproven::Refused(400));
+        };
+        let Some(username) = message.attribute(A::USERNAME) else {
+            // Nobody is found by USERHASH, which is not offered.
+            let code = if message.attribute(A::USERHASH).is_some() { 401 } else { 400 };
+            return Err(Unproven::Refused(code));
         };
         let Some(algorithm) = self.password_algorithm(message) else { return Err(Unproven::Refused(400)) };
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));

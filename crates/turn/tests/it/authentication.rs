@@ -5,7 +5,7 @@ use stun::{AttributeType as A, LongTermKey, Message, Method};
 use testkit::message::{self, Signature};
 use turn::{Command, DropReason, EndReason, Transport};
 
-use crate::fixture::{Fixture, KEY, NOW, Outcome, PEER, alice, client, code, udp};
+use crate::fixture::{Fixture, KEY, NOW, Outcome, PEER, alice, client, code, udp, value};
 
 #[test]
 fn rfc8489_9_2_4_each_fault_has_its_code() {
@@ -178,4 +178,24 @@ fn a_client_that_is_gone_leaves_nothing() {
     fixture.command(Command::ClientGone(alice().five_tuple));
     assert_eq!((fixture.ends.clone(), fixture.ports.taken()), (vec![EndReason::ClientGone], 0));
     assert_eq!(fixture.server.poll_timeout(), None);
+}
+
+/// USERHASH is not offered: a client that uses it all the same is challenged with a nonce that says so.
+#[test]
+fn rfc8489_9_2_4_nobody_is_found_by_userhash() {
+    let mut fixture = Fixture::configured(|config| config.offer_password_algorithms = true);
+    let credential = fixture.mint(600);
+    let right = fixture.signature(alice(), &credential);
+    let request = message::request(Method::ALLOCATE, fixture.dice.transaction(), |writer| {
+        udp(writer);
+        writer.attribute(A::USERHASH, &[7; 32]);
+        writer.attribute(A::REALM, &right.realm);
+        writer.attribute(A::NONCE, &right.nonce);
+        writer.integrity(&right.key);
+    });
+    let reply = fixture.give(alice(), &request).reply();
+    assert_eq!(code(&reply), 401);
+    // RFC 8489 §9.2: "obMatJos2", then the security bits: only the first, password algorithms, is set.
+    let nonce = value(&reply, A::NONCE).unwrap();
+    assert!(nonce.starts_with(b"obMatJos2gAA"), "{}", String::from_utf8_lossy(&nonce));
 }
