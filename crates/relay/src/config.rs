@@ -5,13 +5,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use credentials::Keyring;
-use turn::{PortRange, Transport};
+use turn::{Cidr, PortRange, RelayAddress, Transport};
 
 /// What a relay is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where clients come in.
     pub listeners: Vec<Listener>,
+    /// Second addresses for NAT behaviour discovery, at most one of a family.
+    pub alternates: Vec<Alternate>,
     /// How many worker threads; at least one.
     pub workers: usize,
     /// The server of each worker. Its policy is told the listeners and relay addresses by the relay.
@@ -20,6 +22,8 @@ pub struct Config {
     pub relay_ports: PortRange,
     /// Opens usernames.
     pub keyring: Arc<Keyring>,
+    /// Proxies, which are believed when they say with the PROXY protocol whose a TCP connection is.
+    pub proxies: Vec<Cidr>,
     /// Bounds for TCP clients.
     pub stream_limits: StreamLimits,
 }
@@ -31,6 +35,18 @@ pub struct Listener {
     pub transport: Transport,
     /// Where; a wildcard address listens on all of its family.
     pub address: SocketAddr,
+}
+
+/// A second address and port, from which a Binding sent to the first UDP listener of its family can be answered.
+/// RFC 5780 §6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alternate {
+    /// The listener's own address, or the one of its wildcard that clients are pointed to.
+    pub primary: RelayAddress,
+    /// The second address.
+    pub other: RelayAddress,
+    /// The second port, which is opened on both addresses as the listener's is; 0 takes any free one.
+    pub port: u16,
 }
 
 /// The text is no listener.

@@ -11,6 +11,8 @@ use turn::Client;
 pub(crate) struct Connection {
     stream: TcpStream,
     pub(crate) client: Client,
+    /// It comes from a proxy that has not said yet whose it is.
+    pub(crate) is_unnamed: bool,
     /// The beginning of a frame whose rest has not come yet.
     partial: Vec<u8>,
     /// Whole frames, the first perhaps begun, that the client has not read yet.
@@ -39,10 +41,11 @@ pub(crate) enum Written {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, client: Client, now_ms: u64) -> Self {
+    pub(crate) fn new(stream: TcpStream, client: Client, is_unnamed: bool, now_ms: u64) -> Self {
         Self {
             stream,
             client,
+            is_unnamed,
             partial: Vec::new(),
             outbound: Vec::new(),
             sent: 0,

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod counters;
 mod mailbox;
+mod opening;
 mod stream;
 mod sys;
 mod udp;
@@ -20,25 +21,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use turn::{Command, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, Transport, WorkerId};
+use turn::{Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, WorkerId};
 
-pub use config::{BindError, Config, Listener, ListenerError, StreamLimits};
+pub use config::{Alternate, BindError, Config, Listener, ListenerError, StreamLimits};
 pub use counters::Totals;
 
 use counters::Counters;
 use mailbox::{Colleagues, Mailbox, Message};
+use opening::Opening;
+use stream::Connections;
 use worker::{Sockets, Worker};
-
-/// What is asked for as a listener's receive buffer; the system may give less.
-const LISTENER_BUFFER_BYTES: usize = 8 << 20;
-const TCP_BACKLOG: i32 = 1_024;
 
 /// Every listener open, nothing served yet.
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
     listeners: Vec<Listener>,
+    discovery: Vec<Discovery>,
     workers: Vec<Sockets>,
 }
 
@@ -77,35 +76,32 @@ impl Bound {
     /// Names the listener that cannot be opened; none is left open then.
     pub fn bind(config: Config) -> Result<Self, BindError> {
         let workers = config.workers.max(1);
-        let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
+        let mut opening =
+            Opening { workers: (0..workers).map(|_| Sockets::default()).collect(), udp: vec![] };
         let mut listeners = Vec::new();
         for wanted in &config.listeners {
-            let failed = |source| BindError { listener: *wanted, source };
-            // Without SO_REUSEPORT first: with it, another Turnery on this port would go unnoticed.
-            let probe = open(*wanted, false).map_err(failed)?;
-            let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(wanted.address);
-            drop(probe);
-            let listener = Listener { address, ..*wanted };
-            for worker in &mut sockets {
-                let socket = open(listener, true).map_err(failed)?;
-                match listener.transport {
-                    Transport::Udp => {
-                        worker.udp.push(udp::UdpListener::new(socket, listener).map_err(failed)?);
-                    }
-                    Transport::Tcp => {
-                        socket.listen(TCP_BACKLOG).map_err(failed)?;
-                        worker.tcp.push((socket.into(), listener));
-                    }
-                }
-            }
-            listeners.push(listener);
+            listeners.push(opening.open(*wanted)?);
         }
-        Ok(Self { config, listeners, workers: sockets })
+        let discovery = config.alternates.iter().map(|alternate| opening.discovery(alternate));
+        let discovery = discovery.collect::<Result<_, _>>()?;
+        Ok(Self { config, listeners, discovery, workers: opening.workers })
     }
 
     /// The listeners, with the ports that are really open.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
+    }
+
+    /// Where NAT behaviour discovery is offered, with the ports that are really open.
+    pub fn discovery(&self) -> &[Discovery] {
+        &self.discovery
+    }
+
+    /// Everything that is listened on, under each of its names.
+    fn own_listeners(&self) -> Vec<SocketAddr> {
+        let sources = self.discovery.iter().flat_map(|discovery| discovery.sources.concat());
+        let named = sources.flat_map(|source| [source.local, source.public]);
+        self.listeners.iter().map(|listener| listener.address).chain(named).collect()
     }
 
     /// Starts the workers. They carry out commands, and serve clients after [`Relay::admit`].
@@ -114,13 +110,11 @@ impl Bound {
     /// When the system gives no thread, descriptor or randomness.
     pub fn start(self) -> io::Result<Relay> {
         sys::raise_open_files();
-        let Config { mut turn, relay_ports, keyring, stream_limits, .. } = self.config;
-        let own = OwnAddresses {
-            listeners: self.listeners.iter().map(|listener| listener.address).collect(),
-            relay_addresses: turn.relay_addresses.clone(),
-            relay_ports,
-        };
+        let listeners = self.own_listeners();
+        let Config { mut turn, relay_ports, keyring, proxies, stream_limits, .. } = self.config;
+        let own = OwnAddresses { listeners, relay_addresses: turn.relay_addresses.clone(), relay_ports };
         turn.policy = own.tell(turn.policy);
+        turn.discovery = self.discovery;
         let local = turn.relay_addresses.iter().map(|address| address.local);
         let nonces = NonceKey::new(sys::random()?);
         let shared = Shared::new(keyring, nonces, RelayPorts::new(relay_ports, local));
@@ -138,7 +132,7 @@ impl Bound {
             let worker = Worker::new(
                 server,
                 sockets,
-                stream_limits,
+                Connections::new(WorkerId(index), stream_limits, proxies.clone()),
                 clock,
                 (inbox, colleagues.clone()),
                 Arc::clone(&counters),
@@ -202,26 +196,4 @@ impl Relay {
             let _ = worker.thread.join();
         }
     }
-}
-
-fn open(listener: Listener, reuse_port: bool) -> io::Result<Socket> {
-    let (kind, protocol) = match listener.transport {
-        Transport::Udp => (Type::DGRAM, Protocol::UDP),
-        Transport::Tcp => (Type::STREAM, Protocol::TCP),
-    };
-    let domain = Domain::for_address(listener.address);
-    let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
-    if domain == Domain::IPV6 {
-        // An IPv6 listener is an IPv6 listener: the IPv4 one has its own socket.
-        socket.set_only_v6(true)?;
-    }
-    if listener.transport == Transport::Tcp {
-        socket.set_reuse_address(true)?;
-    }
-    socket.set_reuse_port(reuse_port)?;
-    if listener.transport == Transport::Udp {
-        sys::set_receive_buffer(&socket, LISTENER_BUFFER_BYTES);
-    }
-    socket.bind(&SockAddr::from(listener.address))?;
-    Ok(socket)
 }

@@ -1,11 +1,12 @@
 //! The stream clients of one worker: accepted within bounds, looked at again before a deadline can be missed by much.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use slab::Slab;
-use turn::{Client, FiveTuple, Transport, WorkerId};
+use stun::proxy_protocol::{self, BadHeader, Front};
+use turn::{Cidr, Client, FiveTuple, Transport, WorkerId};
 
 use crate::connection::Connection;
 use crate::sys::{Epoll, Interest};
@@ -26,6 +27,10 @@ pub(crate) struct Connections {
     slab: Slab<Connection>,
     /// Anyone can connect, so the hash is keyed.
     per_address: HashMap<IpAddr, usize>,
+    /// The 5-tuple of each connection: what a proxy says could be another's, and a 5-tuple has one allocation.
+    five_tuples: HashSet<FiveTuple>,
+    /// Who is believed when it says whose a connection is.
+    proxies: Vec<Cidr>,
     /// One entry for each connection: when to look at its deadlines.
     checks: BTreeSet<(u64, usize)>,
     pub(crate) limits: StreamLimits,
@@ -40,6 +45,10 @@ pub(crate) struct Accepted {
     pub(crate) is_starved: bool,
 }
 
+/// The connection has to be closed: its proxy's header is malformed, or names a client that cannot be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused;
+
 /// What the connections from one place are counted under: an IPv6 host has a whole /64 of addresses.
 fn place(address: IpAddr) -> IpAddr {
     match address {
@@ -49,8 +58,16 @@ fn place(address: IpAddr) -> IpAddr {
 }
 
 impl Connections {
-    pub(crate) fn new(worker: WorkerId, limits: StreamLimits) -> Self {
-        Self { worker, slab: Slab::new(), per_address: HashMap::new(), checks: BTreeSet::new(), limits }
+    pub(crate) fn new(worker: WorkerId, limits: StreamLimits, proxies: Vec<Cidr>) -> Self {
+        Self {
+            worker,
+            slab: Slab::new(),
+            per_address: HashMap::new(),
+            five_tuples: HashSet::new(),
+            proxies,
+            checks: BTreeSet::new(),
+            limits,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -124,8 +141,9 @@ impl Connections {
         epoll: &Epoll,
         now_ms: u64,
     ) -> io::Result<bool> {
-        let from_address = self.per_address.get(&place(from.ip())).copied().unwrap_or(0);
-        if self.slab.len() >= self.limits.connections || from_address >= self.limits.connections_per_address {
+        // How many a proxy may have is not asked: they count for those whose they are, once that is known.
+        let is_proxy = self.proxies.iter().any(|proxy| proxy.contains(from.ip()));
+        if self.slab.len() >= self.limits.connections || (!is_proxy && self.is_crowded(from.ip(), 0)) {
             return Ok(false);
         }
         stream.set_nonblocking(true)?;
@@ -135,18 +153,79 @@ impl Connections {
         let id = self.slab.vacant_key();
         let Some(via) = self.handle(id) else { return Ok(false) };
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
+        if self.five_tuples.contains(&five_tuple) {
+            return Ok(false);
+        }
         let client = Client { five_tuple, via };
         epoll.add(&stream, Self::token(&client).pack(), Interest::Read)?;
-        let connection = self.slab.vacant_entry().insert(Connection::new(stream, client, now_ms));
+        let connection = Connection::new(stream, client, is_proxy, now_ms);
+        let connection = self.slab.vacant_entry().insert(connection);
         connection.check_ms = now_ms + CHECK_MS;
-        *self.per_address.entry(place(from.ip())).or_default() += 1;
+        self.count(five_tuple);
         self.checks.insert((now_ms + CHECK_MS, id));
         Ok(true)
     }
 
-    /// Closes a connection; its client.
-    pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
-        let five_tuple = self.slab.try_remove(id)?.client.five_tuple;
+    /// Reads past a proxy's header at the front of a connection, if one may be there: what comes behind. `None` when
+    /// the rest of it has to come first.
+    pub(crate) fn read_front<'b>(
+        &mut self,
+        id: usize,
+        bytes: &'b [u8],
+        now_ms: u64,
+    ) -> Result<Option<&'b [u8]>, Refused> {
+        let Some(connection) = self.slab.get_mut(id).filter(|connection| connection.is_unnamed) else {
+            return Ok(Some(bytes));
+        };
+        let (length, named) = match proxy_protocol::read(bytes).map_err(|BadHeader| Refused)? {
+            Front::Incomplete { .. } => {
+                connection.keep(bytes, false, now_ms);
+                return Ok(None);
+            }
+            Front::Absent => (0, None),
+            Front::Header { length, client } => (length, client),
+        };
+        connection.is_unnamed = false;
+        connection.keep(&[], true, now_ms);
+        self.name(id, named)?;
+        Ok(Some(bytes.get(length..).unwrap_or_default()))
+    }
+
+    /// The connection is this client's, or the proxy's own, and counts as such.
+    fn name(&mut self, id: usize, named: Option<SocketAddr>) -> Result<(), Refused> {
+        let Some(own) = self.slab.get(id).map(|connection| connection.client.five_tuple) else {
+            return Err(Refused);
+        };
+        let five_tuple = FiveTuple { client: named.unwrap_or(own.client), ..own };
+        // Whoever comes second under a name would send through the first one's allocation.
+        if five_tuple != own && self.five_tuples.contains(&five_tuple) {
+            return Err(Refused);
+        }
+        let counted = usize::from(place(five_tuple.client.ip()) == place(own.client.ip()));
+        if self.is_crowded(five_tuple.client.ip(), counted) {
+            return Err(Refused);
+        }
+        self.uncount(own);
+        self.count(five_tuple);
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.client.five_tuple = five_tuple;
+        }
+        Ok(())
+    }
+
+    /// Whether there are as many connections from a place as may be, `own` of them not counted.
+    fn is_crowded(&self, address: IpAddr, own: usize) -> bool {
+        let open = self.per_address.get(&place(address)).copied().unwrap_or(0);
+        open.saturating_sub(own) >= self.limits.connections_per_address
+    }
+
+    fn count(&mut self, five_tuple: FiveTuple) {
+        self.five_tuples.insert(five_tuple);
+        *self.per_address.entry(place(five_tuple.client.ip())).or_default() += 1;
+    }
+
+    fn uncount(&mut self, five_tuple: FiveTuple) {
+        self.five_tuples.remove(&five_tuple);
         let address = place(five_tuple.client.ip());
         if let Some(count) = self.per_address.get_mut(&address) {
             *count -= 1;
@@ -154,6 +233,12 @@ impl Connections {
                 self.per_address.remove(&address);
             }
         }
+    }
+
+    /// Closes a connection; its client.
+    pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
+        let five_tuple = self.slab.try_remove(id)?.client.five_tuple;
+        self.uncount(five_tuple);
         Some(five_tuple)
     }
 
@@ -208,7 +293,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let listener = (listener, Listener { transport: Transport::Tcp, address });
         let epoll = Epoll::new().unwrap();
-        let mut connections = Connections::new(WorkerId(3), StreamLimits::default());
+        let mut connections = Connections::new(WorkerId(3), StreamLimits::default(), vec![]);
         let mut now_ms = 0;
         // Each takes the number of the one before it.
         for _ in 0..100 {
@@ -223,6 +308,6 @@ mod tests {
         }
         assert_eq!(connections.overdue(now_ms + CHECK_MS, |_| true), None);
         assert_eq!((connections.next_check(), connections.len()), (None, 0));
-        assert!(connections.per_address.is_empty());
+        assert!(connections.per_address.is_empty() && connections.five_tuples.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets};
 
 use crate::Listener;
-use crate::sys::{Epoll, Interest, path_mtu_discovery, receive_coalesced, receive_destination};
+use crate::sys::{Epoll, Interest, keep_errors, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
 
 #[derive(Debug)]
@@ -85,6 +85,7 @@ impl RelaySockets for Opener<'_> {
             socket.set_only_v6(true).map_err(failed)?;
         }
         receive_coalesced(&socket);
+        keep_errors(&socket, local.is_ipv4()).map_err(failed)?;
         socket.bind(&SockAddr::from(local)).map_err(failed)?;
         self.adopt(socket).map_err(failed)
     }
@@ -104,6 +105,8 @@ impl Opener<'_> {
 /// Sends one datagram with the DF bit set: it is lost where it does not fit, and not cut. RFC 8656 §15.
 pub(crate) fn send_whole(socket: &Socket, bytes: &[u8], peer: SocketAddr) -> io::Result<()> {
     let is_v4 = peer.is_ipv4();
+    // An error about an earlier datagram is not this one's; its ICMP message stays in the queue.
+    let _ = socket.take_error();
     path_mtu_discovery(socket, is_v4, true)?;
     let sent = socket.send_to(bytes, &SockAddr::from(peer));
     path_mtu_discovery(socket, is_v4, false)?;

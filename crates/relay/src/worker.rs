@@ -13,15 +13,15 @@ use turn::{
     Transport,
 };
 
+use crate::Listener;
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
 use crate::mailbox::{Colleagues, Inbox, Message};
-use crate::stream::Connections;
-use crate::sys::{Epoll, Event, Interest};
+use crate::stream::{Connections, Refused};
+use crate::sys::{Epoll, Event, Interest, Taken, take_error};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
-use crate::{Listener, StreamLimits};
 
 mod moves;
 
@@ -32,6 +32,9 @@ const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
 
 /// How long a listener is left alone when nothing can be accepted, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// ICMP errors taken from a relay socket before its worker looks at other sockets again.
+const ERRORS_PER_ROUND: usize = 64;
 
 /// The listeners of one worker.
 #[derive(Debug, Default)]
@@ -98,14 +101,13 @@ impl Worker {
     pub(crate) fn new(
         server: Server,
         sockets: Sockets,
-        limits: StreamLimits,
+        connections: Connections,
         clock: Clock,
         (inbox, colleagues): (Inbox, Colleagues),
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&*inbox.wake, Token::Wake.pack(), Interest::Read)?;
-        let connections = Connections::new(server.worker(), limits);
         Ok(Self {
             server,
             sockets,
@@ -178,7 +180,12 @@ impl Worker {
         match Token::unpack(event.token) {
             Token::Wake => self.read_inbox(now)?,
             Token::Udp(index) => self.read_listener(now, index),
-            Token::Relay(relay) => self.read_relay(now, relay),
+            Token::Relay(relay) => {
+                if event.failed {
+                    self.read_errors(now, relay);
+                }
+                self.read_relay(now, relay);
+            }
             Token::Tcp(index) => {
                 if let Some(listener) = self.sockets.tcp.get(index as usize) {
                     let accepted = self.connections.accept(listener, &self.epoll, now.monotonic_ms);
@@ -257,6 +264,27 @@ impl Worker {
         }
     }
 
+    /// Tells the client what the network said of its datagrams.
+    fn read_errors(&mut self, now: Time, relay: RelayId) {
+        for _ in 0..ERRORS_PER_ROUND {
+            let Some(socket) = self.relays.socket(relay) else { return };
+            let (peer, icmp) = match take_error(socket) {
+                Ok(Taken::Icmp(peer, icmp)) => (peer, icmp),
+                Ok(Taken::Other) => continue,
+                Ok(Taken::Nothing) | Err(_) => return,
+            };
+            if self.batch.is_full() {
+                self.flush();
+            }
+            self.make_room();
+            let Some(place) = self.batch.put(&[]) else { return };
+            let (mut packet, base) = self.batch.packet(place);
+            let action = self.server.from_peer_error(now, relay, peer, icmp, &mut packet);
+            let range = packet.range();
+            self.act(action, None, base + range.start..base + range.end);
+        }
+    }
+
     fn handle_client_packet(&mut self, now: Time, client: Client, place: Place) {
         let (mut packet, base) = self.batch.packet(place);
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
@@ -280,7 +308,7 @@ impl Worker {
     fn act(&mut self, action: Action, from: Option<Client>, range: Range<usize>) {
         let bytes = range.len() as u64;
         match (action, from) {
-            (Action::Reply(reply), Some(client)) => {
+            (Action::Reply(reply), Some(client)) | (Action::ReplyElsewhere(reply, client), _) => {
                 self.count(reply);
                 self.send_to_client(&client, range);
             }
@@ -381,9 +409,20 @@ impl Worker {
     /// Reads once and handles every whole frame; whether the connection can go on.
     fn read_frames(&mut self, now: Time, id: usize, buffer: &mut [u8]) -> bool {
         let Some(connection) = self.connections.entry(id) else { return true };
-        let client = connection.client;
         let Ok(Some(length)) = connection.read(buffer) else { return false };
         let mut rest = buffer.get(..length).unwrap_or_default();
+        match self.connections.read_front(id, rest, now.monotonic_ms) {
+            Ok(Some(behind)) => rest = behind,
+            // The rest of a proxy's header has to come first.
+            Ok(None) => return true,
+            Err(Refused) => {
+                self.counters.connections_refused.add(1);
+                return false;
+            }
+        }
+        let Some(client) = self.connections.entry(id).map(|connection| connection.client) else {
+            return true;
+        };
         let mut completed = false;
         loop {
             match framing::next(rest) {

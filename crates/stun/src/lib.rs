@@ -1,5 +1,5 @@
 //! Every byte format of STUN and TURN: messages and attributes (RFC 8489, RFC 8656), integrity and
-//! fingerprint, `ChannelData`, and how frames follow each other on a stream.
+//! fingerprint, `ChannelData`, how frames follow each other on a stream, and the header that a proxy may put before.
 //!
 //! Parsing borrows, never allocates, never panics and looks at no clock; writing goes into a buffer the caller
 //! gives. What a message *means* is not decided here.
@@ -13,6 +13,7 @@ mod error_code;
 pub mod framing;
 mod integrity;
 mod message;
+pub mod proxy_protocol;
 mod writer;
 
 pub use attribute::AttributeType;

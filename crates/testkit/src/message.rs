@@ -1,6 +1,6 @@
 //! Messages as a client writes them, right ones and, for tests, wrong ones.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use stun::{
     AttributeType, ChannelNumber, Class, HEADER_LEN, IntegrityAlgorithm, LongTermKey, MessageWriter, Method,
@@ -127,4 +127,32 @@ pub fn channel_data(transport: Transport, channel: ChannelNumber, data: &[u8]) -
         bytes.resize(bytes.len() + channel_data::stream_padding(data.len()), 0);
     }
     bytes
+}
+
+/// A PROXY header of version 1 that names this client.
+pub fn proxy_v1(client: SocketAddr) -> Vec<u8> {
+    let (family, server) = if client.is_ipv4() { ("TCP4", "192.0.2.9") } else { ("TCP6", "2001:db8::9") };
+    format!("PROXY {family} {} {server} {} 3478\r\n", client.ip(), client.port()).into_bytes()
+}
+
+/// A PROXY header of version 2 that names this client and has these TLVs behind.
+///
+/// # Panics
+/// When it would be longer than a header can be.
+pub fn proxy_v2(client: SocketAddr, tlvs: &[u8]) -> Vec<u8> {
+    let (family, ips) = match client.ip() {
+        IpAddr::V4(ip) => (0x11, [ip.octets(), [192, 0, 2, 9]].concat()),
+        IpAddr::V6(ip) => (0x21, [ip.octets(), [9; 16]].concat()),
+    };
+    let ports = [client.port().to_be_bytes(), 3_478_u16.to_be_bytes()].concat();
+    proxy_v2_block(0x21, family, &[&ips[..], &ports, tlvs].concat())
+}
+
+/// A PROXY header of version 2 with this command and family, right or wrong.
+///
+/// # Panics
+/// When the block is longer than 65,535 bytes.
+pub fn proxy_v2_block(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(block.len()).expect("a block's length fits").to_be_bytes();
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, block].concat()
 }

@@ -10,6 +10,7 @@ use stun::{ChannelNumber, TransactionId};
 
 use crate::allocate::Family;
 use crate::auth::Authenticated;
+use crate::icmp::Told;
 use crate::mobility::Mobility;
 use crate::pace::Pace;
 use crate::port::RelayPort;
@@ -88,6 +89,7 @@ pub(crate) struct Allocation {
     pub(crate) mobility: Option<Box<Mobility>>,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
+    pub(crate) icmp_told: Told,
 }
 
 /// RFC 8656 §9: an address, without a port, and a time to expiry.
@@ -133,6 +135,7 @@ impl Allocation {
             mobility: None,
             permissions: Vec::new(),
             channels: Vec::new(),
+            icmp_told: Told::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use crate::{KeyLimits, PeerPolicy, StrangerLimit};
+use crate::{Discovery, KeyLimits, PeerPolicy, StrangerLimit};
 
 /// Which of a process's workers a server belongs to. It is part of what names an allocation or a connection to
 /// clients, so that what arrives at another worker finds its way.
@@ -16,6 +16,9 @@ pub struct Config {
     pub realm: String,
     /// Where relayed addresses are made: the first of a family serves all requests for it.
     pub relay_addresses: Vec<RelayAddress>,
+    /// Where NAT behaviour discovery is offered, at most one of a family; nowhere, and a Binding is answered as
+    /// shortly as can be. RFC 5780 §6.
+    pub discovery: Vec<Discovery>,
     /// Which peers may be reached.
     pub policy: PeerPolicy,
     /// LIFETIME when the client asks for none or less, in seconds. RFC 8656 §7.2: 600.
@@ -74,6 +77,7 @@ impl Default for Config {
             worker: WorkerId::default(),
             realm: "turnery".to_owned(),
             relay_addresses: Vec::new(),
+            discovery: Vec::new(),
             policy: PeerPolicy::default(),
             default_lifetime_secs: 600,
             max_lifetime_secs: 3_600,

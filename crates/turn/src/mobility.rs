@@ -496,6 +496,7 @@ impl Server {
             realm: &self.config.realm,
             nonce: &|| self.shared.nonces.issue(now, &five_tuple, offers_algorithms),
             offers_algorithms,
+            known: crate::auth::is_known,
         };
         let mut buffer = [0; crate::MAX_REPLY];
         let Ok(length) = response.write(outcome, &mut buffer) else { return };

@@ -4,7 +4,7 @@ pub const HEADROOM: usize = stun::DATA_INDICATION_MAX_HEADER;
 /// Room needed behind a peer's data: padding. RFC 8489 §14, RFC 8656 §12.5.
 pub const TAILROOM: usize = 3;
 /// Room needed from a client packet's first byte on: replies are written over requests.
-pub const MAX_REPLY: usize = 1_024;
+pub const MAX_REPLY: usize = 2_048;
 
 /// The packet and its surroundings in the caller's buffer: what a header is put in front of and a reply written
 /// over, so that data is never moved.

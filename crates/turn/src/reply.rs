@@ -9,7 +9,7 @@ use stun::{
 
 use crate::Forbidden;
 use crate::allocate::Family;
-use crate::auth::is_known;
+use crate::discovery::{Discovered, MAX_PADDING};
 use crate::nonce::Nonce;
 use crate::reservation::Token;
 use crate::ticket::Sealed;
@@ -196,7 +196,7 @@ impl Refusal {
 /// What a success response says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Binding,
+    Binding(Option<Discovered>),
     /// With a ticket, if the allocation is mobile.
     Allocated(Allocated, Option<Sealed>),
     /// With a ticket, if the allocation has moved.
@@ -229,6 +229,8 @@ pub(crate) struct Response<'r> {
     pub(crate) realm: &'r str,
     pub(crate) nonce: &'r dyn Fn() -> Nonce,
     pub(crate) offers_algorithms: bool,
+    /// The comprehension-required attributes that the request may have.
+    pub(crate) known: fn(AttributeType) -> bool,
 }
 
 impl Response<'_> {
@@ -257,9 +259,12 @@ impl Response<'_> {
 
     fn write_answer(&self, answer: Answer, writer: &mut MessageWriter<'_>) {
         match answer {
-            Answer::Binding => {
+            Answer::Binding(discovered) => {
                 // RFC 8489 §6.3.1.1: the response carries the source address the server saw.
                 writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.client);
+                if let Some(discovered) = discovered {
+                    self.write_discovered(&discovered, writer);
+                }
             }
             Answer::Allocated(allocated, ticket) => {
                 // RFC 8656 §7.2: XOR-RELAYED-ADDRESS (two of a dual allocation), LIFETIME, XOR-MAPPED-ADDRESS, and
@@ -286,6 +291,22 @@ impl Response<'_> {
         }
     }
 
+    fn write_discovered(&self, discovered: &Discovered, writer: &mut MessageWriter<'_>) {
+        // RFC 5780 §6.1: MAPPED-ADDRESS beside XOR-MAPPED-ADDRESS, so that a NAT which rewrites addresses shows;
+        // RESPONSE-ORIGIN is where the response is sent from. RFC 5780 §7.4: OTHER-ADDRESS where it could be sent from
+        // instead, told only by who has a second address. ALTERNATE-SERVER is in error responses alone.
+        for (kind, address) in [
+            (AttributeType::MAPPED_ADDRESS, self.client),
+            (AttributeType::RESPONSE_ORIGIN, discovered.origin),
+            (AttributeType::OTHER_ADDRESS, discovered.other),
+        ] {
+            writer.attribute(kind, address::encode(address).as_bytes());
+        }
+        if let Some(padding) = discovered.padding.and_then(|length| [0; MAX_PADDING].get(..length)) {
+            writer.attribute(AttributeType::PADDING, padding);
+        }
+    }
+
     fn write_refusal(&self, refusal: Refusal, writer: &mut MessageWriter<'_>) {
         let code = refusal.code();
         // A spoofed source gets no byte more than it needs; whoever is authenticated gets the reason in words.
@@ -306,7 +327,7 @@ impl Response<'_> {
         if refusal == Refusal::UnknownAttributes {
             // RFC 8489 §6.3.1: the unknown comprehension-required attributes are listed.
             let mut list = [0; 64];
-            let unknown = self.request.unknown_attributes(is_known);
+            let unknown = self.request.unknown_attributes(self.known);
             let length = list
                 .chunks_exact_mut(2)
                 .zip(unknown)

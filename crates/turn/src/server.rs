@@ -5,11 +5,12 @@ use std::sync::Arc;
 use credentials::{Denial, DenySet, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use stun::{Class, Fingerprint, Kind, Message, Method, ParseError};
+use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method, ParseError};
 
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
 use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known};
-use crate::binding::binding;
+use crate::binding::{binding, known_at};
+use crate::discovery::Place;
 use crate::mobility::{Departed, Note, Traveller};
 use crate::own_relays::OwnRelays;
 use crate::port::RelayPort;
@@ -38,6 +39,8 @@ pub enum Action {
     Drop(DropReason),
     /// Send it back on the way it came: it is the response.
     Reply(Reply),
+    /// Send it this way: it is the response to a Binding that asked to be answered from or to elsewhere. RFC 5780 §6.1.
+    ReplyElsewhere(Reply, Client),
     /// Send it from this relay socket to this peer: it is the application's data.
     ToPeer {
         /// From where.
@@ -103,6 +106,10 @@ pub enum DropReason {
     KeyRateExceeded,
     /// The client has lost its connection and may come back.
     ClientAway,
+    /// An ICMP error of a kind that clients are not told of.
+    IcmpNotRelayed,
+    /// The client has been told of enough ICMP errors in this second.
+    TooManyErrors,
     /// The data and its header fit into no message or not into the buffer.
     NoRoom,
 }
@@ -441,10 +448,10 @@ impl Server {
                 }
                 let mut buffer = [0; MAX_REPLY];
                 let answered = self.request(now, client, &message, sockets, &mut buffer)?;
-                let Some((reply, length)) = answered else { return Ok(Action::Later) };
+                let Some((action, length)) = answered else { return Ok(Action::Later) };
                 let bytes = buffer.get(..length).ok_or(DropReason::NoRoom)?;
                 packet.replace(bytes).map_err(|_| DropReason::NoRoom)?;
-                Ok(Action::Reply(reply))
+                Ok(action)
             }
             (Class::Indication, Method::SEND) => {
                 let send::Forward { action, offset, length } = match self.send(now, client, &message) {
@@ -465,11 +472,16 @@ impl Server {
         message: &Message<'_>,
         sockets: &mut impl RelaySockets,
         buffer: &mut [u8; MAX_REPLY],
-    ) -> Result<Option<(Reply, usize)>, DropReason> {
+    ) -> Result<Option<(Action, usize)>, DropReason> {
         let method = message.method();
         let mut key = None;
+        let mut known: fn(AttributeType) -> bool = is_known;
         let outcome = match method {
-            Method::BINDING => binding(message),
+            Method::BINDING => {
+                let place = Place::of(&self.config.discovery, &client.five_tuple);
+                known = known_at(place);
+                binding(place, client, message)
+            }
             Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
                 self.expect_integrity(client, message)?;
                 let authority = self.authority(&client.five_tuple);
@@ -502,9 +514,17 @@ impl Server {
                 self.shared.nonces.issue(now, &client.five_tuple, self.config.offer_password_algorithms)
             },
             offers_algorithms: self.config.offer_password_algorithms,
+            known,
         };
         let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
-        Ok(Some((outcome.map_or_else(Reply::Refused, |_| Reply::Success(method)), length)))
+        let reply = outcome.map_or_else(Reply::Refused, |_| Reply::Success(method));
+        let action = match outcome {
+            Ok(Answer::Binding(Some(discovered))) if discovered.route != client => {
+                Action::ReplyElsewhere(reply, discovered.route)
+            }
+            _ => Action::Reply(reply),
+        };
+        Ok(Some((action, length)))
     }
 
     /// Only Allocate may begin without integrity: other requests of strangers are not worth a reflected byte.

@@ -11,10 +11,15 @@ use crate::config::fault;
 
 /// Opens the relay's listeners, all or none.
 pub(crate) fn relay(config: relay::Config) -> Result<Bound> {
+    let asked_for = config.listeners.clone();
     Bound::bind(config).map_err(|error| {
         let BindError { listener, source } = error;
-        let hint =
-            hint(&source, "is another TURN server running? ", "--turn-listen", listener.address.port());
+        let flag = if asked_for.contains(&listener) {
+            "--turn-listen"
+        } else {
+            "--alternate-address or --alternate-port"
+        };
+        let hint = hint(&source, "is another TURN server running? ", flag, listener.address.port());
         anyhow!("cannot listen on {listener}: {}{hint}", fault(&source))
     })
 }

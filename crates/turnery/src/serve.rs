@@ -96,6 +96,11 @@ impl Service {
         warn(settings, &keyring_file);
 
         let listeners = bound.listeners().to_vec();
+        for discovery in bound.discovery() {
+            let sources: Vec<String> =
+                discovery.sources.concat().iter().map(|it| it.public.to_string()).collect();
+            tracing::info!(from = %sources.join(","), "NAT behaviour discovery is offered");
+        }
         let ice = ice_urls(settings, &bound);
         let relay = RelayHandle::start(bound)?;
         let first = bootstrap(settings, &store).await?;
@@ -357,6 +362,7 @@ async fn reseal(store: &Store, keyring: &Keyring) -> Result<()> {
 fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
     relay::Config {
         listeners: settings.turn_listen.clone(),
+        alternates: settings.alternates.clone(),
         workers: settings.workers,
         turn: turn::Config {
             realm: settings.realm.clone(),
@@ -372,6 +378,7 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
         },
         relay_ports: settings.relay_ports,
         keyring: Arc::new(keyring.clone()),
+        proxies: settings.proxies.clone(),
         stream_limits: StreamLimits::default(),
     }
 }

@@ -149,10 +149,13 @@ impl<'d> Gather<'_, 'd> {
 
     /// Sends the messages, in order, up to the first that the system would not take.
     ///
+    /// An ICMP error about an earlier datagram makes the next call fail, whatever it sends, and is told by that: what
+    /// is refused is therefore tried once more.
+    ///
     /// # Errors
     /// How many were sent before that one, and what is wrong with it.
     pub(crate) fn send(self, socket: RawFd) -> Result<(), (usize, io::Error)> {
-        let mut done = 0;
+        let (mut done, mut again) = (0, true);
         while let Some(rest) = self.messages.headers.get_mut(done..self.count).filter(|rest| !rest.is_empty())
         {
             let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
@@ -160,13 +163,37 @@ impl<'d> Gather<'_, 'd> {
             // live for 'd; sending writes to none of them.
             let sent =
                 check(unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), length, libc::MSG_DONTWAIT) });
-            done += usize::try_from(sent.map_err(|error| (done, error))?).unwrap_or(0);
+            match sent {
+                Ok(sent) => {
+                    done += usize::try_from(sent).unwrap_or(0);
+                    again = true;
+                }
+                Err(error) if again && may_be_about_another(&error) => again = false,
+                Err(error) => return Err((done, error)),
+            }
         }
         Ok(())
     }
 }
 
-fn read_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+/// Whether a refusal may be an ICMP error about an earlier datagram: what the system makes of one.
+fn may_be_about_another(error: &io::Error) -> bool {
+    let made_of_icmp = [
+        libc::ECONNREFUSED,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EOPNOTSUPP,
+        libc::ENOPROTOOPT,
+        libc::EPROTO,
+        libc::EACCES,
+        libc::EMSGSIZE,
+    ];
+    error.raw_os_error().is_some_and(|code| made_of_icmp.contains(&code))
+}
+
+pub(super) fn read_address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that the storage holds a sockaddr_in.

@@ -27,6 +27,8 @@ impl Interest {
 pub(crate) struct Event {
     pub(crate) token: u64,
     pub(crate) writable: bool,
+    /// An error waits to be taken.
+    pub(crate) failed: bool,
 }
 
 /// A level-triggered epoll instance.
@@ -78,7 +80,8 @@ impl Epoll {
             // SAFETY: the system has written the first `ready` events.
             let event = unsafe { event.assume_init() };
             let writable = event.events & libc::EPOLLOUT as u32 != 0;
-            Event { token: event.u64, writable }
+            let failed = event.events & libc::EPOLLERR as u32 != 0;
+            Event { token: event.u64, writable, failed }
         }));
         Ok(())
     }

@@ -3,12 +3,14 @@
 
 mod datagram;
 mod epoll;
+mod errors;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 pub(crate) use datagram::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train};
 pub(crate) use epoll::{Epoll, Event, Interest, Wake};
+pub(crate) use errors::{Taken, keep_errors, take_error};
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

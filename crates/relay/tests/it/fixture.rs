@@ -27,6 +27,7 @@ pub(crate) fn config(listeners: &[&str]) -> Config {
     let allow = ["127.0.0.0/8", "::1/128"].map(|cidr| cidr.parse().unwrap()).to_vec();
     Config {
         listeners: listeners.iter().map(|listener| listener.parse().unwrap()).collect(),
+        alternates: vec![],
         workers: 2,
         turn: turn::Config {
             relay_addresses: vec![loopback("127.0.0.1"), loopback("::1")],
@@ -35,6 +36,7 @@ pub(crate) fn config(listeners: &[&str]) -> Config {
         },
         relay_ports: PortRange::default(),
         keyring: Arc::new(Keyring::generate(unix_now()).unwrap()),
+        proxies: vec![],
         stream_limits: StreamLimits::default(),
     }
 }

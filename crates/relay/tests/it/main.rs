@@ -7,8 +7,11 @@
 )]
 
 mod deadlines;
+mod discovery;
 mod fixture;
+mod icmp;
 mod mobility;
+mod proxy;
 mod relay_to_relay;
 mod relaying;
 mod start;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::SockRef;
 use stun::{ChannelNumber, ErrorCode};
-use turn::Transport;
+use turn::{Icmp, Transport};
 
 use super::{Client, Config, Event, Family, Frames};
 
@@ -101,6 +101,7 @@ pub struct BlockingClient {
     start: Instant,
     patience: Duration,
     received: VecDeque<(SocketAddr, Vec<u8>)>,
+    undelivered: VecDeque<(SocketAddr, Icmp)>,
     replies: VecDeque<Event>,
 }
 
@@ -131,6 +132,7 @@ impl BlockingClient {
             start: Instant::now(),
             patience: PATIENCE,
             received: VecDeque::new(),
+            undelivered: VecDeque::new(),
             replies: VecDeque::new(),
         })
     }
@@ -334,6 +336,23 @@ impl BlockingClient {
         }
     }
 
+    /// The next peer that a datagram did not reach, and what the network said; `None` when nothing of the kind is told
+    /// within `timeout`.
+    ///
+    /// # Errors
+    /// When the connection is closed or the socket fails.
+    pub fn undelivered(&mut self, timeout: Duration) -> Result<Option<(SocketAddr, Icmp)>, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(undelivered) = self.undelivered.pop_front() {
+                return Ok(Some(undelivered));
+            }
+            if !self.step(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Waits for the connection to be closed by the server, and says whether it was within `timeout`. A datagram
     /// socket is never closed by its other end.
     ///
@@ -393,6 +412,7 @@ impl BlockingClient {
         while let Some(event) = self.client.poll_event() {
             match event {
                 Event::Data { peer, bytes, .. } => self.received.push_back((peer, bytes)),
+                Event::Undelivered { peer, icmp } => self.undelivered.push_back((peer, icmp)),
                 event => self.replies.push_back(event),
             }
         }

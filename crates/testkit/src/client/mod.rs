@@ -19,7 +19,7 @@ use stun::{
     AttributeType, ChannelNumber, Class, ErrorCode, Integrity, Kind, Message, Method, PasswordAlgorithm,
     TransactionId, address, channel_data,
 };
-use turn::Transport;
+use turn::{Icmp, Transport};
 
 pub use blocking::{BlockingClient, Error};
 pub use frames::Frames;
@@ -131,6 +131,13 @@ pub enum Event {
     TimedOut {
         /// Which request.
         method: Method,
+    },
+    /// A datagram to a peer did not arrive. RFC 8656 §11.6.
+    Undelivered {
+        /// To whom.
+        peer: SocketAddr,
+        /// What the network said.
+        icmp: Icmp,
     },
     /// A peer's data arrived.
     Data {
@@ -435,8 +442,12 @@ impl Client {
     fn data_indication(&mut self, message: &Message<'_>) {
         let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS);
         let peer = peer.and_then(|value| address::decode_xor(value, message.transaction()));
-        if let (Some(peer), Some(data)) = (peer, message.attribute(AttributeType::DATA)) {
+        let Some(peer) = peer else { return };
+        if let Some(data) = message.attribute(AttributeType::DATA) {
             self.events.push_back(Event::Data { peer, bytes: data.to_vec(), channel: None });
+        } else if let Some(&[_, _, kind, code, a, b, c, d]) = message.attribute(AttributeType::ICMP) {
+            let icmp = Icmp { kind, code, data: u32::from_be_bytes([a, b, c, d]) };
+            self.events.push_back(Event::Undelivered { peer, icmp });
         }
     }
 

@@ -5,12 +5,14 @@ mod bytes;
 mod credential;
 mod framing;
 mod message;
+mod proxy;
 mod seeds;
 mod server;
 
 pub use credential::credential;
 pub use framing::framing;
 pub use message::message;
+pub use proxy::proxy;
 pub use seeds::seeds;
 pub use server::server;
 
@@ -18,8 +20,13 @@ pub use server::server;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] =
-    [("message", message), ("framing", framing), ("server", server), ("credential", credential)];
+pub const TARGETS: [Target; 5] = [
+    ("message", message),
+    ("framing", framing),
+    ("server", server),
+    ("credential", credential),
+    ("proxy", proxy),
+];
 
 /// The keyring that seeds and targets share. Its key is anything but secret.
 fn keyring(id: u8) -> credentials::Keyring {

@@ -20,6 +20,7 @@ pub fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
         "framing" => streams(),
         "server" => sequences(),
         "credential" => credentials(),
+        "proxy" => proxy_headers(),
         _ => Vec::new(),
     }
 }
@@ -48,6 +49,26 @@ fn response(class: stun::Class, fill: impl FnOnce(&mut MessageWriter<'_>)) -> Ve
         fill(writer);
         writer.integrity(&signature().key).fingerprint();
     })
+}
+
+fn proxy_headers() -> Vec<(&'static str, Vec<u8>)> {
+    let binding = message::request(Method::BINDING, ID, |_| {});
+    let followed = |header: Vec<u8>| [header, binding.clone()].concat();
+    vec![
+        ("v1-tcp4", followed(message::proxy_v1(peer()))),
+        ("v1-tcp6", followed(message::proxy_v1(peer6()))),
+        ("v1-unknown", followed(b"PROXY UNKNOWN\r\n".to_vec())),
+        ("v1-malformed", b"PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n".to_vec()),
+        ("v1-half", b"PROXY TCP4 1.2.3.4 1.2".to_vec()),
+        ("v2-tcp4", followed(message::proxy_v2(peer(), &[]))),
+        ("v2-tcp6-tlv", followed(message::proxy_v2(peer6(), &[1, 0, 4, b's', b't', b'u', b'n']))),
+        ("v2-local", followed(message::proxy_v2_block(0x20, 0, &[]))),
+        ("v2-unix", followed(message::proxy_v2_block(0x21, 0x31, &[b'/'; 216]))),
+        ("v2-unspecified", followed(message::proxy_v2_block(0x21, 0, &[]))),
+        ("v2-short", message::proxy_v2_block(0x21, 0x21, &[0; 12])),
+        ("v2-half", message::proxy_v2(peer6(), &[]).into_iter().take(30).collect()),
+        ("none", binding),
+    ]
 }
 
 fn messages() -> Vec<(&'static str, Vec<u8>)> {

@@ -196,6 +196,7 @@ impl Model {
             first: told,
             deleted: false,
             closing: Vec::new(),
+            errors: (0, 0),
         });
         Ok(())
     }

@@ -7,10 +7,10 @@ use stun::{
     AttributeType as A, Class, ErrorCode, Fingerprint, IntegrityAlgorithm, Message, Method, address,
     channel_data,
 };
-use turn::{Action, Client, RelayId, Reply, Time};
+use turn::{Action, Client, FiveTuple, Icmp, RelayId, Reply, Time};
 
 use super::requests::is_signed_as;
-use super::{Model, Ports, Proof, Told};
+use super::{Discovered, Model, Ports, Proof, Told};
 
 /// What must come of one input.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub enum Expected {
     Mapped {
         /// With this address.
         mapped: SocketAddr,
+        /// Where discovery is offered, with this too.
+        discovered: Option<Discovered>,
     },
     /// A new allocation.
     Allocated {
@@ -81,6 +83,15 @@ pub enum Expected {
         /// All of it.
         data: Vec<u8>,
     },
+    /// A client is told that a datagram did not arrive.
+    Undelivered {
+        /// This one.
+        client: Client,
+        /// At this peer.
+        peer: SocketAddr,
+        /// For this reason.
+        icmp: Icmp,
+    },
     /// The data goes to a client.
     ToClient {
         /// To this one.
@@ -112,8 +123,15 @@ impl Expected {
             ]),
             Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
             Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],
+            Self::Undelivered { icmp, .. } => named(&[(true, "icmp"), (icmp.data > 0, "too_big")]),
             Self::ToPeer { dont_fragment: true, .. } => vec!["dont_fragment"],
             Self::ToRelay { .. } => vec!["relay_to_relay"],
+            Self::Mapped { mapped, discovered: Some(discovered) } => named(&[
+                (discovered.origin.ip() == discovered.other.ip(), "change_ip"),
+                (discovered.origin.port() == discovered.other.port(), "change_port"),
+                (discovered.to != *mapped, "response_port"),
+                (discovered.padding.is_some(), "padding"),
+            ]),
             _ => vec![],
         }
     }
@@ -157,7 +175,7 @@ impl Model {
         (input, action, output): (&[u8], Action, &[u8]),
         opened: &[RelayId],
     ) -> Result<bool, String> {
-        if let (Some(client), Action::Reply(_)) = (client, action) {
+        if let (Some(client), Action::Reply(_) | Action::ReplyElsewhere(..)) = (client, action) {
             self.answered(now, client, expected);
         }
         let result = match (expected, action) {
@@ -181,8 +199,14 @@ impl Model {
                     .and_then(|()| check_data(to, *peer, *channel, data, output))
                     .map(|()| false)
             }
-            (_, Action::Reply(reply)) => client
+            (Expected::Undelivered { client, peer, icmp }, Action::ToClient(to)) => {
+                ensure(*client == to, "to another client")
+                    .and_then(|()| check_undelivered(*peer, *icmp, output))
+                    .map(|()| false)
+            }
+            (_, Action::Reply(reply) | Action::ReplyElsewhere(reply, _)) => client
                 .ok_or("a peer got a reply".to_owned())
+                .and_then(|client| check_route(client, expected, action).map(|()| client))
                 .and_then(|client| self.check_reply(now, client, expected, (input, reply, output), opened)),
             _ => Err("something else happened".to_owned()),
         };
@@ -214,8 +238,9 @@ impl Model {
         ensure(reply == Reply::Success(request.method()), "the action says otherwise than the response")?;
         let fields = Fields::of(&response);
         match expected {
-            Expected::Mapped { mapped } if request.method() == Method::BINDING => {
+            Expected::Mapped { mapped, discovered } if request.method() == Method::BINDING => {
                 ensure(fields == Fields { mapped: Some(*mapped), ..Fields::default() }, "attributes")?;
+                check_discovered(*mapped, discovered.as_ref(), &response)?;
                 ensure(is_signed_as(&response, None), "integrity")?;
                 Ok(false)
             }
@@ -312,6 +337,46 @@ impl Fields {
         let mapped = message.attribute(A::XOR_MAPPED_ADDRESS).and_then(address);
         Self { mapped, lifetime_secs: lifetime_secs.filter(|_| told.is_none()), told }
     }
+}
+
+/// The answer goes back on the way the request came, unless discovery says where else.
+fn check_route(client: Client, expected: &Expected, action: Action) -> Result<(), String> {
+    let FiveTuple { transport, server, client: address } = client.five_tuple;
+    let (from, to) = match expected {
+        Expected::Mapped { discovered: Some(discovered), .. } => (discovered.from, discovered.to),
+        _ => (server, address),
+    };
+    let route = FiveTuple { transport, server: from, client: to };
+    match action {
+        Action::ReplyElsewhere(_, other) => {
+            ensure(other.five_tuple == route && other != client, "the answer goes another way")
+        }
+        _ => ensure(client.five_tuple == route, "the answer goes back the same way"),
+    }
+}
+
+fn check_discovered(
+    mapped: SocketAddr,
+    discovered: Option<&Discovered>,
+    response: &Message<'_>,
+) -> Result<(), String> {
+    let address = |kind| response.attribute(kind).map(address::decode);
+    let padding = response.attribute(A::PADDING).map(<[u8]>::len);
+    let told = [A::MAPPED_ADDRESS, A::RESPONSE_ORIGIN, A::OTHER_ADDRESS].map(address);
+    let wanted = discovered.map(|it| [mapped, it.origin, it.other]);
+    ensure(told == wanted.map_or([None; 3], |all| all.map(|it| Some(Some(it)))), "what discovery tells")?;
+    ensure(padding == discovered.and_then(|it| it.padding), "PADDING")
+}
+
+fn check_undelivered(peer: SocketAddr, icmp: Icmp, output: &[u8]) -> Result<(), String> {
+    let message = Message::parse(output).map_err(|e| format!("the Data indication is no message ({e})"))?;
+    let about = message.attribute(A::XOR_PEER_ADDRESS);
+    let about = about.and_then(|value| address::decode_xor(value, message.transaction()));
+    ensure((message.class(), message.method()) == (Class::Indication, Method::DATA), "no Data indication")?;
+    ensure(about == Some(peer), "XOR-PEER-ADDRESS")?;
+    let [a, b, c, d] = icmp.data.to_be_bytes();
+    ensure(message.attribute(A::ICMP) == Some(&[0, 0, icmp.kind, icmp.code, a, b, c, d]), "ICMP")?;
+    ensure(message.attributes().count() == 2, "more attributes")
 }
 
 fn check_data(

@@ -6,6 +6,7 @@
 //! the server: they have tests of their own.
 
 mod allocate;
+mod binding;
 mod expected;
 mod limits;
 mod packets;
@@ -17,10 +18,12 @@ use std::net::{IpAddr, SocketAddr};
 use credentials::{CredentialId, Denial, SharedSecretId, TurnKeyId};
 use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
 use turn::{
-    Client, EndReason, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId, StrangerLimit, Time, Transport,
+    Client, Discovery, EndReason, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId, StrangerLimit,
+    Time, Transport,
 };
 
 pub use allocate::Ports;
+pub use binding::Discovered;
 use limits::{Debt, Used};
 
 pub use expected::{Expected, NewAllocation};
@@ -43,6 +46,8 @@ pub struct Rules {
     pub realm: String,
     /// Relay addresses, at most one of a family.
     pub relays: Vec<RelayAddress>,
+    /// Where NAT behaviour discovery is offered.
+    pub discovery: Vec<Discovery>,
     /// Relay ports of each.
     pub ports: PortRange,
     /// How old a nonce may be.
@@ -121,6 +126,8 @@ pub struct Allocation {
     first: Told,
     /// Refreshed with a lifetime of zero.
     deleted: bool,
+    /// When the second in which errors are counted began, and how many the client was told of in it.
+    errors: (u64, u32),
     /// Sockets of a family deleted for itself, whose end the server has not told yet.
     closing: Vec<RelayId>,
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use stun::{AttributeType, Class, Fingerprint, Message, Method};
-use turn::{Client, RelayId, Time};
+use turn::{Client, Icmp, RelayId, Time};
 
 use super::expected::Expected;
 use super::limits::Way;
@@ -104,5 +104,25 @@ impl Model {
             return Expected::Silence;
         }
         Expected::ToClient { client, peer, channel, data: data.to_vec() }
+    }
+
+    /// What must come of an ICMP error about a datagram to this peer. RFC 8656 §11.5; at most 16 in a second are told.
+    pub fn from_peer_error(&mut self, now: Time, relay: RelayId, peer: SocketAddr, icmp: Icmp) -> Expected {
+        let kinds: &[u8] = if peer.is_ipv4() { &[3, 11] } else { &[1, 2, 3] };
+        let reached = kinds.contains(&icmp.kind) && self.may_reach(peer);
+        let mut live = self.allocations.iter_mut().filter(|allocation| allocation.is_live(now));
+        let permitted = live.find(|a| a.has(relay)).filter(|a| reached && a.permits(peer.ip(), now));
+        let Some(allocation) = permitted else { return Expected::Silence };
+        let (since_ms, count) = &mut allocation.errors;
+        if now.monotonic_ms - *since_ms >= 1_000 {
+            (*since_ms, *count) = (now.monotonic_ms, 0);
+        }
+        if *count == 16 {
+            return Expected::Silence;
+        }
+        *count += 1;
+        let says_mtu = if peer.is_ipv4() { icmp.kind == 3 && icmp.code == 4 } else { icmp.kind == 2 };
+        let data = if says_mtu { icmp.data } else { 0 };
+        Expected::Undelivered { client: allocation.client, peer, icmp: Icmp { data, ..icmp } }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The comprehension-required attributes the server is to understand.
-const KNOWN: [A; 20] = [
+pub(super) const KNOWN: [A; 20] = [
     A::MAPPED_ADDRESS,
     A::USERNAME,
     A::MESSAGE_INTEGRITY,
@@ -88,11 +88,7 @@ impl Model {
     ) -> Expected {
         let unknown = unknown_attributes(message);
         if message.method() == Method::BINDING {
-            return if unknown.is_empty() {
-                Expected::Mapped { mapped: client.five_tuple.client }
-            } else {
-                Expected::Refused { codes: BTreeSet::from([420]), proof: None, unknown }
-            };
+            return self.binding(client, message);
         }
         let ours = [Method::ALLOCATE, Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND];
         if !ours.contains(&message.method()) {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stun::{AttributeType, ChannelNumber, Class, Method};
-use turn::Command;
+use turn::{Command, Icmp, RelayId};
 
 use super::scenario::key_limits;
 use super::world::World;
@@ -40,7 +40,8 @@ impl World {
                 let packet = self.wrong_packet(station)?;
                 return self.give(station, &packet);
             }
-            680..800 => self.peer_sends(),
+            680..790 => self.peer_sends(),
+            790..800 => return self.network_complains(),
             800..850 => return self.operate(station),
             850..880 => self.renew(station),
             880..910 => return self.claim(station),
@@ -116,6 +117,35 @@ impl World {
         let from = self.dice.pick(&self.scenario.peers);
         let data = self.payload();
         self.network.send(self.now_ms, from, to, &data);
+    }
+
+    /// ICMP errors about datagrams of a relay socket: one, or as many as nobody wants to hear of.
+    fn network_complains(&mut self) -> Result<(), String> {
+        let relays: Vec<RelayId> = self.lockstep.model.relays().map(|relay| relay.id).collect();
+        if relays.is_empty() {
+            return Ok(());
+        }
+        let relay = self.dice.pick(&relays);
+        let permitted: Vec<SocketAddr> = self
+            .lockstep
+            .model
+            .allocations()
+            .filter(|allocation| allocation.relays.iter().any(|held| held.id == relay))
+            .flat_map(|allocation| allocation.permissions.keys().map(|ip| SocketAddr::new(*ip, 5_000)))
+            .collect();
+        for _ in 0..self.dice.pick(&[1, 3, 20]) {
+            let other = self.some_peer();
+            let use_other = permitted.is_empty() || self.dice.permille(200);
+            let peer = if use_other { other } else { self.dice.pick(&permitted) };
+            let icmp = Icmp {
+                kind: self.dice.pick(&[0, 1, 2, 3, 3, 3, 4, 5, 8, 11, 12]),
+                code: self.dice.pick(&[0, 1, 3, 4, 4]),
+                data: self.dice.pick(&[0, 1_280, u32::MAX]),
+            };
+            let sent = self.lockstep.peer_error(self.now(), relay, peer, icmp)?;
+            self.dispatch(sent)?;
+        }
+        Ok(())
     }
 
     /// Whoever has a dead credential soon gets another one.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use stun::Method;
 use turn::{
-    Action, Client, Command, EndReason, FiveTuple, HEADROOM, MAX_REPLY, NonceKey, Output, Packet, Quotas,
-    RelayId, RelayPorts, Reply, Server, Shared, TAILROOM, Time,
+    Action, Client, Command, EndReason, FiveTuple, HEADROOM, Icmp, MAX_REPLY, NonceKey, Output, Packet,
+    Quotas, RelayId, RelayPorts, Reply, Server, Shared, TAILROOM, Time,
 };
 
 use super::scenario::Scenario;
@@ -101,6 +101,28 @@ impl Lockstep {
         Ok(self.sent(action, None, output))
     }
 
+    pub(super) fn peer_error(
+        &mut self,
+        now: Time,
+        relay: RelayId,
+        peer: SocketAddr,
+        icmp: Icmp,
+    ) -> Result<Sent, String> {
+        self.report.steps += 1;
+        let expected = self.model.from_peer_error(now, relay, peer, icmp);
+        let mut buffer = surrounded(&[]);
+        let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM);
+        let action = self.server.from_peer_error(now, relay, peer, icmp, &mut packet);
+        let output = packet.bytes().to_vec();
+        self.note(now, &format!("error about {peer} on {relay:?}: {icmp:?}"), action, &output);
+        self.model.check(now, None, &expected, (&[], action, &output), &[])?;
+        for feature in expected.features() {
+            *self.report.features.entry(feature).or_default() += 1;
+        }
+        self.drain(now, None, false)?;
+        Ok(self.sent(action, None, output))
+    }
+
     /// `command` has been told to the model already.
     pub(super) fn command(&mut self, now: Time, command: Command) -> Result<(), String> {
         self.report.steps += 1;
@@ -175,7 +197,8 @@ impl Lockstep {
 
     fn sent(&self, action: Action, sender: Option<Client>, output: Vec<u8>) -> Sent {
         match (action, sender) {
-            (Action::Reply(_), Some(client)) | (Action::ToClient(client), _) => {
+            (Action::Reply(_), Some(client))
+            | (Action::ReplyElsewhere(_, client) | Action::ToClient(client), _) => {
                 Sent::ToClient(client, output)
             }
             (Action::ToPeer { relay, peer, .. }, _) => {
@@ -195,11 +218,12 @@ impl Lockstep {
                 self.report.silences += 1;
                 *self.report.reasons.entry(format!("{reason:?}")).or_default() += 1;
             }
-            Action::Reply(Reply::Refused(refusal)) => {
+            Action::Reply(Reply::Refused(refusal)) | Action::ReplyElsewhere(Reply::Refused(refusal), _) => {
                 *self.report.reasons.entry(format!("{refusal:?}")).or_default() += 1;
                 *self.report.refusals.entry(refusal.code().code()).or_default() += 1;
             }
-            Action::Reply(Reply::Success(Method(method))) => {
+            Action::Reply(Reply::Success(Method(method)))
+            | Action::ReplyElsewhere(Reply::Success(Method(method)), _) => {
                 *self.report.successes.entry(method).or_default() += 1;
             }
             Action::ToPeer { .. } | Action::ToRelay { .. } => self.report.to_peers += 1,

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use turn::{
-    Cidr, Config, KeyLimits, Limits, PeerPolicy, PortRange, Rate, RelayAddress, StrangerLimit, Transport,
+    Cidr, Config, Discovery, KeyLimits, Limits, PeerPolicy, PortRange, Rate, RelayAddress, Source,
+    StrangerLimit, Transport,
 };
 
 use crate::dice::Dice;
@@ -76,6 +77,17 @@ where
     text.parse().expect("the scenario's texts are well formed")
 }
 
+/// Behind a NAT, which the second address is known by another name for.
+fn discovery() -> Discovery {
+    let at = |local: &str, public: &str, via| Source { local: parse(local), public: parse(public), via };
+    Discovery {
+        sources: [
+            [at("20.0.0.1:3478", "20.0.0.1:3478", 100), at("20.0.0.1:3479", "20.0.0.1:3479", 101)],
+            [at("10.0.0.9:3478", "20.0.0.9:3478", 102), at("10.0.0.9:3479", "20.0.0.9:3479", 103)],
+        ],
+    }
+}
+
 /// One run's surroundings.
 #[derive(Debug)]
 pub(super) struct Scenario {
@@ -106,6 +118,7 @@ impl Scenario {
         };
         let config = Config {
             relay_addresses: relays,
+            discovery: if dice.permille(500) { vec![discovery()] } else { vec![] },
             nonce_lifetime_secs: dice.pick(&[300, 600, 3_600]),
             username_lifetime_secs: dice.pick(&[700, 604_800, 604_800]),
             offer_password_algorithms: dice.permille(500),
@@ -155,6 +168,7 @@ impl Scenario {
         Rules {
             realm: self.config.realm.clone(),
             relays: self.config.relay_addresses.clone(),
+            discovery: self.config.discovery.clone(),
             ports: self.ports,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs.into(),
             username_lifetime_secs: self.config.username_lifetime_secs.into(),

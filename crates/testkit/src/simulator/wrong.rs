@@ -206,6 +206,7 @@ impl World {
                 let family = self.dice.pick(&[None, Some(message::FAMILY_IPV4), Some(message::FAMILY_IPV6)]);
                 list.extend(family.map(|family| (A::REQUESTED_ADDRESS_FAMILY, family.to_vec())));
             }
+            Method::BINDING => self.discovery_attributes(&mut list),
             Method::CHANNEL_BIND => {
                 list.push((A::CHANNEL_NUMBER, self.some_channel().to_attribute().to_vec()));
             }
@@ -229,6 +230,26 @@ impl World {
             }
         }
         list
+    }
+
+    /// What a Binding asks of NAT behaviour discovery, rightly or not.
+    fn discovery_attributes(&mut self, list: &mut Vec<(A, Vec<u8>)>) {
+        let length = self.dice.index(9);
+        let flags = self.dice.pick(&[0, 2, 2, 4, 4, 6, 6, 0xFF]);
+        let port: u16 = self.dice.pick(&[0, 1, 4_000, 4_001]);
+        match self.dice.below(10) {
+            ..4 => list.push((A::CHANGE_REQUEST, vec![0, 0, 0, flags])),
+            4 => list.push((A::CHANGE_REQUEST, self.dice.data(length))),
+            5 => list.push((A::RESPONSE_PORT, self.dice.data(length))),
+            6 => list.push((A::RESPONSE_PORT, port.to_be_bytes().to_vec())),
+            _ => {}
+        }
+        match self.dice.below(10) {
+            0 => list.push((A::PADDING, self.dice.data(length))),
+            1 => list.push((A::PADDING, vec![7; self.dice.pick(&[1_499, 1_500, 1_501, 4_000])])),
+            2 => list.push((A::RESPONSE_PORT, [port.to_be_bytes(), [0, 0]].concat())),
+            _ => {}
+        }
     }
 
     fn odd_attribute(&mut self) -> (A, Vec<u8>) {

@@ -49,7 +49,7 @@ fn server_and_model_agree() {
         assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 486, 508].into());
         assert_eq!(all.successes.len(), 5, "every method succeeds");
         assert_eq!(all.ends.len(), 4, "allocations end in every way");
-        assert_eq!(all.features.len(), 11, "every feature is used: {:?}", all.features);
+        assert_eq!(all.features.len(), 17, "every feature is used: {:?}", all.features);
         assert!(all.features.values().all(|n| *n > 20), "and often enough: {:?}", all.features);
         assert!(
             all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)

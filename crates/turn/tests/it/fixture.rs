@@ -25,6 +25,7 @@ pub(crate) const PEER6: &str = "[2620:fe::fe]:5000";
 pub(crate) enum Outcome {
     Silence(DropReason),
     Reply(Vec<u8>),
+    ReplyElsewhere(Client, Vec<u8>),
     ToPeer(SocketAddr, Vec<u8>),
     ToClient(Client, Vec<u8>),
     ToRelay(RelayId, SocketAddr, Vec<u8>),
@@ -376,6 +377,7 @@ fn outcome(action: Action, output: Vec<u8>) -> Outcome {
     match action {
         Action::Drop(reason) => Outcome::Silence(reason),
         Action::Reply(_) => Outcome::Reply(output),
+        Action::ReplyElsewhere(_, route) => Outcome::ReplyElsewhere(route, output),
         Action::ToPeer { peer, .. } => Outcome::ToPeer(peer, output),
         Action::ToClient(client) => Outcome::ToClient(client, output),
         Action::ToRelay { relay, from } => Outcome::ToRelay(relay, from, output),

@@ -3,8 +3,10 @@
 
 mod allocate;
 mod authentication;
+mod discovery;
 mod dual;
 mod fixture;
+mod icmp;
 mod leaks;
 mod messages;
 mod mobility;

@@ -37,6 +37,16 @@ pub(crate) struct Layer {
     /// The UDP ports of relayed addresses, both ends included, from 1024 up [default: 49152-65535]
     #[arg(long, value_name = "MIN-MAX")]
     pub(crate) relay_ports: Option<String>,
+    /// A second address of this machine, for clients that find out how their NAT behaves (RFC 5780), and behind a
+    /// one-to-one NAT after a slash the one to bind; at most one for IPv4 and one for IPv6. Longer answers to
+    /// Binding requests come with it [default: none, and not offered]
+    #[arg(long, value_name = "PUBLIC[/LOCAL]")]
+    pub(crate) alternate_address: Option<Vec<String>>,
+    /// The second UDP port that goes with --alternate-address, on both addresses; 0 takes any free one [default: the
+    /// one above the first UDP listener's]
+    #[arg(long, value_name = "PORT")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) alternate_port: Option<String>,
     /// Peers that may be reached although they are not on the public internet, repeatable: a prefix such as
     /// 10.1.0.0/16, or one address
     #[arg(long, value_name = "CIDR")]
@@ -44,6 +54,10 @@ pub(crate) struct Layer {
     /// Peers that may not be reached in any case, repeatable; stronger than --allow-peer
     #[arg(long, value_name = "CIDR")]
     pub(crate) deny_peer: Option<Vec<String>>,
+    /// Proxies whose PROXY protocol header, version 1 or 2, is believed on TCP connections, repeatable: a prefix or one
+    /// address; their connections are the client's whom the header names
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) proxy_protocol_from: Option<Vec<String>>,
     /// Relay threads, 1 to 256 [default: one for each core]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
@@ -182,8 +196,11 @@ impl Layer {
             public_host: text("public_host")?,
             relay_address: list("relay_address")?,
             relay_ports: text("relay_ports")?,
+            alternate_address: list("alternate_address")?,
+            alternate_port: text("alternate_port")?,
             allow_peer: list("allow_peer")?,
             deny_peer: list("deny_peer")?,
+            proxy_protocol_from: list("proxy_protocol_from")?,
             workers: text("workers")?,
             realm: text("realm")?,
             strict_channels: text("strict_channels")?,

@@ -2,6 +2,7 @@
 //! told with the place it came from, the value and what would be right.
 
 mod address;
+mod alternate;
 mod layer;
 mod limits;
 
@@ -13,7 +14,7 @@ use std::thread::available_parallelism;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use control::store::{AccountId, TokenText};
 use credentials::MAX_USERNAME_LIFETIME_SECS;
-use relay::Listener;
+use relay::{Alternate, Listener};
 use tracing_subscriber::EnvFilter;
 use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
 
@@ -74,8 +75,12 @@ pub(crate) struct Settings {
     pub(crate) relay_addresses: Vec<RelayAddress>,
     /// The ports of relayed addresses.
     pub(crate) relay_ports: PortRange,
+    /// Second addresses for NAT behaviour discovery, at most one of each family.
+    pub(crate) alternates: Vec<Alternate>,
     /// Which peers may be reached.
     pub(crate) policy: PeerPolicy,
+    /// Whose PROXY protocol headers are believed.
+    pub(crate) proxies: Vec<Cidr>,
     /// Relay threads, 1 to 256.
     pub(crate) workers: usize,
     /// 1 to 127 characters that stand for themselves in a quoted string.
@@ -134,17 +139,20 @@ impl Settings {
         let dev = switch(layers.first("dev", |layer| &layer.dev))?;
         let mut warnings = Vec::new();
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
+        let turn_listen = turn_listen(&layers, dev)?;
         Ok(Self {
             place: Place::read(&layers, env, dev)?,
             log: log_filter(&layers)?,
             api_listen: api_listen(&layers)?,
-            turn_listen: turn_listen(&layers, dev)?,
+            alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
+            turn_listen,
             public_host: public_host(&layers, dev, &relay_addresses)?,
             relay_ports: match layers.first("relay_ports", |layer| &layer.relay_ports) {
                 Some(given) => given.read(|text| text.parse().with_context(|| format!("{text:?}")))?,
                 None => PortRange::default(),
             },
             policy: policy(&layers, dev)?,
+            proxies: cidrs(layers.first("proxy_protocol_from", |layer| &layer.proxy_protocol_from))?,
             workers: workers(&layers)?,
             realm: realm(&layers)?,
             strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
@@ -280,10 +288,11 @@ fn relay_addresses(layers: &Layers, dev: bool, warnings: &mut Vec<String>) -> Re
     Ok(own.into_iter().map(address::same).collect())
 }
 
+fn cidrs(given: Option<Given<Vec<String>>>) -> Result<Vec<Cidr>> {
+    given.map_or(Ok(Vec::new()), |given| given.read_each(|text| Ok(text.parse()?)))
+}
+
 fn policy(layers: &Layers, dev: bool) -> Result<PeerPolicy> {
-    let cidrs = |given: Option<Given<Vec<String>>>| -> Result<Vec<Cidr>> {
-        given.map_or(Ok(Vec::new()), |given| given.read_each(|text| Ok(text.parse()?)))
-    };
     let mut allow = cidrs(layers.first("allow_peer", |layer| &layer.allow_peer))?;
     let deny = cidrs(layers.first("deny_peer", |layer| &layer.deny_peer))?;
     if dev {

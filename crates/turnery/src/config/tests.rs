@@ -50,8 +50,11 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         public_host = "turn.example.org"
         relay_address = ["198.51.100.7/127.0.0.1"]
         relay_ports = "50000-50100"
+        alternate_address = ["198.51.100.8/127.0.0.2"]
+        alternate_port = 4444
         allow_peer = ["10.0.0.0/8"]
         deny_peer = ["8.8.8.8", "2001:db8::/32"]
+        proxy_protocol_from = ["10.9.0.0/16", "fd00::1"]
         workers = 3
         username_lifetime_secs = 86400
         realm = "example.org"
@@ -77,8 +80,11 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         ("TURNERY_PUBLIC_HOST", "turn.example.org"),
         ("TURNERY_RELAY_ADDRESS", "198.51.100.7/127.0.0.1"),
         ("TURNERY_RELAY_PORTS", "50000-50100"),
+        ("TURNERY_ALTERNATE_ADDRESS", "198.51.100.8/127.0.0.2"),
+        ("TURNERY_ALTERNATE_PORT", "4444"),
         ("TURNERY_ALLOW_PEER", "10.0.0.0/8"),
         ("TURNERY_DENY_PEER", "8.8.8.8,2001:db8::/32"),
+        ("TURNERY_PROXY_PROTOCOL_FROM", "10.9.0.0/16,fd00::1"),
         ("TURNERY_WORKERS", "3"),
         ("TURNERY_USERNAME_LIFETIME_SECS", "86400"),
         ("TURNERY_REALM", "example.org"),
@@ -107,7 +113,10 @@ fn every_key_of_the_file_and_every_variable_is_read() {
         "turn.example.org",
         "198.51.100.7",
         "50100",
+        "198.51.100.8",
+        "4444",
         "8.8.8.8",
+        "10.9.0.0/16",
         "workers: 3",
         "username_lifetime_secs: 86400",
     ] {
@@ -179,6 +188,10 @@ fn a_wrong_value_names_source_value_and_fault() {
         (
             flag(Layer { username_lifetime_secs: text("59"), ..none() }),
             &["--username-lifetime-secs: \"59\"", "60 to 31622400"],
+        ),
+        (
+            flag(Layer { proxy_protocol_from: list("x"), ..none() }),
+            &["--proxy-protocol-from", "prefix such as"],
         ),
         (flag(Layer { workers: text("0"), ..none() }), &["--workers: \"0\"", "1 to 256"]),
         (flag(Layer { realm: text("a\"b"), ..none() }), &["--realm", "127"]),

@@ -43,3 +43,22 @@ fn every_requirement_holds_over_udp_and_tcp() {
         assert!(passed > 200, "{name}: only {passed} checks passed: {told}");
     }
 }
+
+#[test]
+fn rfc5780_every_requirement_holds_where_discovery_is_offered() {
+    let suite = suite();
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &["--dev", "--alternate-address", "127.0.0.2"]));
+    let user = server.mint(&server.create_key(), 7_200);
+    let mut command = Command::new(&suite);
+    command
+        .arg(server.listener(Transport::Udp).to_string())
+        .args(["--user", &user.username, "--password", &user.password, "--only", "rfc5780-*"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let output = finish(command);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let passed = told.lines().filter(|line| line.contains('\u{2713}')).count();
+    assert!(passed >= 13, "only {passed} checks passed: {told}");
+}

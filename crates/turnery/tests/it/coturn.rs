@@ -173,3 +173,52 @@ fn uclient_with_damaged_messages_harms_nobody() {
     drop(runs);
     check(&server, port, &[]);
 }
+
+/// What a tool that only prints says about a server with two addresses.
+fn told_by(name: &str, flags: &[&str], server: &Server) -> String {
+    let mut command = tool(name);
+    command.args(flags).args(["-p", &server.listener(Transport::Udp).port().to_string(), "127.0.0.1"]);
+    let output = finish(command);
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} {flags:?}: {told}");
+    told
+}
+
+/// The addresses that stand behind a label, line by line.
+fn addresses<'t>(told: &'t str, label: &str) -> Vec<&'t str> {
+    told.lines()
+        .filter_map(|line| line.split(label).nth(1))
+        .map(|text| text.trim_start_matches([':', ' ']))
+        .collect()
+}
+
+#[test]
+fn natdiscovery_and_stunclient_find_the_second_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &["--dev", "--alternate-address", "127.0.0.2"]));
+    let first = server.listener(Transport::Udp);
+    let first_port_of_the_second = format!("127.0.0.2:{}", first.port());
+    for padding in [&[][..], &["-P"]] {
+        let told = told_by("turnutils_natdiscovery", &[&["-m", "-f"], padding].concat(), &server);
+        // On loopback no NAT is between: nothing is mapped and nothing filtered.
+        assert!(told.contains("NAT with Endpoint Independent Mapping!"), "{told}");
+        assert!(told.contains("NAT with Endpoint Independent Filtering!"), "{told}");
+        assert_eq!(told.matches("No ALG: Mapped == XOR-Mapped").count(), 4, "{told}");
+        // RFC 5780 §6.1, table 1: seen from the second address the other one is the first.
+        let others = addresses(&told, "Other addr:");
+        let ips: Vec<_> = others.iter().filter_map(|other| other.split(':').next()).collect();
+        assert_eq!(ips, ["127.0.0.2", "127.0.0.1", "127.0.0.2", "127.0.0.2"], "{told}");
+        // The answers of test II come from the second address, once because it was asked and once by CHANGE-REQUEST.
+        let origins = addresses(&told, "Response origin:");
+        assert!(origins.contains(&first.to_string().as_str()), "{told}");
+        assert!(origins.contains(&first_port_of_the_second.as_str()), "{told}");
+        assert_eq!(origins.last(), others.last(), "{told}");
+    }
+    // RESPONSE-PORT: the second answer reaches a port that did not ask for it.
+    let told = told_by("turnutils_natdiscovery", &["-t", "-T", "1"], &server);
+    assert_eq!(told.matches("RFC 5780 response").count(), 2, "{told}");
+    let told = told_by("turnutils_stunclient", &["-f"], &server);
+    assert_eq!(told.matches("RFC 5780 response").count(), 3, "{told}");
+    assert!(addresses(&told, "Response origin:").contains(&first_port_of_the_second.as_str()), "{told}");
+}

@@ -237,7 +237,9 @@ impl World {
                 self.observer.to_peer(now, client, bytes, (relay, peer), &output);
                 self.hear(to, from, &output);
             }
-            Action::ToClient(_) => panic!("{action:?} to what a client sent"),
+            Action::ToClient(_) | Action::ReplyElsewhere(..) => {
+                panic!("{action:?} to what a client sent")
+            }
             Action::Pass(_) | Action::Later => panic!("{action:?}, and there is no other worker"),
             Action::Drop(_) | Action::Reply(_) => {}
         }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use stun::{AttributeType, Class, Method};
+use stun::{AttributeType, Class, Message, Method, address};
 
 use crate::check::{Check, check};
 use crate::checks::permission::{ipv6_peer, malformed_peers};
-use crate::client::Client;
-use crate::message::{Request, UNKNOWN_OPTIONAL, UNKNOWN_REQUIRED};
+use crate::client::{Client, PATIENCE};
+use crate::message::{Request, UNKNOWN_OPTIONAL, UNKNOWN_REQUIRED, describe};
 use crate::outcome::{Outcome, Verdict, ensure, fail};
 use crate::path::Path;
 use crate::target::{Target, Transport};
@@ -54,6 +54,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("rfc8656-11.2-every-length-to-the-peer", |target| to_peer(target, &[1, 2, 3, 4, 5, 7, 9, 1_200])),
     check("rfc8656-11.2-large-data-to-the-peer", |target| to_peer(target, &[2_000, 9_000])),
     check("rfc8656-11.2-largest-data-to-the-peer-whole-or-not-at-all", largest_to_peer),
+    check("rfc8656-11.5-a-closed-port-is-told-with-icmp", closed_port),
     check("rfc8656-11.3-data-from-the-peer-arrives-unchanged", |target| from_peer(target, &[11])),
     check("rfc8656-11.3-data-without-permission-is-dropped", |target| {
         let mut path = Path::open(target)?;
@@ -255,4 +256,26 @@ fn relay_to_relay(target: &Target) -> Outcome {
         a.send(&Request::send(c.relayed(), b"unasked").bytes())?;
     }
     c.expect_nothing("from relay to relay without a permission")
+}
+
+/// A datagram to a port that nobody listens on brings a Data indication with ICMP and without DATA.
+fn closed_port(target: &Target) -> Outcome {
+    let Path { mut client, peer, at } = Path::permitted(target)?;
+    drop(peer);
+    client.send(&Request::send(at, b"anybody?").bytes())?;
+    let Some(frame) = client.next_frame(PATIENCE)? else {
+        return fail("a closed port: expected a Data indication with ICMP, got nothing");
+    };
+    let told = Message::parse(&frame).ok().filter(|message| message.method() == Method::DATA);
+    let Some(told) = told else {
+        return fail(format!("a closed port: expected a Data indication, got {}", describe(&frame)));
+    };
+    let value = |kind| told.attribute(kind);
+    let about = value(AttributeType::XOR_PEER_ADDRESS);
+    let about = about.and_then(|value| address::decode_xor(value, told.transaction()));
+    ensure(about == Some(at), format!("XOR-PEER-ADDRESS: expected {at}, got {about:?}"))?;
+    let expected: [u8; 8] = if at.is_ipv4() { [0, 0, 3, 3, 0, 0, 0, 0] } else { [0, 0, 1, 4, 0, 0, 0, 0] };
+    let icmp = value(AttributeType::ICMP);
+    ensure(icmp == Some(&expected), format!("ICMP: expected {expected:?}, got {icmp:?}"))?;
+    ensure(value(AttributeType::DATA).is_none(), "expected no DATA beside ICMP")
 }
