@@ -16,7 +16,7 @@ use crate::allocation::{Allocation, AllocationId, Whereabouts};
 use crate::auth::Authenticated;
 use crate::reply::{Answer, Response};
 use crate::server::{Action, DropReason, EndReason, Output, RelayId, RelaySockets, Server};
-use crate::ticket::{Identity, Sealed, Ticket};
+use crate::ticket::{GENERATIONS, Identity, Sealed, Ticket};
 use crate::{Client, FiveTuple, Packet, Refusal, Reply, Time, WorkerId};
 
 /// A header and FINGERPRINT: what of a request its answer depends on.
@@ -170,9 +170,8 @@ impl Server {
     }
 
     fn ticket(&self, id: AllocationId, identity: Identity, generation: u32) -> Option<Sealed> {
-        let credential = self.allocations.peek(id)?.credential;
         let slot = u32::try_from(id.slot()).ok()?;
-        let ticket = Ticket { worker: self.config.worker, slot, identity, generation, credential };
+        let ticket = Ticket { worker: self.config.worker, slot, identity, generation };
         Some(self.tickets.seal(&ticket))
     }
 
@@ -196,10 +195,6 @@ impl Server {
         };
         // RFC 8016 §3.2.2: an invalid ticket is 400.
         let ticket = self.tickets.open(ticket).ok_or(Refusal::TicketInvalid)?;
-        // RFC 8016 §3.2.2: another user than who made the allocation is refused with 441.
-        if ticket.credential != identity.credential {
-            return Err(Refusal::WrongCredentials);
-        }
         let claim = Claim {
             from: self.config.worker,
             client,
@@ -236,6 +231,7 @@ impl Server {
         let mobility = allocation.mobility.as_ref()?;
         let moved = mobility.moved.as_ref()?;
         let same = mobility.identity == claim.ticket.identity
+            && allocation.credential == claim.identity.credential
             && moved.client == claim.client.five_tuple
             && moved.transaction == claim.transaction;
         same.then_some(moved.answer)
@@ -260,6 +256,10 @@ impl Server {
     fn judge(&mut self, id: AllocationId, claim: &Claim) -> Result<Judged, Refusal> {
         let allocation = self.allocations.peek(id).ok_or(Refusal::NoAllocation)?;
         let mobility = allocation.mobility.as_ref().ok_or(Refusal::NoAllocation)?;
+        // RFC 8016 §3.2.2: another user than who made the allocation is refused with 441.
+        if allocation.credential != claim.identity.credential {
+            return Err(Refusal::WrongCredentials);
+        }
         // RFC 8016 §3.2.2: the old ticket is good for nothing but a retransmission.
         if mobility.generation != claim.ticket.generation {
             return Err(Refusal::TicketUsed);
@@ -286,7 +286,7 @@ impl Server {
         if held.is_some_and(|held| held != id) {
             return Err(Refusal::AllocationExists);
         }
-        let generation = claim.ticket.generation.wrapping_add(1);
+        let generation = (claim.ticket.generation + 1) % GENERATIONS;
         let ticket = self.ticket(id, claim.ticket.identity, generation).ok_or(Refusal::NoAllocation)?;
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, claim.lifetime_secs, &claim.identity);
         // RFC 8016 §3.2.2: the answer carries a new ticket, made for the new 5-tuple and different from the old.

@@ -5,27 +5,32 @@
 //! tag         16 bytes   AES-SIV's synthetic IV over the rest
 //! worker       2         encrypted, as all that follows: whose allocation it is
 //! slot         4         where that worker keeps it
-//! identity     8         random, and never given to another allocation
-//! generation   4         how often the allocation had moved
-//! credential  16         the owner's
+//! identity     6         random: another allocation in the same place is another one
+//! generation   3         how often the allocation had moved
+//! salt         1         chosen so that no byte of the whole is zero
 //! ```
+//!
+//! No zero and no more than 32 bytes, because there are clients that keep a ticket as a C string in so much room: coturn's
+//! is one. Whose the allocation is stands with the allocation.
 
 use aes_siv::KeyInit;
 use aes_siv::siv::Aes128Siv;
-use credentials::CredentialId;
 use zeroize::ZeroizeOnDrop;
 
 use crate::{NonceKey, WorkerId};
 
 /// A ticket's length in bytes.
-pub(crate) const LEN: usize = 50;
+pub(crate) const LEN: usize = 32;
 const PURPOSE: &[u8] = b"turnery mobility ticket v1";
 
 /// A MOBILITY-TICKET attribute's value.
 pub(crate) type Sealed = [u8; LEN];
 
 /// Tells an allocation from every other one that was or will be.
-pub(crate) type Identity = [u8; 8];
+pub(crate) type Identity = [u8; 6];
+
+/// A generation is counted modulo this: three bytes.
+pub(crate) const GENERATIONS: u32 = 1 << 24;
 
 /// A ticket's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +38,8 @@ pub(crate) struct Ticket {
     pub(crate) worker: WorkerId,
     pub(crate) slot: u32,
     pub(crate) identity: Identity,
+    /// Below [`GENERATIONS`].
     pub(crate) generation: u32,
-    pub(crate) credential: CredentialId,
 }
 
 /// Seals and opens tickets; the same for all workers of a process.
@@ -51,14 +56,14 @@ impl TicketKey {
     }
 
     pub(crate) fn seal(&self, ticket: &Ticket) -> Sealed {
-        let mut plain = [0; LEN - 16];
-        let fields = ticket.worker.0.to_be_bytes().into_iter().chain(ticket.slot.to_be_bytes());
-        let fields = fields.chain(ticket.identity).chain(ticket.generation.to_be_bytes());
-        let fields = fields.chain(ticket.credential.as_bytes().iter().copied());
-        plain.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        // RFC 8016 §6: a ticket is authenticated and encrypted.
-        let sealed = self.cipher().encrypt([b""], &plain).expect("so few bytes can be sealed");
-        sealed.try_into().expect("a tag and the fields")
+        let mut cipher = self.cipher();
+        let mut seal = |salt| {
+            // RFC 8016 §6: a ticket is authenticated and encrypted.
+            let sealed = cipher.encrypt([b""], &plain(ticket, salt)).expect("so few bytes can be sealed");
+            Sealed::try_from(sealed).expect("a tag and the fields")
+        };
+        // Seven of eight are without a zero at once. That none is will not be seen; it would be a good ticket, too.
+        (0..=u8::MAX).map(&mut seal).find(|sealed| !sealed.contains(&0)).unwrap_or_else(|| seal(0))
     }
 
     /// A ticket's contents, if it was sealed here; compared in constant time.
@@ -69,16 +74,24 @@ impl TicketKey {
         let plain = self.cipher().decrypt([b""], sealed).ok()?;
         let (worker, rest) = plain.split_first_chunk::<2>()?;
         let (slot, rest) = rest.split_first_chunk::<4>()?;
-        let (identity, rest) = rest.split_first_chunk::<8>()?;
-        let (generation, rest) = rest.split_first_chunk::<4>()?;
+        let (identity, rest) = rest.split_first_chunk::<6>()?;
+        let (&[high, middle, low], _salt) = rest.split_first_chunk::<3>()?;
         Some(Ticket {
             worker: WorkerId(u16::from_be_bytes(*worker)),
             slot: u32::from_be_bytes(*slot),
             identity: *identity,
-            generation: u32::from_be_bytes(*generation),
-            credential: CredentialId::from_bytes(rest.try_into().ok()?),
+            generation: u32::from_be_bytes([0, high, middle, low]),
         })
     }
+}
+
+fn plain(ticket: &Ticket, salt: u8) -> [u8; LEN - 16] {
+    let [_, generation @ ..] = ticket.generation.to_be_bytes();
+    let fields = ticket.worker.0.to_be_bytes().into_iter().chain(ticket.slot.to_be_bytes());
+    let fields = fields.chain(ticket.identity).chain(generation).chain([salt]);
+    let mut plain = [0; LEN - 16];
+    plain.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    plain
 }
 
 impl std::fmt::Debug for TicketKey {
@@ -94,22 +107,24 @@ mod tests {
     #[test]
     fn rfc8016_6_a_ticket_is_sealed() {
         let key = TicketKey::new(&NonceKey::new([7; 32]));
-        let ticket = Ticket {
-            worker: WorkerId(3),
-            slot: 70_000,
-            identity: *b"identity",
-            generation: 5,
-            credential: CredentialId::from_bytes([8; 16]),
-        };
+        let ticket =
+            Ticket { worker: WorkerId(3), slot: 70_000, identity: *b"secret", generation: 0x0005_0607 };
         let sealed = key.seal(&ticket);
         assert_eq!(key.open(&sealed), Some(ticket));
-        assert!(!sealed.windows(8).any(|window| window == b"identity" || window == [8; 8]), "in the clear");
+        assert!(!sealed.windows(6).any(|window| window == b"secret"), "in the clear");
         let next = key.seal(&Ticket { generation: 6, ..ticket });
         assert!(sealed.iter().zip(&next).filter(|(a, b)| a == b).count() < 12, "nothing can be gleaned");
         for place in 0..LEN {
             let mut forged = sealed;
             forged[place] ^= 1;
             assert_eq!(key.open(&forged), None, "forged at {place}");
+        }
+        // As a C string it is the same.
+        for slot in 0..2_000 {
+            let ticket = Ticket { slot, ..ticket };
+            let sealed = key.seal(&ticket);
+            assert!(!sealed.contains(&0));
+            assert_eq!(key.open(&sealed), Some(ticket));
         }
         assert_eq!(key.open(&sealed[..LEN - 1]), None);
         assert_eq!(key.open(&[&sealed[..], &[0]].concat()), None);

@@ -462,7 +462,8 @@ fn refusals_come_from_the_other_worker_too() {
     let (mut a, mut b) = pair();
     let (credential, ticket) = ticketed(&mut a);
     let mallory = a.mint(3_600);
-    assert_eq!(code(&refresh(&mut b, elsewhere(), &mallory, &ticket)), 441, "without asking");
+    assert_eq!(code(&ask_across(&mut a, &mut b, elsewhere(), &mallory, &ticket)), 441);
+    assert_eq!(a.server.allocation_count(), 1, "another one's claim moves nothing");
     let packet = request(&mut b, elsewhere(), &credential, &ticket, Some(0));
     b.give(elsewhere(), &packet);
     let replies = settle(&mut a, &mut b);

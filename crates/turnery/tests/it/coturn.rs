@@ -81,6 +81,8 @@ fn check_as(server: &Server, peer: u16, user: &[&str], flags: &[&str]) {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // The exit code is 0 even when packets are lost.
     assert!(output.status.success(), "{flags:?}: {told}");
+    // It has room for tickets of 32 bytes, and moves nothing when it gets a longer one.
+    assert!(!told.contains("smid_len"), "{flags:?}: {told}");
     let (sent, received) = (number_after(&told, "tot_send_msgs="), number_after(&told, "tot_recv_msgs="));
     assert_eq!(number_after(&told, "Total lost packets "), Some(0), "{flags:?}: {told}");
     assert!(sent.is_some_and(|sent| sent >= MESSAGES * CLIENTS), "{flags:?}: {told}");
