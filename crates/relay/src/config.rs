@@ -110,6 +110,10 @@ pub struct StreamLimits {
     pub unallocated_idle_ms: u64,
     /// How long a connection may be without an allocation at all, in milliseconds.
     pub unallocated_total_ms: u64,
+    /// How long a data connection and its peer may be silent, in milliseconds. RFC 6062 §4.6.
+    pub pair_idle_ms: u64,
+    /// The same after one of them has ended its side.
+    pub pair_half_open_ms: u64,
 }
 
 impl Default for StreamLimits {
@@ -122,6 +126,9 @@ impl Default for StreamLimits {
             partial_frame_ms: 10_000,
             unallocated_idle_ms: 15_000,
             unallocated_total_ms: 120_000,
+            // RFC 5382 §5: no shorter than what a NAT must allow, two hours and four minutes, and four minutes.
+            pair_idle_ms: 7_440_000,
+            pair_half_open_ms: 240_000,
         }
     }
 }

@@ -56,6 +56,12 @@ impl Connection {
         }
     }
 
+    /// The stream, and what was not sent yet.
+    pub(crate) fn into_stream(mut self) -> (TcpStream, Vec<u8>) {
+        self.outbound.drain(..self.sent);
+        (self.stream, self.outbound)
+    }
+
     /// Reads what is there behind the frame begun before; the number of bytes in `buffer`. `None` at the end of
     /// the stream.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {

@@ -37,6 +37,8 @@ counters! {
     moves,
     /// Stream connections open now.
     connections,
+    /// Connections with peers of TCP allocations: open, or being made, now.
+    peer_connections,
     /// Requests answered with success.
     successes,
     /// Requests answered with an error.

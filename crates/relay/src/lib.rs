@@ -11,6 +11,7 @@ mod connection;
 mod counters;
 mod mailbox;
 mod opening;
+mod splice;
 mod stream;
 mod sys;
 mod udp;

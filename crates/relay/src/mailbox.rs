@@ -1,9 +1,10 @@
 //! What reaches a worker from other threads: commands for all of them, and letters from one worker to another.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use turn::{Client, Command, Note, WorkerId};
+use turn::{Client, Command, FiveTuple, Note, WorkerId};
 
 use crate::sys::Wake;
 use crate::worker::Move;
@@ -34,6 +35,9 @@ pub(crate) enum Letter {
     FromClient { from: WorkerId, client: Client, bytes: Vec<u8>, is_back: bool },
     /// For a client on a stream, from where its allocation has moved to.
     ToClient { client: Client, bytes: Vec<u8> },
+    /// A client's connection that brought a ConnectionBind for one of your allocations: the request and what was read
+    /// behind it. RFC 6062 §5.4.
+    Connection { stream: TcpStream, client: FiveTuple, bytes: Vec<u8> },
 }
 
 /// The way to one worker.

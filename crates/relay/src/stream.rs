@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use slab::Slab;
 use stun::proxy_protocol::{self, BadHeader, Front};
@@ -135,7 +135,7 @@ impl Connections {
 
     fn admit(
         &mut self,
-        stream: std::net::TcpStream,
+        stream: TcpStream,
         from: SocketAddr,
         listener: Listener,
         epoll: &Epoll,
@@ -150,11 +150,22 @@ impl Connections {
         stream.set_nodelay(true)?;
         let server =
             if listener.address.ip().is_unspecified() { stream.local_addr()? } else { listener.address };
-        let id = self.slab.vacant_key();
-        let Some(via) = self.handle(id) else { return Ok(false) };
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
+        Ok(self.insert(stream, five_tuple, is_proxy, epoll, now_ms)?.is_some())
+    }
+
+    fn insert(
+        &mut self,
+        stream: TcpStream,
+        five_tuple: FiveTuple,
+        is_proxy: bool,
+        epoll: &Epoll,
+        now_ms: u64,
+    ) -> io::Result<Option<usize>> {
+        let id = self.slab.vacant_key();
+        let Some(via) = self.handle(id) else { return Ok(None) };
         if self.five_tuples.contains(&five_tuple) {
-            return Ok(false);
+            return Ok(None);
         }
         let client = Client { five_tuple, via };
         epoll.add(&stream, Self::token(&client).pack(), Interest::Read)?;
@@ -163,7 +174,29 @@ impl Connections {
         connection.check_ms = now_ms + CHECK_MS;
         self.count(five_tuple);
         self.checks.insert((now_ms + CHECK_MS, id));
-        Ok(true)
+        Ok(Some(id))
+    }
+
+    /// Takes over a connection that another worker accepted; its number, or `None` where a bound is reached.
+    pub(crate) fn adopt(
+        &mut self,
+        stream: TcpStream,
+        client: FiveTuple,
+        epoll: &Epoll,
+        now_ms: u64,
+    ) -> Option<usize> {
+        if self.slab.len() >= self.limits.connections || self.is_crowded(client.client.ip(), 0) {
+            return None;
+        }
+        self.insert(stream, client, false, epoll, now_ms).ok().flatten()
+    }
+
+    /// Gives a connection away, with what was not sent to it yet.
+    pub(crate) fn detach(&mut self, id: usize) -> Option<(FiveTuple, TcpStream, Vec<u8>)> {
+        let connection = self.remove(id)?;
+        let five_tuple = connection.client.five_tuple;
+        let (stream, unsent) = connection.into_stream();
+        Some((five_tuple, stream, unsent))
     }
 
     /// Reads past a proxy's header at the front of a connection, if one may be there: what comes behind. `None` when
@@ -237,9 +270,13 @@ impl Connections {
 
     /// Closes a connection; its client.
     pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
-        let five_tuple = self.slab.try_remove(id)?.client.five_tuple;
-        self.uncount(five_tuple);
-        Some(five_tuple)
+        self.remove(id).map(|connection| connection.client.five_tuple)
+    }
+
+    fn remove(&mut self, id: usize) -> Option<Connection> {
+        let connection = self.slab.try_remove(id)?;
+        self.uncount(connection.client.five_tuple);
+        Some(connection)
     }
 
     /// When a connection has to be looked at next.
@@ -297,7 +334,7 @@ mod tests {
         let mut now_ms = 0;
         // Each takes the number of the one before it.
         for _ in 0..100 {
-            let _client = std::net::TcpStream::connect(address).unwrap();
+            let _client = TcpStream::connect(address).unwrap();
             while connections.len() == 0 {
                 connections.accept(&listener, &epoll, now_ms);
             }

@@ -8,9 +8,9 @@ use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets};
 
-use crate::Listener;
 use crate::sys::{Epoll, Interest, keep_errors, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
+use crate::{Listener, splice};
 
 #[derive(Debug)]
 pub(crate) struct UdpListener {
@@ -71,6 +71,20 @@ pub(crate) struct Opener<'w> {
 
 impl RelaySockets for Opener<'_> {
     fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        self.add(open_datagrams(local), Token::Relay)
+    }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        self.add(splice::listen(local), Token::RelayListener)
+    }
+}
+
+impl Opener<'_> {
+    fn add(
+        &mut self,
+        opened: io::Result<Socket>,
+        token: impl FnOnce(RelayId) -> Token,
+    ) -> Result<RelayId, OpenError> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => OpenError::InUse,
             _ => {
@@ -78,28 +92,34 @@ impl RelaySockets for Opener<'_> {
                 OpenError::Failed
             }
         };
-        let domain = Domain::for_address(local);
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP));
-        let socket = socket.map_err(failed)?;
-        if domain == Domain::IPV6 {
-            socket.set_only_v6(true).map_err(failed)?;
-        }
-        receive_coalesced(&socket);
-        keep_errors(&socket, local.is_ipv4()).map_err(failed)?;
-        socket.bind(&SockAddr::from(local)).map_err(failed)?;
-        self.adopt(socket).map_err(failed)
+        let socket = opened.map_err(failed)?;
+        self.register(socket, token).map_err(failed)
     }
-}
 
-impl Opener<'_> {
     /// Makes an open relay socket one of this worker's.
     pub(crate) fn adopt(&mut self, socket: Socket) -> io::Result<RelayId> {
+        self.register(socket, Token::Relay)
+    }
+
+    fn register(&mut self, socket: Socket, token: impl FnOnce(RelayId) -> Token) -> io::Result<RelayId> {
         let entry = self.relays.sockets.vacant_entry();
         let id = RelayId(u32::try_from(entry.key()).map_err(io::Error::other)?);
-        self.epoll.add(&socket, Token::Relay(id).pack(), Interest::Read)?;
+        self.epoll.add(&socket, token(id).pack(), Interest::Read)?;
         entry.insert(socket);
         Ok(id)
     }
+}
+
+fn open_datagrams(local: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(local);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    receive_coalesced(&socket);
+    keep_errors(&socket, local.is_ipv4())?;
+    socket.bind(&SockAddr::from(local))?;
+    Ok(socket)
 }
 
 /// Sends one datagram with the DF bit set: it is lost where it does not fit, and not cut. RFC 8656 §15.

@@ -1,5 +1,7 @@
 //! One worker: a loop around one TURN server, waiting on epoll only.
 
+mod tcp;
+
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +21,7 @@ use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
 use crate::mailbox::{Colleagues, Inbox, Message};
+use crate::splice::{Side, Splices};
 use crate::stream::{Connections, Refused};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
@@ -26,6 +29,8 @@ use crate::udp::{Opener, Relays, UdpListener, send_whole};
 mod moves;
 
 pub(crate) use moves::Move;
+
+use tcp::{Passage, Read};
 
 /// Room for the longest frame, begun in an earlier read, and as much again.
 const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
@@ -51,6 +56,11 @@ pub(crate) enum Token {
     Tcp(u32),
     Relay(RelayId),
     Connection(u32),
+    RelayListener(RelayId),
+    /// A connection with a peer.
+    Peer(u32),
+    /// Its data connection.
+    Data(u32),
 }
 
 impl Token {
@@ -61,6 +71,9 @@ impl Token {
             Self::Tcp(index) => (2, index),
             Self::Relay(RelayId(index)) => (3, index),
             Self::Connection(index) => (4, index),
+            Self::RelayListener(RelayId(index)) => (5, index),
+            Self::Peer(index) => (6, index),
+            Self::Data(index) => (7, index),
         };
         kind << 32 | u64::from(index)
     }
@@ -72,6 +85,9 @@ impl Token {
             2 => Self::Tcp(index),
             3 => Self::Relay(RelayId(index)),
             4 => Self::Connection(index),
+            5 => Self::RelayListener(RelayId(index)),
+            6 => Self::Peer(index),
+            7 => Self::Data(index),
             _ => Self::Wake,
         }
     }
@@ -83,10 +99,11 @@ pub(crate) struct Worker {
     sockets: Sockets,
     relays: Relays,
     connections: Connections,
+    splices: Splices,
     /// Connections that a write has shown to be dead.
     broken: Vec<usize>,
-    /// TCP listeners left alone until a moment, in its order.
-    paused: Vec<(u64, u32)>,
+    /// TCP listeners, of clients or relayed addresses, left alone until a moment, in its order.
+    paused: Vec<(u64, Token)>,
     batch: Batch,
     stream_buffer: Box<[u8]>,
     epoll: Epoll,
@@ -112,6 +129,7 @@ impl Worker {
             server,
             sockets,
             relays: Relays::default(),
+            splices: Splices::new(connections.limits),
             connections,
             broken: Vec::new(),
             paused: Vec::new(),
@@ -138,6 +156,7 @@ impl Worker {
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);
+            self.close_pairs(now);
             self.take_outputs(now);
             self.resume_accepting(now)?;
         }
@@ -157,12 +176,22 @@ impl Worker {
 
     /// Looks again at listeners that were left alone because nothing could be accepted.
     fn resume_accepting(&mut self, now: Time) -> io::Result<()> {
-        while let Some((at, index)) = self.paused.first().copied()
+        while let Some((at, token)) = self.paused.first().copied()
             && at <= now.monotonic_ms
         {
             self.paused.remove(0);
-            if let Some((listener, _)) = self.sockets.tcp.get(index as usize) {
-                self.epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
+            match token {
+                Token::Tcp(index) => {
+                    if let Some((listener, _)) = self.sockets.tcp.get(index as usize) {
+                        self.epoll.add(listener, token.pack(), Interest::Read)?;
+                    }
+                }
+                Token::RelayListener(relay) => {
+                    // Another one may have its number by now; that one is looked at already.
+                    let _ =
+                        self.relays.socket(relay).map(|s| self.epoll.add(s, token.pack(), Interest::Read));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -171,8 +200,9 @@ impl Worker {
     /// Milliseconds until something is due.
     fn timeout_ms(&self) -> Option<u64> {
         let resume = self.paused.first().map(|(at, _)| *at);
-        let due = [self.server.poll_timeout(), self.connections.next_check(), resume];
-        let due = due.into_iter().flatten().min()?;
+        let checks = [self.connections.next_check(), self.splices.next_check()];
+        let due = [self.server.poll_timeout(), resume].into_iter().chain(checks);
+        let due = due.flatten().min()?;
         Some(due.saturating_sub(self.clock.now().monotonic_ms))
     }
 
@@ -192,7 +222,7 @@ impl Worker {
                     self.counters.connections_refused.add(accepted.refused as u64);
                     self.counters.connections.set(self.connections.len() as u64);
                     if accepted.is_starved && self.epoll.remove(&listener.0).is_ok() {
-                        self.paused.push((now.monotonic_ms + ACCEPT_PAUSE_MS, index));
+                        self.paused.push((now.monotonic_ms + ACCEPT_PAUSE_MS, Token::Tcp(index)));
                     }
                 }
             }
@@ -202,6 +232,9 @@ impl Worker {
                 }
                 self.read_connection(now, index as usize);
             }
+            Token::RelayListener(relay) => self.accept_peers(now, relay),
+            Token::Peer(index) => self.serve_pair(now, index, Side::Peer, event),
+            Token::Data(index) => self.serve_pair(now, index, Side::Client, event),
         }
         Ok(())
     }
@@ -285,17 +318,44 @@ impl Worker {
         }
     }
 
-    fn handle_client_packet(&mut self, now: Time, client: Client, place: Place) {
+    /// Handles a packet; what becomes of the connection that it came on, where that does not stay what it was.
+    fn handle_client_packet(&mut self, now: Time, client: Client, place: Place) -> Option<Passage> {
         let (mut packet, base) = self.batch.packet(place);
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
         let action = self.server.from_client(now, client, &mut packet, &mut opener);
         let range = packet.range();
-        let range = base + range.start..base + range.end;
-        let Action::ToRelay { relay, from } = action else { return self.act(action, Some(client), range) };
-        self.counters.packets_to_peers.add(1);
-        self.counters.bytes_to_peers.add(range.len() as u64);
-        let place = self.batch.with_room(place.narrowed(&range), 0);
-        self.handle_peer_packet(now, relay, from, place);
+        self.act_for_client(now, client, (action, place), base + range.start..base + range.end)
+    }
+
+    fn act_for_client(
+        &mut self,
+        now: Time,
+        client: Client,
+        (action, place): (Action, Place),
+        range: Range<usize>,
+    ) -> Option<Passage> {
+        match action {
+            Action::ToRelay { relay, from } => {
+                self.counters.packets_to_peers.add(1);
+                self.counters.bytes_to_peers.add(range.len() as u64);
+                let place = self.batch.with_room(place.narrowed(&range), 0);
+                self.handle_peer_packet(now, relay, from, place);
+                None
+            }
+            Action::Connect { connection, relay, peer } => {
+                self.connect_to_peer(now, connection, relay, peer);
+                None
+            }
+            Action::Bind(connection) => {
+                self.counters.successes.add(1);
+                Some(Passage::Bind(connection, range))
+            }
+            Action::HandOver(worker) => Some(Passage::HandOver(worker)),
+            action => {
+                self.act(action, Some(client), range);
+                None
+            }
+        }
     }
 
     fn handle_peer_packet(&mut self, now: Time, relay: RelayId, from: SocketAddr, place: Place) {
@@ -345,8 +405,10 @@ impl Worker {
                     _ => {}
                 }
             }
-            // `ToRelay` is what a client sent, and is handed on before it comes here.
-            (Action::Later | Action::ToRelay { .. }, _) | (Action::Reply(_) | Action::Pass(_), None) => {}
+            // The others are what a client sent, and are seen to before it comes here.
+            (Action::Later | Action::ToRelay { .. } | Action::Connect { .. }, _)
+            | (Action::Bind(_) | Action::HandOver(_), _)
+            | (Action::Reply(_) | Action::Pass(_), None) => {}
         }
     }
 
@@ -365,25 +427,12 @@ impl Worker {
                 self.batch.send(listener.raw_fd(), range, client.five_tuple.client, source);
             }
             Transport::Tcp => {
-                let limit = self.connections.limits.outbound_bytes;
-                let is_allocated = self.server.has_allocation(&client.five_tuple);
-                let Some((id, connection)) = self.connections.of_client(client) else {
+                if self.connections.of_client(client).is_none() {
                     let home = Connections::home_of(client);
                     return self.send_to_foreign_client(home, client, self.batch.bytes(range));
-                };
-                match connection.write(self.batch.bytes(range), limit) {
-                    Ok(Written::Sent) => {}
-                    // A stranger who does not read is not worth a buffer.
-                    Ok(Written::Waits | Written::Dropped) if !is_allocated => self.broken.push(id),
-                    Ok(Written::Waits) => {
-                        let token = Connections::token(client).pack();
-                        if self.epoll.modify(connection, token, Interest::ReadWrite).is_err() {
-                            self.broken.push(id);
-                        }
-                    }
-                    Ok(Written::Dropped) => self.counters.send_failures.add(1),
-                    Err(_) => self.broken.push(id),
                 }
+                let Self { server, connections, batch, epoll, broken, counters, .. } = self;
+                write_frame(client, batch.bytes(range), (server, connections, epoll), broken, counters);
             }
         }
     }
@@ -400,56 +449,59 @@ impl Worker {
 
     fn read_connection(&mut self, now: Time, id: usize) {
         let mut buffer = mem::take(&mut self.stream_buffer);
-        if !self.read_frames(now, id, &mut buffer) {
-            self.broken.push(id);
-        }
+        let read = self.connections.entry(id).map(|connection| connection.read(&mut buffer));
+        let read = match read {
+            None => Read::Gone,
+            Some(Ok(Some(length))) => self.handle_frames(now, id, buffer.get(..length).unwrap_or_default()),
+            Some(Ok(None) | Err(_)) => Read::Broken,
+        };
+        self.settle_read(now, id, read, &mut buffer);
         self.stream_buffer = buffer;
     }
 
-    /// Reads once and handles every whole frame; whether the connection can go on.
-    fn read_frames(&mut self, now: Time, id: usize, buffer: &mut [u8]) -> bool {
-        let Some(connection) = self.connections.entry(id) else { return true };
-        let Ok(Some(length)) = connection.read(buffer) else { return false };
-        let mut rest = buffer.get(..length).unwrap_or_default();
+    /// Handles every whole frame of what was read, and keeps the rest.
+    fn handle_frames(&mut self, now: Time, id: usize, mut rest: &[u8]) -> Read {
         match self.connections.read_front(id, rest, now.monotonic_ms) {
             Ok(Some(behind)) => rest = behind,
             // The rest of a proxy's header has to come first.
-            Ok(None) => return true,
+            Ok(None) => return Read::GoesOn,
             Err(Refused) => {
                 self.counters.connections_refused.add(1);
-                return false;
+                return Read::Broken;
             }
         }
         let Some(client) = self.connections.entry(id).map(|connection| connection.client) else {
-            return true;
+            return Read::Gone;
         };
         let mut completed = false;
         loop {
             match framing::next(rest) {
                 Ok(Frame::Complete { length }) => {
-                    let Some((frame, behind)) = rest.split_at_checked(length) else { return false };
-                    rest = behind;
+                    let Some((frame, behind)) = rest.split_at_checked(length) else { return Read::Broken };
                     completed = true;
                     if self.batch.is_full() {
                         self.flush();
                     }
-                    let Some(place) = self.batch.put(frame) else { return false };
+                    let Some(place) = self.batch.put(frame) else { return Read::Broken };
                     if let Some(connection) = self.connections.entry(id) {
                         connection.heard_ms = now.monotonic_ms;
                     }
-                    self.handle_client_packet(now, client, place);
+                    if let Some(passage) = self.handle_client_packet(now, client, place) {
+                        return self.hand_on(now, id, passage, rest, length);
+                    }
+                    rest = behind;
                 }
                 Ok(Frame::Incomplete { needed }) => {
                     let bounded = needed <= self.connections.limits.unallocated_frame_bytes;
                     if !bounded && !self.server.has_allocation(&client.five_tuple) {
-                        return false;
+                        return Read::Broken;
                     }
                     if let Some(connection) = self.connections.entry(id) {
                         connection.keep(rest, completed, now.monotonic_ms);
                     }
-                    return true;
+                    return Read::GoesOn;
                 }
-                Err(framing::NotAFrame) => return false,
+                Err(framing::NotAFrame) => return Read::Broken,
             }
         }
     }
@@ -503,8 +555,45 @@ impl Worker {
                     self.reply_late(&client, reply, &bytes);
                     self.flush();
                 }
+                Output::Message { client, reply, message } => {
+                    reply.into_iter().for_each(|reply| self.count(reply));
+                    let Self { server, connections, epoll, broken, counters, .. } = self;
+                    write_frame(&client, &message, (server, connections, epoll), broken, counters);
+                }
+                Output::Disconnect { connection, reason } => {
+                    self.splices.close(connection);
+                    tracing::debug!(?reason, "a peer's connection ended");
+                }
             }
         }
+        self.sweep_pairs();
         self.counters.allocations.set(self.server.allocation_count() as u64);
+    }
+}
+
+/// Sends a whole frame to a client on a stream, or queues it, or loses it.
+fn write_frame(
+    client: &Client,
+    frame: &[u8],
+    (server, connections, epoll): (&Server, &mut Connections, &Epoll),
+    broken: &mut Vec<usize>,
+    counters: &Counters,
+) {
+    let limit = connections.limits.outbound_bytes;
+    let Some((id, connection)) = connections.of_client(client) else { return };
+    match connection.write(frame, limit) {
+        Ok(Written::Sent) => {}
+        // A stranger who does not read is not worth a buffer.
+        Ok(Written::Waits | Written::Dropped) if !server.has_allocation(&client.five_tuple) => {
+            broken.push(id)
+        }
+        Ok(Written::Waits) => {
+            let token = Connections::token(client).pack();
+            if epoll.modify(connection, token, Interest::ReadWrite).is_err() {
+                broken.push(id);
+            }
+        }
+        Ok(Written::Dropped) => counters.send_failures.add(1),
+        Err(_) => broken.push(id),
     }
 }

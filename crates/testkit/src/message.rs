@@ -10,6 +10,8 @@ use turn::Transport;
 
 /// REQUESTED-TRANSPORT's value for UDP. RFC 8656 §18.8.
 pub const REQUESTED_UDP: [u8; 4] = [17, 0, 0, 0];
+/// REQUESTED-TRANSPORT's value for TCP. RFC 6062 §4.1.
+pub const REQUESTED_TCP: [u8; 4] = [6, 0, 0, 0];
 /// REQUESTED-ADDRESS-FAMILY's value for IPv4. RFC 8656 §18.6.
 pub const FAMILY_IPV4: [u8; 4] = [1, 0, 0, 0];
 /// REQUESTED-ADDRESS-FAMILY's value for IPv6. RFC 8656 §18.6.

@@ -36,6 +36,13 @@ impl Family {
     }
 }
 
+/// What is relayed: the protocol between server and peer. RFC 8656 §18.8, RFC 6062 §4.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Udp,
+    Tcp,
+}
+
 /// What an Allocate asks for beside a lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -62,9 +69,9 @@ impl Server {
             }
             return Err(Refusal::AllocationExists);
         }
-        requested_transport(message, client.five_tuple.transport)?;
+        let protocol = requested_transport(message, client.five_tuple.transport)?;
         let wanted = wanted(message)?;
-        let is_mobile = self.wants_mobility(message)?;
+        let is_mobile = self.wants_mobility(message, protocol)?;
         let requested_lifetime = requested_lifetime(message)?;
         if let Some(server) = self.alternate_for(client) {
             return Err(Refusal::TryAlternate(server));
@@ -76,12 +83,12 @@ impl Server {
             return Err(Refusal::TooManyAllocations);
         }
         let mut answer = Allocated { relayed: [None; 2], lifetime_secs, reservation: None, failed: None };
-        let (relays, quota) = self.open_relays(now, wanted, identity, sockets, &mut answer)?;
+        let (relays, quota) = self.open_relays(now, (protocol, wanted), identity, sockets, &mut answer)?;
         answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
         let meter = Meter::new(self.key_limits(identity.turn_key), &quota);
         let id = self.allocations.insert(Allocation::new(
             client,
-            relays,
+            (protocol, relays),
             expires_ms,
             identity,
             message.transaction(),
@@ -97,7 +104,7 @@ impl Server {
     fn open_relays(
         &mut self,
         now: Time,
-        wanted: Wanted,
+        (protocol, wanted): (Protocol, Wanted),
         identity: &Authenticated,
         sockets: &mut impl RelaySockets,
         answer: &mut Allocated,
@@ -111,7 +118,7 @@ impl Server {
                 let address = self.relay_address(family)?;
                 let quota = self.take_quota(identity)?;
                 let promise = (parity == Parity::EvenAndNext).then(|| self.promise(identity)).transpose()?;
-                let (relay, next) = self.open_relay(address, parity, sockets)?;
+                let (relay, next) = self.open_relay(address, (protocol, parity), sockets)?;
                 answer.reservation = promise
                     .zip(next)
                     .map(|(promise, port)| self.reserve(now, promise, (address, port), identity));
@@ -121,7 +128,7 @@ impl Server {
                 let quota = self.take_quota(identity)?;
                 let mut open = |family| {
                     let address = self.relay_address(family)?;
-                    self.open_relay(address, parity, sockets).map(|(relay, _)| relay)
+                    self.open_relay(address, (protocol, parity), sockets).map(|(relay, _)| relay)
                 };
                 // RFC 8656 §7.2: of two families one is enough; ADDRESS-ERROR-CODE says why the other is missing.
                 match [Family::V4, Family::V6].map(|family| (family, open(family))) {
@@ -163,14 +170,19 @@ impl Server {
     fn open_relay(
         &mut self,
         address: RelayAddress,
-        parity: Parity,
+        (protocol, parity): (Protocol, Parity),
         sockets: &mut impl RelaySockets,
     ) -> Result<(Relayed, Option<RelayPort>), Refusal> {
         for _ in 0..PORT_TRIES {
             let random = self.rng.next_u32();
             let taken = self.shared.ports.take(address.local, parity, random);
             let (port, next) = taken.ok_or(Refusal::NoRelayPort)?;
-            match sockets.open(port.local()) {
+            let opened = match protocol {
+                Protocol::Udp => sockets.open(port.local()),
+                // RFC 6062 §5.1: the relayed transport address is a TCP one.
+                Protocol::Tcp => sockets.listen(port.local()),
+            };
+            match opened {
                 Ok(id) => return Ok((Relayed::new(id, port, address), next)),
                 Err(OpenError::InUse) => {}
                 Err(OpenError::Failed) => break,
@@ -212,14 +224,23 @@ impl Server {
     }
 }
 
-fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<(), Refusal> {
+fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<Protocol, Refusal> {
+    use AttributeType as A;
     // RFC 8656 §7.2: without REQUESTED-TRANSPORT it is 400, with one that is not supported 442.
-    let value = message.attribute(AttributeType::REQUESTED_TRANSPORT).ok_or(Refusal::TransportMissing)?;
-    match (value, transport) {
-        (&[PROTOCOL_UDP, _, _, _], _) => Ok(()),
-        // RFC 6062 §5.1: a TCP allocation needs a client on TCP or TLS.
-        (&[PROTOCOL_TCP, _, _, _], Transport::Udp) => Err(Refusal::TransportMismatch),
-        (&[_, _, _, _], _) => Err(Refusal::TransportUnsupported),
+    let value = message.attribute(A::REQUESTED_TRANSPORT).ok_or(Refusal::TransportMissing)?;
+    match value {
+        &[PROTOCOL_UDP, _, _, _] => Ok(Protocol::Udp),
+        // RFC 6062 §5.1: a TCP allocation needs a client on TCP or TLS, or it is 400.
+        &[PROTOCOL_TCP, _, _, _] if !transport.is_stream() => Err(Refusal::TransportMismatch),
+        &[PROTOCOL_TCP, _, _, _] => {
+            // RFC 6062 §5.1: DONT-FRAGMENT, EVEN-PORT and RESERVATION-TOKEN belong to UDP: with them it is 400.
+            let of_udp = [A::DONT_FRAGMENT, A::EVEN_PORT, A::RESERVATION_TOKEN];
+            if of_udp.iter().any(|kind| message.attribute(*kind).is_some()) {
+                return Err(Refusal::ContradictoryAttributes);
+            }
+            Ok(Protocol::Tcp)
+        }
+        &[_, _, _, _] => Err(Refusal::TransportUnsupported),
         _ => Err(Refusal::MalformedAttribute),
     }
 }

@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 use stun::{ChannelNumber, TransactionId};
 
-use crate::allocate::Family;
+use crate::allocate::{Family, Protocol};
 use crate::auth::Authenticated;
 use crate::icmp::Told;
 use crate::mobility::Mobility;
@@ -69,6 +69,8 @@ pub(crate) struct Allocation {
     pub(crate) client: Client,
     /// One, or one of each family. RFC 8656 §7.2.
     relays: [Option<Relayed>; 2],
+    /// What is relayed.
+    pub(crate) protocol: Protocol,
     /// Monotonic milliseconds; nothing is relayed from this moment on.
     pub(crate) expires_ms: u64,
     pub(crate) credential: CredentialId,
@@ -112,7 +114,7 @@ struct Channel {
 impl Allocation {
     pub(crate) fn new(
         client: Client,
-        relays: [Option<Relayed>; 2],
+        (protocol, relays): (Protocol, [Option<Relayed>; 2]),
         expires_ms: u64,
         identity: &Authenticated,
         transaction: TransactionId,
@@ -122,6 +124,7 @@ impl Allocation {
         Self {
             client,
             relays,
+            protocol,
             expires_ms,
             credential: identity.credential,
             turn_key: identity.turn_key,
@@ -323,6 +326,12 @@ impl Allocations {
     /// The relay socket with this relayed address.
     pub(crate) fn relay_at(&self, address: SocketAddr) -> Option<RelayId> {
         self.by_address.get(&address).copied()
+    }
+
+    /// The client of a relay socket, that of an allocation included which has expired but was not ended yet.
+    pub(crate) fn client_of(&self, relay: RelayId) -> Option<Client> {
+        let id = (*self.by_relay.get(relay.index())?)?;
+        self.slab.get(id.0).map(|allocation| allocation.client)
     }
 
     pub(crate) fn holds(&self, client: &FiveTuple) -> bool {

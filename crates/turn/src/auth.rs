@@ -82,6 +82,7 @@ pub(crate) fn is_known(kind: AttributeType) -> bool {
             | A::REQUESTED_ADDRESS_FAMILY
             | A::REQUESTED_TRANSPORT
             | A::XOR_MAPPED_ADDRESS
+            | A::CONNECTION_ID
     )
 }
 

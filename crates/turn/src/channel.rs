@@ -2,6 +2,7 @@
 
 use stun::{AttributeType, ChannelNumber, Message, channel_data};
 
+use crate::allocate::Protocol;
 use crate::auth::Authenticated;
 use crate::permission::{check_family, peer};
 use crate::quota::Direction;
@@ -21,6 +22,9 @@ impl Server {
         let channel_expires_ms = now.after_secs(self.config.channel_lifetime_secs);
         let permission_expires_ms = now.after_secs(self.config.permission_lifetime_secs);
         let (_, allocation) = self.allocation_of(now, client, identity)?;
+        if allocation.protocol != Protocol::Udp {
+            return Err(Refusal::OtherProtocol);
+        }
         // RFC 8656 §12.2: both attributes are needed, and the number lies in 0x4000 to 0x4FFF, or it is 400.
         let number = message.attribute(AttributeType::CHANNEL_NUMBER).and_then(ChannelNumber::from_attribute);
         let number = number.filter(|number| !strict || !number.is_reserved());

@@ -61,13 +61,26 @@ pub struct Limits {
     pub channels: usize,
     /// Ports reserved by EVEN-PORT in 30 seconds, by all workers together; one more is refused with 508.
     pub reservations: usize,
+    /// Connections with the peers of one TCP allocation, those that are being made included; one more is refused with
+    /// 508, and closed at once where the peer made it. RFC 6062.
+    pub connections: usize,
+    /// The same of all allocations together.
+    pub all_connections: usize,
     /// Denials remembered.
     pub denials: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { allocations: 65_536, permissions: 128, channels: 128, reservations: 4_096, denials: 4_000_000 }
+        Self {
+            allocations: 65_536,
+            permissions: 128,
+            channels: 128,
+            connections: 16,
+            all_connections: 16_384,
+            reservations: 4_096,
+            denials: 4_000_000,
+        }
     }
 }
 

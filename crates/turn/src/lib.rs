@@ -17,11 +17,13 @@ mod auth;
 mod binding;
 mod channel;
 mod config;
+mod connection;
 mod discovery;
 mod five_tuple;
 mod icmp;
 mod mobility;
 mod nonce;
+mod outcome;
 mod own_relays;
 mod pace;
 mod packet;
@@ -36,24 +38,25 @@ mod send;
 mod server;
 mod shared_secrets;
 mod stranger;
+mod tcp;
 mod ticket;
 mod time;
 
 pub use config::{Config, Limits, RelayAddress, WorkerId};
+pub use connection::ConnectionId;
 pub use discovery::{Discovery, Source};
 pub use five_tuple::{Client, FiveTuple, Transport};
 pub use icmp::Icmp;
 pub use mobility::{Note, Traveller};
 pub use nonce::NonceKey;
+pub use outcome::{Action, DropReason, EndReason, Output};
 pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
 pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
 pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
 pub use quota::{KeyLimits, Quotas, Rate};
 pub use reply::{Refusal, Reply};
 pub use reservation::Reservations;
-pub use server::{
-    Action, Command, CommandError, DropReason, EndReason, OpenError, Output, RelayId, RelaySockets, Server,
-    Shared,
-};
+pub use server::{Command, CommandError, OpenError, RelayId, RelaySockets, Server, Shared};
 pub use stranger::StrangerLimit;
+pub use tcp::ConnectFailed;
 pub use time::Time;

@@ -9,18 +9,15 @@ use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use rand_chacha::rand_core::Rng;
-use stun::{AttributeType, Class, Fingerprint, Message, MessageWriter, Method, TransactionId};
+use stun::{AttributeType, Message, Method, TransactionId};
 
-use crate::allocate::{Family, lifetime, requested_family, requested_lifetime};
+use crate::allocate::{Family, Protocol, lifetime, requested_family, requested_lifetime};
 use crate::allocation::{Allocation, AllocationId, Whereabouts};
 use crate::auth::Authenticated;
-use crate::reply::{Answer, Response};
+use crate::reply::{Answer, Asked, Response};
 use crate::server::{Action, DropReason, EndReason, Output, RelayId, RelaySockets, Server};
 use crate::ticket::{GENERATIONS, Identity, Sealed, Ticket};
 use crate::{Client, FiveTuple, Packet, Refusal, Reply, Time, WorkerId};
-
-/// A header and FINGERPRINT: what of a request its answer depends on.
-const STUB_LEN: usize = 28;
 
 /// What makes an allocation mobile.
 #[derive(Debug)]
@@ -51,8 +48,7 @@ pub(crate) struct Claim {
     from: WorkerId,
     client: Client,
     ticket: Ticket,
-    transaction: TransactionId,
-    has_fingerprint: bool,
+    asked: Asked,
     identity: Authenticated,
     lifetime_secs: Option<u32>,
     family: Option<Family>,
@@ -147,13 +143,15 @@ enum Judged {
 
 impl Server {
     /// Whether an Allocate asks for mobility, and may.
-    pub(crate) fn wants_mobility(&self, message: &Message<'_>) -> Result<bool, Refusal> {
+    pub(crate) fn wants_mobility(&self, message: &Message<'_>, protocol: Protocol) -> Result<bool, Refusal> {
         match message.attribute(AttributeType::MOBILITY_TICKET) {
             None => Ok(false),
             // RFC 8016 §3.1.2: a ticket of non-zero length in Allocate is 400.
             Some([_, ..]) => Err(Refusal::TicketInvalid),
             // RFC 8016 §3.1.2: where mobility is forbidden by local policy, the request is refused with 405.
             Some([]) if !self.config.mobility => Err(Refusal::MobilityForbidden),
+            // Data connections cannot move: they end with the client's.
+            Some([]) if protocol == Protocol::Tcp => Err(Refusal::MobilityForbidden),
             Some([]) => Ok(true),
         }
     }
@@ -199,8 +197,7 @@ impl Server {
             from: self.config.worker,
             client,
             ticket,
-            transaction: message.transaction(),
-            has_fingerprint: message.fingerprint() == Fingerprint::Verified,
+            asked: Asked::by(message),
             identity: identity.clone(),
             lifetime_secs,
             family,
@@ -233,7 +230,7 @@ impl Server {
         let same = mobility.identity == claim.ticket.identity
             && allocation.credential == claim.identity.credential
             && moved.client == claim.client.five_tuple
-            && moved.transaction == claim.transaction;
+            && moved.transaction == claim.asked.transaction;
         same.then_some(moved.answer)
     }
 
@@ -300,7 +297,7 @@ impl Server {
             return Err(Refusal::NoAllocation);
         };
         mobility.generation = generation;
-        let (client, transaction) = (claim.client.five_tuple, claim.transaction);
+        let (client, transaction) = (claim.client.five_tuple, claim.asked.transaction);
         mobility.moved = Some(Moved { client, transaction, answer });
         match stays_at {
             // Whoever hears the client may believe that it is somewhere else.
@@ -480,21 +477,15 @@ impl Server {
 
     /// Answers a client whose request came a while ago.
     fn answer_late(&mut self, now: Time, claim: &Claim, outcome: Result<Answer, Refusal>) {
-        let mut stub = [0; STUB_LEN];
-        let mut writer = MessageWriter::new(&mut stub, Class::Request, Method::REFRESH, claim.transaction);
-        if claim.has_fingerprint {
-            writer.fingerprint();
-        }
-        let length = writer.finish().unwrap_or_default();
-        let Ok(request) = Message::parse(stub.get(..length).unwrap_or_default()) else { return };
         let five_tuple = claim.client.five_tuple;
         let offers_algorithms = self.config.offer_password_algorithms;
         let response = Response {
-            request: &request,
+            asked: claim.asked,
+            request: None,
             client: five_tuple.client,
             key: Some((claim.identity.response, &claim.identity.key)),
             realm: &self.config.realm,
-            nonce: &|| self.shared.nonces.issue(now, &five_tuple, offers_algorithms),
+            nonce: Some(&|| self.shared.nonces.issue(now, &five_tuple, offers_algorithms)),
             offers_algorithms,
             known: crate::auth::is_known,
         };

@@ -32,7 +32,7 @@ impl OwnRelays {
 
     /// Where this host reaches a peer: its own relayed addresses behind a one-to-one NAT at their local side, for
     /// few NATs send back what was sent to their outside.
-    fn local(&self, peer: SocketAddr) -> SocketAddr {
+    pub(crate) fn local(&self, peer: SocketAddr) -> SocketAddr {
         let own = self.addresses.iter().find(|address| address.public == peer.ip());
         own.map_or(peer, |address| SocketAddr::new(address.local, peer.port()))
     }

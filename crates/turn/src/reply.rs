@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 
 use stun::{
     AttributeType, Class, ErrorCode, Fingerprint, IntegrityAlgorithm, LongTermKey, Message, MessageWriter,
-    Method, Overflow, PasswordAlgorithm, address,
+    Method, Overflow, PasswordAlgorithm, TransactionId, address,
 };
 
-use crate::Forbidden;
 use crate::allocate::Family;
+use crate::connection::ConnectionId;
 use crate::discovery::{Discovered, MAX_PADDING};
 use crate::nonce::Nonce;
 use crate::reservation::Token;
 use crate::ticket::Sealed;
+use crate::{Forbidden, RelayId, WorkerId};
 
 /// What a request was answered with. RFC 8489 §6.3.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,20 @@ pub enum Refusal {
     NotMoved,
     /// This server takes no new allocations: another one does.
     TryAlternate(SocketAddr),
+    /// The request is for the other kind of allocation: one that relays TCP, or one that relays UDP.
+    OtherProtocol,
+    /// The allocation has a connection with the peer, or is making one.
+    ConnectionExists,
+    /// The connection to the peer failed or took too long.
+    ConnectFailed,
+    /// The allocation, or the server, has as many connections with peers as it may.
+    TooManyConnections,
+    /// CONNECTION-ID is missing.
+    ConnectionMissing,
+    /// CONNECTION-ID names no connection that waits to be bound.
+    ConnectionUnknown,
+    /// A data connection has to be a stream of its own.
+    NoDataConnection,
 }
 
 impl Refusal {
@@ -122,6 +137,9 @@ impl Refusal {
             | Self::MalformedAttribute
             | Self::PeerMissing
             | Self::ChannelNumberInvalid
+            | Self::ConnectionMissing
+            | Self::ConnectionUnknown
+            | Self::NoDataConnection
             | Self::ChannelConflict
             | Self::TicketInvalid
             | Self::TicketUsed
@@ -130,7 +148,11 @@ impl Refusal {
             Self::StaleNonce => ErrorCode::STALE_NONCE,
             Self::WrongCredentials => ErrorCode::WRONG_CREDENTIALS,
             Self::UnknownAttributes => ErrorCode::UNKNOWN_ATTRIBUTE,
-            Self::AllocationExists | Self::NoAllocation => ErrorCode::ALLOCATION_MISMATCH,
+            Self::ConnectionExists => ErrorCode::CONNECTION_ALREADY_EXISTS,
+            Self::ConnectFailed => ErrorCode::CONNECTION_TIMEOUT_OR_FAILURE,
+            Self::AllocationExists | Self::NoAllocation | Self::OtherProtocol => {
+                ErrorCode::ALLOCATION_MISMATCH
+            }
             Self::TransportUnsupported => ErrorCode::UNSUPPORTED_TRANSPORT_PROTOCOL,
             Self::FamilyUnsupported => ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED,
             Self::PeerFamilyMismatch => ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH,
@@ -141,6 +163,7 @@ impl Refusal {
             | Self::TooManyNewPeers
             | Self::TooManyPermissions
             | Self::TooManyChannels
+            | Self::TooManyConnections
             | Self::NoRelayPort
             | Self::TooManyReservations
             | Self::ReservationUnknown => ErrorCode::INSUFFICIENT_CAPACITY,
@@ -189,6 +212,13 @@ impl Refusal {
             Self::TicketInvalid => "ticket_invalid",
             Self::TicketUsed => "ticket_used",
             Self::NotMoved => "not_moved",
+            Self::OtherProtocol => "other_protocol",
+            Self::ConnectionExists => "connection_exists",
+            Self::ConnectFailed => "connect_failed",
+            Self::TooManyConnections => "too_many_connections",
+            Self::ConnectionMissing => "connection_missing",
+            Self::ConnectionUnknown => "connection_unknown",
+            Self::NoDataConnection => "no_data_connection",
         }
     }
 }
@@ -204,6 +234,20 @@ pub(crate) enum Answer {
         lifetime_secs: u32,
         ticket: Option<Sealed>,
     },
+    /// A peer connection is made, and waits to be bound.
+    Connected(ConnectionId),
+    /// The client's connection carries this peer connection's data from now on.
+    Bound(ConnectionId),
+    /// No answer yet: the caller has to connect first.
+    Connect {
+        connection: ConnectionId,
+        relay: RelayId,
+        peer: SocketAddr,
+    },
+    /// No answer yet: the same request is being worked on.
+    Connecting,
+    /// No answer from here: another worker has the allocation.
+    HandOver(WorkerId),
     Done,
     /// Another worker has to be asked first.
     Later,
@@ -220,14 +264,35 @@ pub(crate) struct Allocated {
     pub(crate) failed: Option<(Family, Refusal)>,
 }
 
+/// What a response repeats of its request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) transaction: TransactionId,
+    pub(crate) has_fingerprint: bool,
+}
+
+impl Asked {
+    pub(crate) fn by(message: &Message<'_>) -> Self {
+        Self {
+            method: message.method(),
+            transaction: message.transaction(),
+            has_fingerprint: message.fingerprint() == Fingerprint::Verified,
+        }
+    }
+}
+
 /// What every response to one request needs to know.
 pub(crate) struct Response<'r> {
-    pub(crate) request: &'r Message<'r>,
+    pub(crate) asked: Asked,
+    /// The request, where it is answered at once.
+    pub(crate) request: Option<&'r Message<'r>>,
     pub(crate) client: SocketAddr,
     /// Set once the request's integrity is verified: the response is then protected with it.
     pub(crate) key: Option<(IntegrityAlgorithm, &'r LongTermKey)>,
     pub(crate) realm: &'r str,
-    pub(crate) nonce: &'r dyn Fn() -> Nonce,
+    /// Where the answer can be a challenge.
+    pub(crate) nonce: Option<&'r dyn Fn() -> Nonce>,
     pub(crate) offers_algorithms: bool,
     /// The comprehension-required attributes that the request may have.
     pub(crate) known: fn(AttributeType) -> bool,
@@ -241,7 +306,7 @@ impl Response<'_> {
         buffer: &mut [u8],
     ) -> Result<usize, Overflow> {
         let class = if outcome.is_ok() { Class::Success } else { Class::Error };
-        let mut writer = MessageWriter::new(buffer, class, self.request.method(), self.request.transaction());
+        let mut writer = MessageWriter::new(buffer, class, self.asked.method, self.asked.transaction);
         match outcome {
             Ok(answer) => self.write_answer(answer, &mut writer),
             Err(refusal) => self.write_refusal(refusal, &mut writer),
@@ -250,7 +315,7 @@ impl Response<'_> {
             // RFC 8489 §9.2.4: responses to an authenticated request carry integrity.
             writer.integrity_by(algorithm, key);
         }
-        if self.request.fingerprint() == Fingerprint::Verified {
+        if self.asked.has_fingerprint {
             // RFC 8489 §7: a client that uses FINGERPRINT needs it to tell the response from other traffic.
             writer.fingerprint();
         }
@@ -287,7 +352,16 @@ impl Response<'_> {
                 writer.attribute_u32(AttributeType::LIFETIME, lifetime_secs);
                 ticket.map(|ticket| writer.attribute(AttributeType::MOBILITY_TICKET, &ticket));
             }
-            Answer::Done | Answer::Later => {}
+            Answer::Connected(connection) => {
+                // RFC 6062 §5.2: the success response carries CONNECTION-ID.
+                writer.attribute_u32(AttributeType::CONNECTION_ID, connection.0);
+            }
+            Answer::Done
+            | Answer::Later
+            | Answer::Bound(_)
+            | Answer::Connect { .. }
+            | Answer::Connecting
+            | Answer::HandOver(_) => {}
         }
     }
 
@@ -314,7 +388,9 @@ impl Response<'_> {
         if matches!(code, ErrorCode::UNAUTHENTICATED | ErrorCode::STALE_NONCE) {
             // RFC 8489 §9.2.4: 401 and 438 carry REALM and a fresh NONCE.
             writer.attribute(AttributeType::REALM, self.realm.as_bytes());
-            writer.attribute(AttributeType::NONCE, (self.nonce)().as_bytes());
+            if let Some(nonce) = self.nonce {
+                writer.attribute(AttributeType::NONCE, nonce().as_bytes());
+            }
             if self.offers_algorithms {
                 // RFC 8489 §9.2.4: a nonce with the password algorithms bit comes with the list of them.
                 writer.attribute(AttributeType::PASSWORD_ALGORITHMS, &PasswordAlgorithm::OFFER);
@@ -327,7 +403,7 @@ impl Response<'_> {
         if refusal == Refusal::UnknownAttributes {
             // RFC 8489 §6.3.1: the unknown comprehension-required attributes are listed.
             let mut list = [0; 64];
-            let unknown = self.request.unknown_attributes(self.known);
+            let unknown = self.request.into_iter().flat_map(|request| request.unknown_attributes(self.known));
             let length = list
                 .chunks_exact_mut(2)
                 .zip(unknown)

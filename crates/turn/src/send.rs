@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use rand_chacha::rand_core::Rng;
 use stun::{AttributeType, Message, TransactionId, channel_data, write_data_indication_header};
 
+use crate::allocate::Protocol;
 use crate::allocation::Whereabouts;
 use crate::auth::is_known;
 use crate::permission::peer;
@@ -23,6 +24,7 @@ impl Server {
         let (id, allocation) = self
             .allocations
             .of_client(&client.five_tuple, now.monotonic_ms)
+            .filter(|(_, allocation)| allocation.protocol == Protocol::Udp)
             .ok_or(DropReason::NoAllocation)?;
         // RFC 8016 §3.2.2: a Send indication from where the client was going to has it there for good.
         if allocation.is_arriving(&client.five_tuple) {
@@ -64,6 +66,10 @@ impl Server {
         let Some(allocation) = self.allocations.of_relay(relay, now.monotonic_ms) else {
             return Action::Drop(DropReason::NoAllocation);
         };
+        // A TCP allocation has no datagrams: one that another allocation sends there comes to nothing.
+        if allocation.protocol != Protocol::Udp {
+            return Action::Drop(DropReason::NoAllocation);
+        }
         // RFC 8656 §11.3: without a permission for the source's address the datagram is discarded.
         if !allocation.permits(peer.ip(), now.monotonic_ms) {
             return Action::Drop(DropReason::NoPermission);

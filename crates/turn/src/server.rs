@@ -5,17 +5,18 @@ use std::sync::Arc;
 use credentials::{Denial, DenySet, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method, ParseError};
+use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method};
 
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
 use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known};
 use crate::binding::{binding, known_at};
+use crate::connection::Connections;
 use crate::discovery::Place;
-use crate::mobility::{Departed, Note, Traveller};
+use crate::mobility::Departed;
+pub(crate) use crate::outcome::{Action, DropReason, EndReason, Output};
 use crate::own_relays::OwnRelays;
-use crate::port::RelayPort;
 use crate::quota::AllocationLimits;
-use crate::reply::{Answer, Response};
+use crate::reply::{Answer, Asked, Response};
 use crate::reservation::{Due, Reservations};
 use crate::send;
 use crate::shared_secrets::SharedSecrets;
@@ -31,88 +32,6 @@ const PURGE_INTERVAL_SECS: u32 = 60;
 
 /// How many TURN keys may have limits of their own.
 const MAX_LIMITED_KEYS: usize = 65_536;
-
-/// What to do with the packet that was given in, now rewritten. RFC 8656 §2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Nothing.
-    Drop(DropReason),
-    /// Send it back on the way it came: it is the response.
-    Reply(Reply),
-    /// Send it this way: it is the response to a Binding that asked to be answered from or to elsewhere. RFC 5780 §6.1.
-    ReplyElsewhere(Reply, Client),
-    /// Send it from this relay socket to this peer: it is the application's data.
-    ToPeer {
-        /// From where.
-        relay: RelayId,
-        /// To whom. For a relayed address of this host, where the host itself reaches it.
-        peer: SocketAddr,
-        /// With the DF bit: a datagram too long for the path is then lost instead of cut. RFC 8656 §15.
-        dont_fragment: bool,
-    },
-    /// Hand it to [`Server::from_peer`]: the peer is an allocation of this server, so the data need not leave the
-    /// process to come back to it.
-    ToRelay {
-        /// The peer's relay socket.
-        relay: RelayId,
-        /// The relayed address it comes from.
-        from: SocketAddr,
-    },
-    /// Send it to this client: it is ChannelData or a Data indication.
-    ToClient(Client),
-    /// Give it to this worker, whose server has the client's allocation by now: [`Server::passed`]. RFC 8016 §3.2.2.
-    Pass(WorkerId),
-    /// Nothing now: another worker has to be asked first, by an output that is queued, and the response comes as an
-    /// output, too. RFC 8016 §3.2.2.
-    Later,
-}
-
-/// Why a packet is answered with nothing. RFC 8489 §6.3, RFC 8656 §11 and §12.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    /// Neither STUN nor ChannelData.
-    NotStun,
-    /// STUN, but broken.
-    MalformedStun(ParseError),
-    /// FINGERPRINT is there and wrong.
-    WrongFingerprint,
-    /// A response, or an indication that only servers send.
-    UnexpectedClass,
-    /// A method this server does not know.
-    UnknownMethod,
-    /// A request without integrity, and not the one that a client begins with.
-    Unauthenticated,
-    /// A time-limited username, when more of them came than shared secrets may be tried for: the client will ask again.
-    TooManyTrials,
-    /// No live allocation for the client or relay socket.
-    NoAllocation,
-    /// ChannelData with a channel number out of range, or cut.
-    MalformedChannelData,
-    /// ChannelData on a channel that is not bound.
-    NoChannel,
-    /// No permission for the peer.
-    NoPermission,
-    /// The peer may not be reached.
-    PeerForbidden,
-    /// A Send indication without XOR-PEER-ADDRESS or DATA.
-    MissingAttribute,
-    /// An indication with an unknown comprehension-required attribute.
-    UnknownAttribute,
-    /// A request that has not authenticated, from a prefix that got as many answers as it may.
-    StrangerRateExceeded,
-    /// The allocation relays as much in this direction as it may.
-    AllocationRateExceeded,
-    /// The allocations of the TURN key together relay as much in this direction as they may.
-    KeyRateExceeded,
-    /// The client has lost its connection and may come back.
-    ClientAway,
-    /// An ICMP error of a kind that clients are not told of.
-    IcmpNotRelayed,
-    /// The client has been told of enough ICMP errors in this second.
-    TooManyErrors,
-    /// The data and its header fit into no message or not into the buffer.
-    NoRoom,
-}
 
 /// A relay socket, by the number the caller gave it: small and dense, for tables are indexed by it. The number
 /// may be used again once the socket's [`Output::Ended`] has been taken.
@@ -133,6 +52,13 @@ pub trait RelaySockets {
     /// # Errors
     /// [`OpenError::InUse`] when another process has the port: the server then tries another.
     fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
+
+    /// Opens a TCP socket bound to exactly this local address and listening, of which peers' connections are told to
+    /// [`Server::accepted`]. RFC 6062 §5.1.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
 }
 
 /// Why a relay socket could not be opened.
@@ -187,60 +113,6 @@ pub enum CommandError {
     KeyLimits,
 }
 
-/// What time and commands bring about.
-#[derive(Debug)]
-pub enum Output {
-    /// A relayed address is over, mostly with its allocation: close the relay socket, then drop the output, which
-    /// frees the port.
-    Ended {
-        /// Its client.
-        client: Client,
-        /// Its socket.
-        relay: RelayId,
-        /// Its port.
-        port: RelayPort,
-        /// Why.
-        reason: EndReason,
-    },
-    /// Something for another worker's server: [`Server::told`].
-    Tell {
-        /// Whose.
-        to: WorkerId,
-        /// What.
-        note: Note,
-    },
-    /// An allocation moves to another worker: take its sockets out of this worker's hands and give both to that
-    /// one's [`Server::arrived`], or, if it cannot take them, to this one's [`Server::returned`].
-    Depart {
-        /// To whom.
-        to: WorkerId,
-        /// The allocation.
-        traveller: Box<Traveller>,
-    },
-    /// The late response to a request that another worker had to be asked about.
-    Reply {
-        /// Who gets it.
-        client: Client,
-        /// What it says.
-        reply: Reply,
-        /// The message.
-        bytes: Vec<u8>,
-    },
-}
-
-/// Why an allocation ended. RFC 8656 §6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EndReason {
-    /// The client refreshed it with a lifetime of zero.
-    Deleted,
-    /// Its lifetime or its credential ran out.
-    Expired,
-    /// Its credential was revoked, or its key or shared secret is gone.
-    Denied,
-    /// The client's connection was closed, and the allocation was not mobile.
-    ClientGone,
-}
-
 /// What all servers of a process have in common.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -274,6 +146,7 @@ pub struct Server {
     pub(crate) rng: ChaCha12Rng,
     pub(crate) allocations: Allocations,
     pub(crate) own_relays: OwnRelays,
+    pub(crate) connections: Connections,
     /// The limits of keys that have some of their own; at most [`MAX_LIMITED_KEYS`].
     key_limits: BTreeMap<TurnKeyId, KeyLimits>,
     pub(crate) shared_secrets: SharedSecrets,
@@ -286,7 +159,7 @@ pub struct Server {
     pub(crate) reservations_due: VecDeque<Due>,
     /// Where new allocations are sent to instead.
     alternates: Vec<SocketAddr>,
-    /// At most one entry for each allocation that ever was and is not taken yet.
+    /// At most one entry for the end of each relay socket, and two for each connection, not taken yet.
     pub(crate) outputs: VecDeque<Output>,
 }
 
@@ -315,6 +188,7 @@ impl Server {
             own_relays,
             tickets,
             departed,
+            connections: Connections::default(),
             denials,
             key_limits: BTreeMap::new(),
             shared_secrets: SharedSecrets::default(),
@@ -378,7 +252,10 @@ impl Server {
                     self.end(id, EndReason::Denied);
                 }
             }
-            Command::Policy(policy) => self.config.policy = PeerPolicy::clone(&policy),
+            Command::Policy(policy) => {
+                self.config.policy = PeerPolicy::clone(&policy);
+                self.end_forbidden();
+            }
             Command::Redirect(alternates) => self.alternates = alternates,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::ClientGone(five_tuple) => {
@@ -392,6 +269,7 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Time) {
         self.end_expired(now);
         self.departed.expire(now.monotonic_ms);
+        self.end_overdue(now);
         if now.monotonic_ms >= self.purge_ms {
             self.denials.purge(now.unix_secs());
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
@@ -405,7 +283,8 @@ impl Server {
     pub fn poll_timeout(&self) -> Option<u64> {
         let expiry = self.allocations.next_expiry().map(|(at, _)| at);
         let reservation = self.reservations_due.front().map(|due| due.at_ms);
-        [expiry, reservation].into_iter().flatten().min()
+        let connection = self.connections.next_due().map(|(at, _)| at);
+        [expiry, reservation, connection].into_iter().flatten().min()
     }
 
     /// The next output, until there is none: to be drained after every other call.
@@ -447,10 +326,11 @@ impl Server {
                     return Ok(Action::Pass(worker));
                 }
                 let mut buffer = [0; MAX_REPLY];
-                let answered = self.request(now, client, &message, sockets, &mut buffer)?;
-                let Some((action, length)) = answered else { return Ok(Action::Later) };
-                let bytes = buffer.get(..length).ok_or(DropReason::NoRoom)?;
-                packet.replace(bytes).map_err(|_| DropReason::NoRoom)?;
+                let (action, length) = self.request(now, client, &message, sockets, &mut buffer)?;
+                if length > 0 {
+                    let bytes = buffer.get(..length).ok_or(DropReason::NoRoom)?;
+                    packet.replace(bytes).map_err(|_| DropReason::NoRoom)?;
+                }
                 Ok(action)
             }
             (Class::Indication, Method::SEND) => {
@@ -472,7 +352,7 @@ impl Server {
         message: &Message<'_>,
         sockets: &mut impl RelaySockets,
         buffer: &mut [u8; MAX_REPLY],
-    ) -> Result<Option<(Action, usize)>, DropReason> {
+    ) -> Result<(Action, usize), DropReason> {
         let method = message.method();
         let mut key = None;
         let mut known: fn(AttributeType) -> bool = is_known;
@@ -482,7 +362,12 @@ impl Server {
                 known = known_at(place);
                 binding(place, client, message)
             }
-            Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
+            Method::ALLOCATE
+            | Method::REFRESH
+            | Method::CREATE_PERMISSION
+            | Method::CHANNEL_BIND
+            | Method::CONNECT
+            | Method::CONNECTION_BIND => {
                 self.expect_integrity(client, message)?;
                 let authority = self.authority(&client.five_tuple);
                 let authenticated = match authority.authenticate(now, &client.five_tuple, message) {
@@ -502,34 +387,42 @@ impl Server {
         if key.is_none() && !self.may_answer_stranger(now, client, outcome) {
             return Err(DropReason::StrangerRateExceeded);
         }
-        if outcome == Ok(Answer::Later) {
-            return Ok(None);
-        }
+        let action = match outcome {
+            Ok(Answer::Later) => return Ok((Action::Later, 0)),
+            Ok(Answer::Connect { connection, relay, peer }) => {
+                return Ok((Action::Connect { connection, relay, peer }, 0));
+            }
+            Ok(Answer::HandOver(worker)) => return Ok((Action::HandOver(worker), 0)),
+            Ok(Answer::Connecting) => return Err(DropReason::Connecting),
+            Ok(Answer::Bound(connection)) => Action::Bind(connection),
+            Ok(Answer::Binding(Some(discovered))) if discovered.route != client => {
+                Action::ReplyElsewhere(Reply::Success(method), discovered.route)
+            }
+            Ok(_) => Action::Reply(Reply::Success(method)),
+            Err(refusal) => Action::Reply(Reply::Refused(refusal)),
+        };
         let response = Response {
-            request: message,
+            asked: Asked::by(message),
+            request: Some(message),
             client: client.five_tuple.client,
             key: key.as_ref().map(|(algorithm, key)| (*algorithm, key)),
             realm: &self.config.realm,
-            nonce: &|| {
+            nonce: Some(&|| {
                 self.shared.nonces.issue(now, &client.five_tuple, self.config.offer_password_algorithms)
-            },
+            }),
             offers_algorithms: self.config.offer_password_algorithms,
             known,
         };
         let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
-        let reply = outcome.map_or_else(Reply::Refused, |_| Reply::Success(method));
-        let action = match outcome {
-            Ok(Answer::Binding(Some(discovered))) if discovered.route != client => {
-                Action::ReplyElsewhere(reply, discovered.route)
-            }
-            _ => Action::Reply(reply),
-        };
-        Ok(Some((action, length)))
+        Ok((action, length))
     }
 
-    /// Only Allocate may begin without integrity: other requests of strangers are not worth a reflected byte.
+    /// Only Allocate, and ConnectionBind on a stream, may begin without integrity: other requests of strangers are not
+    /// worth a reflected byte.
     fn expect_integrity(&self, client: Client, message: &Message<'_>) -> Result<(), DropReason> {
+        let binds = message.method() == Method::CONNECTION_BIND && client.five_tuple.transport.is_stream();
         let expected = message.method() == Method::ALLOCATE
+            || binds
             || integrity_algorithm(message).is_some()
             || self.allocations.holds(&client.five_tuple);
         if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
@@ -561,6 +454,8 @@ impl Server {
             Method::ALLOCATE => self.allocate(now, client, message, identity, sockets),
             Method::REFRESH => self.refresh(now, client, message, identity),
             Method::CREATE_PERMISSION => self.create_permission(now, client, message, identity),
+            Method::CONNECT => self.connect(now, client, message, identity),
+            Method::CONNECTION_BIND => self.connection_bind(now, client, message, identity),
             _ => self.channel_bind(now, client, message, identity),
         }
     }
@@ -637,6 +532,7 @@ impl Server {
 
     pub(crate) fn close(&mut self, client: Client, relay: Relayed, reason: EndReason) {
         let Relayed { id, port, .. } = relay;
+        self.end_connections(client, id, reason);
         self.outputs.push_back(Output::Ended { client, relay: id, port, reason });
     }
 

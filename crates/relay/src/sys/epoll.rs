@@ -9,14 +9,19 @@ use super::check;
 /// What an epoll instance waits for on a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
+    /// Only errors, which are always told.
+    Nothing,
     Read,
+    Write,
     ReadWrite,
 }
 
 impl Interest {
     fn bits(self) -> u32 {
         match self {
+            Self::Nothing => 0,
             Self::Read => libc::EPOLLIN as u32,
+            Self::Write => libc::EPOLLOUT as u32,
             Self::ReadWrite => (libc::EPOLLIN | libc::EPOLLOUT) as u32,
         }
     }
@@ -29,6 +34,8 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// An error waits to be taken.
     pub(crate) failed: bool,
+    /// Closed both ways, or broken.
+    pub(crate) hung: bool,
 }
 
 /// A level-triggered epoll instance.
@@ -81,7 +88,8 @@ impl Epoll {
             let event = unsafe { event.assume_init() };
             let writable = event.events & libc::EPOLLOUT as u32 != 0;
             let failed = event.events & libc::EPOLLERR as u32 != 0;
-            Event { token: event.u64, writable, failed }
+            let hung = event.events & (libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0;
+            Event { token: event.u64, writable, failed, hung }
         }));
         Ok(())
     }

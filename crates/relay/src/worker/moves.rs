@@ -40,10 +40,12 @@ impl Worker {
                     let range = base + range.start..base + range.end;
                     match action {
                         Action::Pass(to) if !is_back => self.pass(to, client, range, true),
-                        action => self.act(action, Some(client), range),
+                        // What moves has no data connections, so nothing becomes of the connection it came on.
+                        action => _ = self.act_for_client(now, client, (action, place), range),
                     }
                 }
             }
+            Letter::Connection { stream, client, bytes } => self.adopt(now, stream, client, &bytes),
             Letter::ToClient { client, bytes } => self.send_bytes_to_client(&client, &bytes),
         }
     }

@@ -16,6 +16,8 @@ const FAST: StreamLimits = StreamLimits {
     partial_frame_ms: 500,
     unallocated_idle_ms: 500,
     unallocated_total_ms: 120_000,
+    pair_idle_ms: 2_000,
+    pair_half_open_ms: 500,
 };
 
 fn running() -> Running {

@@ -15,4 +15,5 @@ mod proxy;
 mod relay_to_relay;
 mod relaying;
 mod start;
+mod tcp;
 mod trains;

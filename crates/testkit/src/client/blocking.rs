@@ -102,6 +102,8 @@ pub struct BlockingClient {
     patience: Duration,
     received: VecDeque<(SocketAddr, Vec<u8>)>,
     undelivered: VecDeque<(SocketAddr, Icmp)>,
+    /// Peers that have connected.
+    attempts: VecDeque<(u32, SocketAddr)>,
     replies: VecDeque<Event>,
 }
 
@@ -133,6 +135,7 @@ impl BlockingClient {
             patience: PATIENCE,
             received: VecDeque::new(),
             undelivered: VecDeque::new(),
+            attempts: VecDeque::new(),
             replies: VecDeque::new(),
         })
     }
@@ -294,6 +297,73 @@ impl BlockingClient {
         self.wait(|event| matches!(event, Event::ChannelBound { .. }).then_some(()))
     }
 
+    /// Allocates a relay of TCP connections; the relayed address.
+    ///
+    /// # Errors
+    /// When refused or not answered.
+    pub fn allocate_tcp(&mut self) -> Result<SocketAddr, Error> {
+        self.client.config.relays_tcp = true;
+        self.allocate()
+    }
+
+    /// Has the server connect to this peer; the connection's CONNECTION-ID.
+    ///
+    /// # Errors
+    /// When refused or not answered.
+    pub fn connect_peer(&mut self, peer: SocketAddr) -> Result<u32, Error> {
+        self.client.connect(self.now_ms(), peer);
+        self.wait(|event| match event {
+            Event::Connected { connection, .. } => Some(connection),
+            _ => None,
+        })
+    }
+
+    /// The next peer that has connected, with its CONNECTION-ID; `None` when none does within `timeout`.
+    ///
+    /// # Errors
+    /// When the connection is closed or the socket fails.
+    pub fn attempt(&mut self, timeout: Duration) -> Result<Option<(u32, SocketAddr)>, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(attempt) = self.attempts.pop_front() {
+                return Ok(Some(attempt));
+            }
+            if !self.step(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Makes this very connection, which has no allocation, the data connection of a CONNECTION-ID: the stream, and what
+    /// came behind the answer.
+    ///
+    /// # Errors
+    /// When refused or not answered.
+    pub fn into_data_connection(mut self, connection: u32) -> Result<(TcpStream, Vec<u8>), Error> {
+        self.client.connection_bind(self.now_ms(), connection);
+        self.wait(|event| matches!(event, Event::ConnectionBound { .. }).then_some(()))?;
+        match self.socket {
+            Socket::Tcp(stream, frames) => {
+                stream.set_read_timeout(None)?;
+                Ok((stream, frames.into_rest()))
+            }
+            Socket::Udp(_) => Err(Error::Io(ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Opens a data connection for a CONNECTION-ID, from a new connection to the same server.
+    ///
+    /// # Errors
+    /// When the connection cannot be made, or is refused or not answered.
+    pub fn data_connection(&self, connection: u32) -> Result<(TcpStream, Vec<u8>), Error> {
+        let server = match &self.socket {
+            Socket::Tcp(stream, _) => stream.peer_addr()?,
+            Socket::Udp(socket) => socket.peer_addr()?,
+        };
+        let other = Self::with_config(server, self.client.config.clone())?;
+        other.into_data_connection(connection)
+    }
+
     /// Sends data to a peer: through its channel if one is bound, else in a Send indication.
     ///
     /// # Errors
@@ -413,6 +483,7 @@ impl BlockingClient {
             match event {
                 Event::Data { peer, bytes, .. } => self.received.push_back((peer, bytes)),
                 Event::Undelivered { peer, icmp } => self.undelivered.push_back((peer, icmp)),
+                Event::ConnectionAttempt { connection, peer } => self.attempts.push_back((connection, peer)),
                 event => self.replies.push_back(event),
             }
         }

@@ -14,6 +14,11 @@ impl Frames {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// What is left when the stream carries no frames any more.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The next whole frame, ChannelData with its padding; `None` when more bytes are needed.
     ///
     /// # Errors

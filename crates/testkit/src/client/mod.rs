@@ -60,6 +60,8 @@ pub struct Config {
     pub even_port: Option<bool>,
     /// Whether Allocate asks for a ticket to move with (MOBILITY-TICKET).
     pub mobility: bool,
+    /// Whether Allocate asks for a relay of TCP connections (RFC 6062), and not of datagrams.
+    pub relays_tcp: bool,
     /// Whether SHA-256 is used where the server offers it.
     pub sha256: bool,
     /// Whether every message ends with FINGERPRINT.
@@ -79,6 +81,7 @@ impl Config {
             additional: false,
             even_port: None,
             mobility: false,
+            relays_tcp: false,
             sha256: false,
             fingerprint: false,
             keep_alive: false,
@@ -120,6 +123,25 @@ pub enum Event {
         /// Its peer.
         peer: SocketAddr,
     },
+    /// There is a connection to a peer, which waits for a data connection. RFC 6062 §4.3.
+    Connected {
+        /// CONNECTION-ID.
+        connection: u32,
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// A peer has connected. RFC 6062 §4.4.
+    ConnectionAttempt {
+        /// CONNECTION-ID.
+        connection: u32,
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// This client's own connection is a data connection now: what follows is the peer's.
+    ConnectionBound {
+        /// CONNECTION-ID.
+        connection: u32,
+    },
     /// A request was refused.
     Refused {
         /// Which request.
@@ -159,6 +181,8 @@ pub(crate) enum Wish {
     Move { ticket: Vec<u8> },
     CreatePermission { peers: Vec<SocketAddr> },
     ChannelBind { channel: ChannelNumber, peer: SocketAddr },
+    Connect { peer: SocketAddr },
+    ConnectionBind { connection: u32 },
 }
 
 impl Wish {
@@ -169,6 +193,8 @@ impl Wish {
             Self::Refresh { .. } | Self::Move { .. } => Method::REFRESH,
             Self::CreatePermission { .. } => Method::CREATE_PERMISSION,
             Self::ChannelBind { .. } => Method::CHANNEL_BIND,
+            Self::Connect { .. } => Method::CONNECT,
+            Self::ConnectionBind { .. } => Method::CONNECTION_BIND,
         }
     }
 }
@@ -299,6 +325,16 @@ impl Client {
         self.ask(now_ms, Wish::ChannelBind { channel, peer }, 0);
     }
 
+    /// Asks for a connection to this peer.
+    pub fn connect(&mut self, now_ms: u64, peer: SocketAddr) {
+        self.ask(now_ms, Wish::Connect { peer }, 0);
+    }
+
+    /// Asks that this client's own connection, which has no allocation, carries what goes through this one.
+    pub fn connection_bind(&mut self, now_ms: u64, connection: u32) {
+        self.ask(now_ms, Wish::ConnectionBind { connection }, 0);
+    }
+
     /// Sends data: through the peer's channel if one is bound, else as a Send indication.
     pub fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         match self.channel_to(peer) {
@@ -342,6 +378,7 @@ impl Client {
                 let Ok(message) = Message::parse(packet) else { return };
                 match (message.class(), message.method()) {
                     (Class::Indication, Method::DATA) => self.data_indication(&message),
+                    (Class::Indication, Method::CONNECTION_ATTEMPT) => self.attempt(&message),
                     (Class::Success | Class::Error, _) => self.response(now_ms, &message),
                     _ => {}
                 }
@@ -392,7 +429,9 @@ impl Client {
                 match &wish {
                     Wish::Binding => {}
                     Wish::Allocate { lifetime_secs } => {
-                        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &message::REQUESTED_UDP);
+                        let tcp = self.config.relays_tcp;
+                        let transport = if tcp { message::REQUESTED_TCP } else { message::REQUESTED_UDP };
+                        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &transport);
                         match self.config.family {
                             Some(Family::V4) => writer
                                 .attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &message::FAMILY_IPV4),
@@ -425,6 +464,12 @@ impl Client {
                         writer.attribute(AttributeType::CHANNEL_NUMBER, &channel.to_attribute());
                         writer.xor_address(AttributeType::XOR_PEER_ADDRESS, *peer);
                     }
+                    Wish::Connect { peer } => {
+                        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, *peer);
+                    }
+                    Wish::ConnectionBind { connection } => {
+                        writer.attribute_u32(AttributeType::CONNECTION_ID, *connection);
+                    }
                 }
                 if let Some(signature) = signature {
                     signature.sign(writer);
@@ -448,6 +493,14 @@ impl Client {
         } else if let Some(&[_, _, kind, code, a, b, c, d]) = message.attribute(AttributeType::ICMP) {
             let icmp = Icmp { kind, code, data: u32::from_be_bytes([a, b, c, d]) };
             self.events.push_back(Event::Undelivered { peer, icmp });
+        }
+    }
+
+    fn attempt(&mut self, message: &Message<'_>) {
+        let peer = message.attribute(AttributeType::XOR_PEER_ADDRESS);
+        let peer = peer.and_then(|value| address::decode_xor(value, message.transaction()));
+        if let (Some(peer), Some(connection)) = (peer, connection_id(message)) {
+            self.events.push_back(Event::ConnectionAttempt { connection, peer });
         }
     }
 
@@ -540,6 +593,11 @@ impl Client {
                 self.renew(now_ms + RENEW_PERMISSION_MS, wish);
                 Event::ChannelBound { channel, peer }
             }
+            (Wish::Connect { peer }, ..) => match connection_id(message) {
+                Some(connection) => Event::Connected { connection, peer },
+                None => return,
+            },
+            (Wish::ConnectionBind { connection }, ..) => Event::ConnectionBound { connection },
             // A success response without what it must say is none.
             _ => return,
         };
@@ -552,4 +610,9 @@ impl Client {
             self.renewals.push((at_ms, wish));
         }
     }
+}
+
+fn connection_id(message: &Message<'_>) -> Option<u32> {
+    let value = message.attribute(AttributeType::CONNECTION_ID)?;
+    value.try_into().ok().map(u32::from_be_bytes)
 }

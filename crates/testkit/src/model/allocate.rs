@@ -52,7 +52,10 @@ impl Model {
         match faults.take(four(message, A::REQUESTED_TRANSPORT)) {
             Some(None) => faults.when(true, 400),
             Some(Some([17, ..])) | None => {}
-            Some(Some([6, ..])) => faults.when(true, if stream { 442 } else { 400 }),
+            Some(Some([6, ..])) => {
+                let of_udp = [A::DONT_FRAGMENT, A::EVEN_PORT, A::RESERVATION_TOKEN];
+                faults.when(!stream || of_udp.iter().any(|kind| message.attribute(*kind).is_some()), 400);
+            }
             Some(Some(_)) => faults.when(true, 442),
         }
         let wanted = wanted(message, &mut faults);
@@ -75,6 +78,7 @@ impl Model {
         }
         (new.lifetime_secs, new.expires_ms) = granted(now, lifetime, &sender.account);
         new.username.clone_from(&sender.account.username);
+        new.tcp = matches!(message.attribute(A::REQUESTED_TRANSPORT), Some([6, ..]));
         Ok(Expected::Allocated { new, proof })
     }
 
@@ -186,6 +190,7 @@ impl Model {
         self.allocations.push(Allocation {
             client,
             relays,
+            tcp: new.tcp,
             username: new.username.clone(),
             expires_ms: new.expires_ms,
             permissions: std::collections::BTreeMap::new(),

@@ -7,9 +7,10 @@ use stun::{
     AttributeType as A, Class, ErrorCode, Fingerprint, IntegrityAlgorithm, Message, Method, address,
     channel_data,
 };
-use turn::{Action, Client, FiveTuple, Icmp, RelayId, Reply, Time};
+use turn::{Action, Client, ConnectionId, FiveTuple, Icmp, RelayId, Reply, Time, WorkerId};
 
 use super::requests::is_signed_as;
+use super::tcp::Answer;
 use super::{Discovered, Model, Ports, Proof, Told};
 
 /// What must come of one input.
@@ -62,6 +63,36 @@ pub enum Expected {
     Done {
         /// Protected like this.
         proof: Proof,
+    },
+    /// Nothing yet: a connection to a peer.
+    Connect {
+        /// From this socket.
+        relay: RelayId,
+        /// To this peer.
+        peer: SocketAddr,
+        /// Which is reached there.
+        to: SocketAddr,
+        /// What it is answered then.
+        answer: Answer,
+    },
+    /// The answer to a Connect, once more.
+    Connected {
+        /// With this CONNECTION-ID.
+        connection: ConnectionId,
+        /// Protected like this.
+        proof: Proof,
+    },
+    /// The client's connection becomes a data connection.
+    Bound {
+        /// Of this one.
+        connection: ConnectionId,
+        /// Protected like this.
+        proof: Proof,
+    },
+    /// Another worker's.
+    HandOver {
+        /// That one.
+        worker: WorkerId,
     },
     /// The data goes to a peer.
     ToPeer {
@@ -120,7 +151,11 @@ impl Expected {
                 (new.port.is_some(), "claimed"),
                 (proof.integrity == IntegrityAlgorithm::Sha256, "sha256"),
                 (new.username.contains(':'), "time_limited"),
+                (new.tcp, "tcp"),
+                (new.tcp && new.ips.len() == 2, "dual_tcp"),
             ]),
+            Self::Connected { .. } => vec!["connected_again"],
+            Self::HandOver { .. } => vec!["handed_over"],
             Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
             Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],
             Self::Undelivered { icmp, .. } => named(&[(true, "icmp"), (icmp.data > 0, "too_big")]),
@@ -142,6 +177,8 @@ impl Expected {
 pub struct NewAllocation {
     /// On these addresses.
     pub ips: Vec<IpAddr>,
+    /// Of TCP connections, not of datagrams.
+    pub tcp: bool,
     /// On such ports; `None`: on this one.
     pub ports: Option<Ports>,
     /// The port that was reserved.
@@ -204,6 +241,25 @@ impl Model {
                     .and_then(|()| check_undelivered(*peer, *icmp, output))
                     .map(|()| false)
             }
+            (
+                Expected::Connect { relay, peer, to, answer },
+                Action::Connect { connection, relay: from, peer: at },
+            ) => ensure((*relay, *to) == (from, at), "to another peer or from another socket")
+                .and_then(|()| ensure(input == output, "the request was changed"))
+                .and_then(|()| self.connecting(now, connection, (*relay, *peer), answer))
+                .map(|()| false),
+            (Expected::HandOver { worker }, Action::HandOver(to)) => {
+                ensure((*worker, input) == (to, output), "to another worker, or changed").map(|()| false)
+            }
+            (Expected::Bound { connection, .. }, Action::Bind(bound)) => {
+                let reply = Reply::Success(Method::CONNECTION_BIND);
+                ensure(*connection == bound, "another connection")
+                    .and_then(|()| client.ok_or("a peer got a reply".to_owned()))
+                    .and_then(|client| {
+                        self.check_reply(now, client, expected, (input, reply, output), opened)
+                    })
+            }
+            (Expected::Bound { .. }, Action::Reply(Reply::Success(_))) => Err("a mere reply".to_owned()),
             (_, Action::Reply(reply) | Action::ReplyElsewhere(reply, _)) => client
                 .ok_or("a peer got a reply".to_owned())
                 .and_then(|client| check_route(client, expected, action).map(|()| client))
@@ -264,9 +320,17 @@ impl Model {
                 ensure(fields == wanted, "attributes")?;
                 Ok(false)
             }
-            Expected::Done { proof } => {
+            Expected::Done { proof } | Expected::Bound { proof, .. } => {
                 ensure(is_signed_as(&response, Some(proof)), "integrity")?;
                 ensure(fields == Fields::default(), "attributes")?;
+                Ok(false)
+            }
+            Expected::Connected { connection, proof } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
+                ensure(
+                    fields == Fields { connection: Some(*connection), ..Fields::default() },
+                    "attributes",
+                )?;
                 Ok(false)
             }
             _ => Err("it succeeded".to_owned()),
@@ -313,6 +377,7 @@ struct Fields {
     /// LIFETIME, where nothing is relayed.
     lifetime_secs: Option<u64>,
     told: Option<Told>,
+    connection: Option<ConnectionId>,
 }
 
 impl Fields {
@@ -335,7 +400,9 @@ impl Fields {
             failed,
         });
         let mapped = message.attribute(A::XOR_MAPPED_ADDRESS).and_then(address);
-        Self { mapped, lifetime_secs: lifetime_secs.filter(|_| told.is_none()), told }
+        let connection = message.attribute(A::CONNECTION_ID).and_then(|value| value.try_into().ok());
+        let connection = connection.map(|id| ConnectionId(u32::from_be_bytes(id)));
+        Self { mapped, lifetime_secs: lifetime_secs.filter(|_| told.is_none()), told, connection }
     }
 }
 

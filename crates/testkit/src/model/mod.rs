@@ -11,6 +11,7 @@ mod expected;
 mod limits;
 mod packets;
 mod requests;
+mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub use binding::Discovered;
 use limits::{Debt, Used};
 
 pub use expected::{Expected, NewAllocation};
+pub use tcp::{Answer, Link, Stage};
 
 /// RFC 8656 §9: a permission lasts five minutes.
 const PERMISSION_MS: u64 = 300_000;
@@ -70,6 +72,10 @@ pub struct Rules {
     pub key_limits: KeyLimits,
     /// Answers to the unauthenticated of one IPv4 /24 or IPv6 /56.
     pub stranger_limit: Option<StrangerLimit>,
+    /// Connections with the peers of an allocation.
+    pub max_connections: usize,
+    /// Connections with the peers of all of them.
+    pub max_all_connections: usize,
     /// Addresses that may not be reached.
     pub forbidden: BTreeSet<IpAddr>,
     /// The server's own listeners, which may not be reached either.
@@ -109,6 +115,8 @@ pub struct Allocation {
     pub client: Client,
     /// One, or one of each family.
     pub relays: Vec<Relay>,
+    /// Whether it relays TCP connections, and not datagrams.
+    pub tcp: bool,
     /// Who made it.
     pub username: String,
     /// Monotonic milliseconds; it is dead from then on.
@@ -232,6 +240,8 @@ pub struct Model {
     key_used: BTreeMap<TurnKeyId, [Used; 2]>,
     /// What the unauthenticated were answered lately, by prefix.
     strangers: BTreeMap<Vec<u8>, Debt>,
+    links: Vec<tcp::Link>,
+    owed: Vec<tcp::Owed>,
 }
 
 impl Model {
@@ -251,6 +261,8 @@ impl Model {
             key_limits: BTreeMap::new(),
             key_used: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            links: Vec::new(),
+            owed: Vec::new(),
         }
     }
 
@@ -287,7 +299,7 @@ impl Model {
     /// When the server has to be told the time next.
     pub fn timeout(&self) -> Option<u64> {
         let expiries = self.allocations.iter().map(|allocation| allocation.expires_ms);
-        expiries.chain(self.reservations_due.iter().copied()).min()
+        expiries.chain(self.reservations_due.iter().copied()).chain(self.links_due()).min()
     }
 
     /// The server was told the time: reservations that are due are over.
@@ -330,6 +342,7 @@ impl Model {
             moments.extend(allocation.channels.values().map(|(_, until_ms)| *until_ms));
         }
         moments.extend(&self.reservations_due);
+        moments.extend(self.links_due());
         for account in self.accounts.values() {
             let accepted_from = account.expires_at - self.rules.username_lifetime_secs;
             let accepted_from =
@@ -416,6 +429,9 @@ impl Model {
         reason: EndReason,
         gone: Option<FiveTuple>,
     ) -> Result<(), String> {
+        if let Some(link) = self.links.iter().find(|link| link.relay == relay) {
+            return Err(format!("{relay:?} ended before {link:?}"));
+        }
         if let Some(closing) = self.allocations.iter_mut().find(|held| held.closing.contains(&relay)) {
             closing.closing.retain(|held| *held != relay);
             let fits = (closing.client, EndReason::Deleted) == (client, reason);
@@ -453,7 +469,8 @@ impl Model {
             Some(EndReason::Expired) => swept,
             Some(_) => true,
         });
-        left.map_or(Ok(()), |left| Err(format!("not ended: {left:?}")))
+        left.map_or(Ok(()), |left| Err(format!("not ended: {left:?}")))?;
+        self.check_links(now, swept)
     }
 
     /// Whether any of a peer address's ports may be reached.

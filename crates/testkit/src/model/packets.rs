@@ -53,6 +53,7 @@ impl Model {
         let peer = peers(message).first().copied().flatten()?;
         let data = message.attribute(AttributeType::DATA)?.to_vec();
         let may_pass = unknown_attributes(message).is_empty()
+            && !allocation.tcp
             && allocation.permits(peer.ip(), now)
             && self.may_reach(peer);
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
@@ -67,14 +68,18 @@ impl Model {
         if let Some(other) = self.relays().find(|other| other.address == peer) {
             return Expected::ToRelay { relay: other.id, from: relay.address, data };
         }
+        Expected::ToPeer { relay: relay.id, peer: self.reached_at(peer), dont_fragment, data }
+    }
+
+    /// Where the host itself reaches a peer.
+    pub(super) fn reached_at(&self, peer: SocketAddr) -> SocketAddr {
         let own = self.rules.relays.iter().find(|own| own.public == peer.ip());
         let is_own = own.filter(|_| self.rules.ports.contains(peer.port()));
-        let peer = is_own.map_or(peer, |own| SocketAddr::new(own.local, peer.port()));
-        Expected::ToPeer { relay: relay.id, peer, dont_fragment, data }
+        is_own.map_or(peer, |own| SocketAddr::new(own.local, peer.port()))
     }
 
     /// A relayed address by its public side.
-    fn as_known_to_peers(&self, peer: SocketAddr) -> SocketAddr {
+    pub(super) fn as_known_to_peers(&self, peer: SocketAddr) -> SocketAddr {
         let own = self.rules.relays.iter().find(|own| own.local == peer.ip());
         let is_own = own.filter(|_| self.rules.ports.contains(peer.port()));
         is_own.map_or(peer, |own| SocketAddr::new(own.public, peer.port()))
@@ -84,7 +89,7 @@ impl Model {
     pub fn from_peer(&mut self, now: Time, relay: RelayId, peer: SocketAddr, data: &[u8]) -> Expected {
         let peer = self.as_known_to_peers(peer);
         let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
-        let permitted = live.find(|a| a.has(relay)).filter(|a| a.permits(peer.ip(), now));
+        let permitted = live.find(|a| a.has(relay)).filter(|a| !a.tcp && a.permits(peer.ip(), now));
         let Some(allocation) = permitted else { return Expected::Silence };
         let channel = allocation.channel_to(peer, now);
         if channel.is_none() && !self.may_reach(peer) {

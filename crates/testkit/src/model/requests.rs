@@ -13,7 +13,8 @@ use super::{
 };
 
 /// The comprehension-required attributes the server is to understand.
-pub(super) const KNOWN: [A; 20] = [
+pub(super) const KNOWN: [A; 21] = [
+    A::CONNECTION_ID,
     A::MAPPED_ADDRESS,
     A::USERNAME,
     A::MESSAGE_INTEGRITY,
@@ -90,7 +91,14 @@ impl Model {
         if message.method() == Method::BINDING {
             return self.binding(client, message);
         }
-        let ours = [Method::ALLOCATE, Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND];
+        let ours = [
+            Method::ALLOCATE,
+            Method::REFRESH,
+            Method::CREATE_PERMISSION,
+            Method::CHANNEL_BIND,
+            Method::CONNECT,
+            Method::CONNECTION_BIND,
+        ];
         if !ours.contains(&message.method()) {
             return Expected::Silence;
         }
@@ -110,6 +118,8 @@ impl Model {
             Method::ALLOCATE => self.allocate(now, client, message, &sender, in_use),
             Method::REFRESH => self.refresh(now, client, message, &sender),
             Method::CREATE_PERMISSION => self.create_permission(now, client, message, &sender),
+            Method::CONNECT => self.connect(now, client, message, &sender),
+            Method::CONNECTION_BIND => self.connection_bind(now, client, message, &sender),
             _ => self.channel_bind(now, client, message, &sender),
         };
         outcome.unwrap_or_else(|codes| Expected::Refused { codes, proof, unknown })
@@ -123,7 +133,10 @@ impl Model {
             IntegrityAlgorithm::Sha1
         };
         if message.attribute(strongest.attribute()).is_none() {
-            return if message.method() == Method::ALLOCATE || self.live(client, now).is_some() {
+            let binds =
+                message.method() == Method::CONNECTION_BIND && client.five_tuple.transport.is_stream();
+            let begins = message.method() == Method::ALLOCATE || binds;
+            return if begins || self.live(client, now).is_some() {
                 Err(Unproven::Refused(401))
             } else if self.holds(client) {
                 // The server may have forgotten already.
@@ -179,7 +192,7 @@ impl Model {
     }
 
     /// RFC 8656 §5: what holds for every request about an allocation.
-    fn own_allocation(
+    pub(super) fn own_allocation(
         &mut self,
         now: Time,
         client: Client,
@@ -290,6 +303,7 @@ impl Model {
         let max_permissions = least(self.rules.max_permissions, limits.permissions);
         let max_channels = least(self.rules.max_channels, limits.channels);
         let found = self.own_allocation(now, client, sender, &mut faults);
+        faults.when(found.as_ref().is_some_and(|found| found.tcp), 437);
         let (Some(found), Some(number), Some(peer)) = (found, number, peer) else { return Err(faults.0) };
         faults.when(found.relay_to(peer).is_none(), 443);
         let new_peers = Self::new_peers(now, &limits, found, [peer.ip()]);

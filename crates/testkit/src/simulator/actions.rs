@@ -26,6 +26,7 @@ impl World {
             _ => self.dice.below(60_000),
         };
         self.run_until(self.now_ms + wait_ms)?;
+        self.deliver_told()?;
         self.renew_accounts();
         self.lockstep.sockets.failing = self.dice.permille(20);
         self.lockstep.sockets.in_use = if self.dice.permille(100) { 2 } else { 0 };
@@ -33,6 +34,9 @@ impl World {
         // A reservation does not last long enough to be met by chance.
         if self.lockstep.model.reservations().next().is_some() && self.dice.permille(250) {
             return self.claim(station);
+        }
+        if self.dice.permille(150) {
+            return self.connections(station);
         }
         match self.dice.below(1_000) {
             0..380 => self.behave(station),
@@ -90,7 +94,7 @@ impl World {
         let channel = self.some_channel();
         let lifetime = if self.dice.permille(500) { Some(self.some_lifetime()) } else { None };
         let data = self.payload();
-        let what = self.dice.below(16);
+        let what = self.dice.below(18);
         let Some(station) = self.stations.get_mut(index) else { return };
         let client = &mut station.client;
         match what {
@@ -102,6 +106,7 @@ impl World {
             10..13 => client.send(peer, indicated(&data)),
             13 => client.send_indication(peer, indicated(&data)),
             14 => client.send_channel_data(channel, &data),
+            15 | 16 => client.connect(now_ms, peer),
             _ => client.binding(now_ms),
         }
         self.flush(index);
@@ -199,11 +204,7 @@ impl World {
                 self.lockstep.model.set_keyring(self.ring.iter().copied());
                 Command::Keyring(self.keyrings.ring(&self.ring))
             }
-            6..8 => {
-                self.later_policy = !self.later_policy;
-                self.lockstep.model.set_forbidden(self.scenario.forbidden(self.later_policy));
-                Command::Policy(Arc::new(self.scenario.policy(self.later_policy)))
-            }
+            6..8 => return self.change_policy(),
             8..10 => {
                 let limits = self.dice.permille(600).then(|| key_limits(&mut self.dice));
                 self.lockstep.model.limit_key(account.turn_key, limits);
@@ -213,6 +214,14 @@ impl World {
             _ => return self.gone(index),
         };
         self.lockstep.command(now, command)
+    }
+
+    /// One more prefix is denied, or no longer.
+    pub(super) fn change_policy(&mut self) -> Result<(), String> {
+        self.later_policy = !self.later_policy;
+        self.lockstep.model.set_forbidden(self.scenario.forbidden(self.later_policy));
+        let policy = Arc::new(self.scenario.policy(self.later_policy));
+        self.lockstep.command(self.now(), Command::Policy(policy))
     }
 
     /// Goes to a moment at which something runs out, a millisecond before it or behind it, and tries everything that

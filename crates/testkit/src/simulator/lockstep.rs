@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use stun::Method;
 use turn::{
-    Action, Client, Command, EndReason, FiveTuple, HEADROOM, Icmp, MAX_REPLY, NonceKey, Output, Packet,
-    Quotas, RelayId, RelayPorts, Reply, Server, Shared, TAILROOM, Time,
+    Action, Client, Command, ConnectFailed, ConnectionId, EndReason, FiveTuple, HEADROOM, Icmp, MAX_REPLY,
+    NonceKey, Output, Packet, Quotas, RelayId, RelayPorts, Reply, Server, Shared, TAILROOM, Time,
 };
 
 use super::scenario::Scenario;
@@ -36,6 +36,8 @@ pub(super) struct Lockstep {
     pub(super) sockets: Sockets,
     pub(super) trace: Trace,
     pub(super) report: Report,
+    /// What clients are told in outputs, to be sent.
+    pub(super) told: Vec<(Client, Vec<u8>)>,
 }
 
 impl Lockstep {
@@ -53,6 +55,7 @@ impl Lockstep {
             sockets: Sockets::default(),
             trace: Trace::default(),
             report: Report::default(),
+            told: Vec::new(),
         }
     }
 
@@ -157,6 +160,7 @@ impl Lockstep {
             && self.ports.taken() == 0
             && self.quotas.held() == 0
             && self.server.allocation_count() == 0
+            && self.server.connection_count() == 0
         {
             Ok(())
         } else {
@@ -166,17 +170,18 @@ impl Lockstep {
 
     /// Takes what the server has to tell, closes sockets, and compares what can be seen from outside.
     fn drain(&mut self, now: Time, gone: Option<FiveTuple>, swept: bool) -> Result<(), String> {
-        while let Some(Output::Ended { client, relay, port, reason }) = self.server.poll_output() {
-            let who = (client.five_tuple.transport, client.five_tuple.client);
-            self.trace.record(format!("{} ended {who:?} {relay:?} {reason:?}", now.monotonic_ms), &[]);
-            *self.report.ends.entry(reason_name(reason)).or_default() += 1;
-            self.model.ended(now, client, relay, reason, gone)?;
-            if !self.sockets.close(relay) {
-                return Err(format!("{relay:?} is not open"));
-            }
-            drop(port);
+        while let Some(output) = self.server.poll_output() {
+            self.take(now, output, gone)?;
         }
         self.model.check_ends(now, swept)?;
+        let links = (self.server.connection_count(), self.model.links().count());
+        if links.0 != links.1 {
+            return Err(format!("connections with peers are {}, not {}", links.0, links.1));
+        }
+        let listening = self.model.allocations().filter(|held| held.tcp).flat_map(|held| &held.relays);
+        if !listening.map(|relay| relay.id).eq(self.sockets.listening_in(self.model.relays())) {
+            return Err("another kind of relay socket".to_owned());
+        }
         let (sockets, held) = (self.sockets.all().len(), self.quotas.held());
         let by_credentials = self.quotas.held_by_credentials();
         let counts = [self.server.allocation_count(), self.ports.taken(), sockets, held, by_credentials];
@@ -195,9 +200,79 @@ impl Lockstep {
         Ok(())
     }
 
+    fn take(&mut self, now: Time, output: Output, gone: Option<FiveTuple>) -> Result<(), String> {
+        match output {
+            Output::Ended { client, relay, port, reason } => {
+                let who = (client.five_tuple.transport, client.five_tuple.client);
+                self.trace.record(format!("{} ended {who:?} {relay:?} {reason:?}", now.monotonic_ms), &[]);
+                *self.report.ends.entry(reason_name(reason)).or_default() += 1;
+                self.model.ended(now, client, relay, reason, gone)?;
+                if !self.sockets.close(relay) {
+                    return Err(format!("{relay:?} is not open"));
+                }
+                drop(port);
+            }
+            Output::Message { client, reply, message } => {
+                self.trace.record(format!("{} told {client:?} {reply:?}", now.monotonic_ms), &message);
+                match reply {
+                    Some(Reply::Refused(refusal)) => {
+                        *self.report.refusals.entry(refusal.code().code()).or_default() += 1;
+                    }
+                    Some(Reply::Success(Method(method))) => {
+                        *self.report.successes.entry(method).or_default() += 1;
+                    }
+                    None => *self.report.features.entry("attempted").or_default() += 1,
+                }
+                self.model.told(client, reply, &message)?;
+                self.told.push((client, message));
+            }
+            Output::Disconnect { connection, reason } => {
+                self.trace.record(format!("{} closed {connection:?} {reason:?}", now.monotonic_ms), &[]);
+                *self.report.ends.entry(reason_name(reason)).or_default() += 1;
+                self.model.closed(now, connection, reason, gone)?;
+            }
+            Output::Tell { .. } | Output::Depart { .. } | Output::Reply { .. } => {
+                return Err(format!("{output:?}, and there is no other worker"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What came of a connection to a peer.
+    pub(super) fn connected(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        works: bool,
+    ) -> Result<(), String> {
+        self.report.steps += 1;
+        self.trace.record(format!("{} connected {connection:?} {works}", now.monotonic_ms), &[]);
+        self.model.connected(now, connection, works);
+        self.server.connected(now, connection, if works { Ok(()) } else { Err(ConnectFailed) });
+        self.drain(now, None, false)
+    }
+
+    /// A peer has connected to a relayed address.
+    pub(super) fn accepted(&mut self, now: Time, relay: RelayId, peer: SocketAddr) -> Result<(), String> {
+        self.report.steps += 1;
+        let given = self.server.accepted(now, relay, peer);
+        self.trace.record(format!("{} {peer} connected to {relay:?}: {given:?}", now.monotonic_ms), &[]);
+        self.model.accepted(now, (relay, peer), given.ok())?;
+        self.drain(now, None, false)
+    }
+
+    /// A connection with a peer was closed from outside.
+    pub(super) fn disconnected(&mut self, now: Time, connection: ConnectionId) -> Result<(), String> {
+        self.report.steps += 1;
+        self.trace.record(format!("{} disconnected {connection:?}", now.monotonic_ms), &[]);
+        self.model.disconnected(connection);
+        self.server.disconnected(connection);
+        self.drain(now, None, false)
+    }
+
     fn sent(&self, action: Action, sender: Option<Client>, output: Vec<u8>) -> Sent {
         match (action, sender) {
-            (Action::Reply(_), Some(client))
+            (Action::Reply(_) | Action::Bind(_), Some(client))
             | (Action::ReplyElsewhere(_, client) | Action::ToClient(client), _) => {
                 Sent::ToClient(client, output)
             }
@@ -208,7 +283,16 @@ impl Lockstep {
                 }
             }
             (Action::ToRelay { relay, from }, _) => Sent::ToRelay { relay, from, bytes: output },
-            (Action::Drop(_) | Action::Reply(_) | Action::Pass(_) | Action::Later, _) => Sent::Nothing,
+            (
+                Action::Drop(_)
+                | Action::Reply(_)
+                | Action::Bind(_)
+                | Action::Connect { .. }
+                | Action::HandOver(_)
+                | Action::Pass(_)
+                | Action::Later,
+                _,
+            ) => Sent::Nothing,
         }
     }
 
@@ -226,6 +310,10 @@ impl Lockstep {
             | Action::ReplyElsewhere(Reply::Success(Method(method)), _) => {
                 *self.report.successes.entry(method).or_default() += 1;
             }
+            Action::Bind(_) => {
+                *self.report.successes.entry(Method::CONNECTION_BIND.0).or_default() += 1;
+            }
+            Action::Connect { .. } | Action::HandOver(_) => {}
             Action::ToPeer { .. } | Action::ToRelay { .. } => self.report.to_peers += 1,
             Action::ToClient(_) => self.report.to_clients += 1,
             Action::Pass(_) | Action::Later => {}
@@ -256,5 +344,7 @@ fn reason_name(reason: EndReason) -> &'static str {
         EndReason::Expired => "expired",
         EndReason::Denied => "denied",
         EndReason::ClientGone => "client_gone",
+        EndReason::TimedOut => "timed_out",
+        EndReason::PeerForbidden => "peer_forbidden",
     }
 }

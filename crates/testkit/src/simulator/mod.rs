@@ -8,6 +8,7 @@ mod actions;
 mod lockstep;
 mod scenario;
 mod sockets;
+mod tcp;
 mod world;
 mod wrong;
 

@@ -114,6 +114,8 @@ impl Scenario {
             permissions: dice.pick(&[2, 3, 100, 100]),
             reservations: dice.pick(&[0, 1, 100, 100]),
             channels: dice.pick(&[1, 2, 100, 100]),
+            connections: dice.pick(&[1, 2, 16, 16]),
+            all_connections: dice.pick(&[3, 100, 100]),
             ..Limits::default()
         };
         let config = Config {
@@ -155,6 +157,12 @@ impl Scenario {
         PeerPolicy::new(vec![], deny).with_own_addresses(&self.listeners, relays, self.ports)
     }
 
+    /// A peer that the later policy denies.
+    pub(super) fn denied_later(&self) -> SocketAddr {
+        let denied: IpAddr = parse(DENIED_LATER.1);
+        self.friendly.iter().copied().find(|peer| peer.ip() == denied).expect("there is one")
+    }
+
     /// The same for the model: by address.
     pub(super) fn forbidden(&self, later: bool) -> BTreeSet<IpAddr> {
         let all = FORBIDDEN.iter().map(|text| parse::<SocketAddr>(text));
@@ -180,13 +188,15 @@ impl Scenario {
             max_reservations: self.config.limits.reservations,
             key_limits: self.config.key_limits,
             stranger_limit: self.config.stranger_limit,
+            max_connections: self.config.limits.connections,
+            max_all_connections: self.config.limits.all_connections,
             forbidden: self.forbidden(false),
             listeners: self.listeners.into(),
         }
     }
 
-    /// Where the stations sit: two behind one address, one on IPv6, two on streams.
-    pub(super) fn stations() -> [(Transport, SocketAddr); 6] {
+    /// Where the stations sit: two behind one address, one on IPv6, four on streams.
+    pub(super) fn stations() -> [(Transport, SocketAddr); 8] {
         [
             (Transport::Udp, parse("81.0.0.1:4000")),
             (Transport::Udp, parse("81.0.0.1:4001")),
@@ -194,6 +204,8 @@ impl Scenario {
             (Transport::Udp, parse("[2a00::1]:4000")),
             (Transport::Tcp, parse("81.0.0.1:4000")),
             (Transport::Tcp, parse("[2a00::2]:4000")),
+            (Transport::Tcp, parse("81.0.0.1:4001")),
+            (Transport::Tcp, parse("82.0.0.1:4000")),
         ]
     }
 }

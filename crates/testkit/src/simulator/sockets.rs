@@ -1,14 +1,18 @@
 //! Relay sockets that are only numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use turn::{OpenError, RelayId, RelaySockets};
+
+use crate::model::Relay;
 
 /// The open relay sockets, and what goes wrong with the next ones.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     open: BTreeMap<RelayId, SocketAddr>,
+    /// Those of TCP.
+    pub(super) listening: BTreeSet<RelayId>,
     /// How many ports the system says are in use before it gives one.
     pub(super) in_use: u32,
     /// Whether the system gives none at all.
@@ -19,11 +23,17 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn close(&mut self, relay: RelayId) -> bool {
+        self.listening.remove(&relay);
         self.open.remove(&relay).is_some()
     }
 
     pub(super) fn is_open(&self, relay: RelayId) -> bool {
         self.open.contains_key(&relay)
+    }
+
+    /// Those among these that listen.
+    pub(super) fn listening_in(&self, relays: impl Iterator<Item = Relay>) -> impl Iterator<Item = RelayId> {
+        relays.map(|relay| relay.id).filter(|relay| self.listening.contains(relay))
     }
 
     pub(super) fn all(&self) -> Vec<RelayId> {
@@ -45,6 +55,12 @@ impl RelaySockets for Sockets {
         let relay = free.ok_or(OpenError::Failed)?;
         self.open.insert(relay, local);
         self.opened.push(relay);
+        Ok(relay)
+    }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        let relay = self.open(local)?;
+        self.listening.insert(relay);
         Ok(relay)
     }
 }

@@ -125,10 +125,13 @@ impl World {
     }
 
     pub(super) fn new_client(&mut self, transport: Transport, account: &Account) -> Client {
+        let relays_tcp = transport == Transport::Tcp && self.dice.permille(700);
+        let even_port = self.dice.pick(&[None, None, None, Some(false), Some(true)]);
         let config = Config {
             family: self.dice.pick(&[None, Some(Family::V4), Some(Family::V6)]),
             additional: self.dice.permille(400),
-            even_port: self.dice.pick(&[None, None, None, Some(false), Some(true)]),
+            even_port: even_port.filter(|_| !relays_tcp || self.dice.permille(50)),
+            relays_tcp,
             sha256: self.dice.permille(500),
             fingerprint: self.dice.permille(300),
             keep_alive: self.dice.permille(700),

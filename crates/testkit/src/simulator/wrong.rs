@@ -5,11 +5,16 @@ use stun::{
     TransactionId, address, channel_data,
 };
 
+use turn::ConnectionId;
+
 use super::world::World;
 use crate::message::{self, Signature};
 use crate::model::{Account, Allocation};
 
-const METHODS: [Method; 6] = [
+const METHODS: [Method; 9] = [
+    Method::CONNECT,
+    Method::CONNECTION_BIND,
+    Method::CONNECTION_BIND,
     Method::ALLOCATE,
     Method::REFRESH,
     Method::CREATE_PERMISSION,
@@ -69,13 +74,24 @@ impl World {
         method: Method,
         fill: impl FnOnce(&mut MessageWriter<'_>),
     ) -> Result<(), String> {
+        let packet = self.signed(station, account, method, fill)?;
+        self.give(station, &packet)
+    }
+
+    /// A right request in the name of this account.
+    pub(super) fn signed(
+        &mut self,
+        station: usize,
+        account: &Account,
+        method: Method,
+        fill: impl FnOnce(&mut MessageWriter<'_>),
+    ) -> Result<Vec<u8>, String> {
         let signature = self.signature(station, account)?;
         let transaction = self.dice.transaction();
-        let packet = message::request(method, transaction, |writer| {
+        Ok(message::request(method, transaction, |writer| {
             fill(writer);
             signature.sign(writer);
-        });
-        self.give(station, &packet)
+        }))
     }
 
     /// What this account signs with from this station: with a nonce that the server tells now.
@@ -190,7 +206,8 @@ impl World {
         let four = |number: u32| number.to_be_bytes().to_vec();
         match method {
             Method::ALLOCATE => {
-                list.push((A::REQUESTED_TRANSPORT, message::REQUESTED_UDP.to_vec()));
+                let transports = [message::REQUESTED_UDP, message::REQUESTED_UDP, message::REQUESTED_TCP];
+                list.push((A::REQUESTED_TRANSPORT, self.dice.pick(&transports).to_vec()));
                 match self.dice.below(10) {
                     ..3 => {}
                     3 => list.push((A::REQUESTED_ADDRESS_FAMILY, message::FAMILY_IPV4.to_vec())),
@@ -210,11 +227,15 @@ impl World {
             Method::CHANNEL_BIND => {
                 list.push((A::CHANNEL_NUMBER, self.some_channel().to_attribute().to_vec()));
             }
+            Method::CONNECTION_BIND => {
+                let connection = self.some_connection();
+                list.push((A::CONNECTION_ID, connection.0.to_be_bytes().to_vec()));
+            }
             _ => {}
         }
         let peers = match method {
             Method::CREATE_PERMISSION => 1 + self.dice.below(3),
-            Method::CHANNEL_BIND => 1,
+            Method::CHANNEL_BIND | Method::CONNECT => 1,
             _ => 0,
         };
         for _ in 0..peers {
@@ -256,7 +277,9 @@ impl World {
         let four = |number: u32| number.to_be_bytes().to_vec();
         let channel = self.dice.pick(&[0x3FFF_0000, 0x4000_0000, 0x4FFF_0000, 0x5000_0000, 0xFFFF_0000]);
         let length = self.dice.index(9);
-        match self.dice.below(26) {
+        match self.dice.below(28) {
+            26 => (A::CONNECTION_ID, self.dice.data(length)),
+            27 => (A::CONNECTION_ID, self.some_connection().0.to_be_bytes().to_vec()),
             16 => (A::EVEN_PORT, vec![self.dice.pick(&[0, 0x7F, 0x80, 0xFF])]),
             17 => (A::EVEN_PORT, self.dice.data(length)),
             18 => (A::RESERVATION_TOKEN, self.some_token()),
@@ -266,7 +289,7 @@ impl World {
             0 => (UNKNOWN, vec![1, 2, 3]),
             1 => (SKIPPED, vec![1, 2, 3]),
             2 | 12 | 13 | 22..26 => {
-                (A::REQUESTED_TRANSPORT, vec![self.dice.pick(&[0, 6, 6, 17, 99]), 0, 0, 0])
+                (A::REQUESTED_TRANSPORT, vec![self.dice.pick(&[0, 6, 99, 99, 99]), 0, 0, 0])
             }
             3 => (A::REQUESTED_ADDRESS_FAMILY, vec![self.dice.pick(&[0, 1, 2, 3]), 0, 0, 0]),
             4 | 14 | 15 => (A::CHANNEL_NUMBER, four(channel)),
@@ -285,6 +308,15 @@ impl World {
         let tokens: Vec<Vec<u8>> =
             self.lockstep.model.reservations().map(|(token, _)| token.clone()).collect();
         tokens.get(self.dice.index(tokens.len())).cloned().unwrap_or_else(|| vec![7; 8])
+    }
+
+    /// A connection that there is, or that there is not.
+    pub(super) fn some_connection(&mut self) -> ConnectionId {
+        let all: Vec<ConnectionId> = self.lockstep.model.links().map(|link| link.connection).collect();
+        match all.get(self.dice.index(all.len())) {
+            Some(connection) if self.dice.permille(850) => *connection,
+            _ => ConnectionId(self.dice.pick(&[0, 1, 0x0100_0000, u32::MAX])),
+        }
     }
 
     /// A request without integrity.

@@ -34,6 +34,10 @@ impl RelaySockets for Sockets {
         self.0.insert(id);
         Ok(RelayId(id))
     }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        self.open(local)
+    }
 }
 
 /// A client of theirs and a server of ours, with what lies between.

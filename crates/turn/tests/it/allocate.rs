@@ -41,10 +41,6 @@ fn rfc8656_7_2_what_is_asked_for_decides_the_answer() {
         assert_eq!(over(Transport::Udp, attributes), expected, "UDP {attributes:?}");
         assert_eq!(over(Transport::Tcp, attributes), expected, "TCP {attributes:?}");
     }
-    // RFC 6062 §5.1: a TCP relay is not for clients on UDP, and not offered yet to those on TCP.
-    let tcp: Attributes = &[(A::REQUESTED_TRANSPORT, &[6, 0, 0, 0])];
-    assert_eq!(over(Transport::Udp, tcp), 400);
-    assert_eq!(over(Transport::Tcp, tcp), 442);
 }
 
 #[test]

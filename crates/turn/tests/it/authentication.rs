@@ -112,12 +112,18 @@ fn rfc8656_5_another_valid_user_of_the_five_tuple_gets_441() {
 fn strangers_without_integrity_hear_nothing_but_the_challenge_to_allocate() {
     let mut fixture = Fixture::new();
     let credential = fixture.mint(3_600);
-    let methods = [Method::REFRESH, Method::CREATE_PERMISSION, Method::CHANNEL_BIND];
+    let methods = [
+        Method::REFRESH,
+        Method::CREATE_PERMISSION,
+        Method::CHANNEL_BIND,
+        Method::CONNECT,
+        Method::CONNECTION_BIND,
+    ];
     for method in methods {
         let bare = message::request(method, fixture.dice.transaction(), |_| {});
         assert_eq!(fixture.give(alice(), &bare), Outcome::Silence(DropReason::Unauthenticated), "{method:?}");
     }
-    for method in [Method::CONNECT, Method::CONNECTION_BIND, Method(0x0FF), Method::SEND, Method::DATA] {
+    for method in [Method::CONNECTION_ATTEMPT, Method(0x0FF), Method::SEND, Method::DATA] {
         let bare = message::request(method, fixture.dice.transaction(), |_| {});
         assert_eq!(fixture.give(alice(), &bare), Outcome::Silence(DropReason::UnknownMethod), "{method:?}");
     }

@@ -1,6 +1,6 @@
 //! A server on made-up sockets and time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use stun::{AttributeType, ErrorCode, Integrity, Message, MessageWriter, Method, 
 use testkit::dice::Dice;
 use testkit::message::{self, REQUESTED_UDP, Signature};
 use turn::{
-    Action, Client, Command, Config, DropReason, EndReason, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey,
-    OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
-    RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
+    Action, Client, Command, Config, ConnectionId, DropReason, EndReason, FiveTuple, HEADROOM, Limits,
+    MAX_REPLY, NonceKey, OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId,
+    RelayPorts, RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
 };
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([9; 16]);
@@ -31,6 +31,9 @@ pub(crate) enum Outcome {
     ToRelay(RelayId, SocketAddr, Vec<u8>),
     /// Another worker is given the packet, or asked.
     Elsewhere,
+    Connect(ConnectionId, RelayId, SocketAddr),
+    Bind(ConnectionId, Vec<u8>),
+    HandOver(WorkerId),
 }
 
 impl Outcome {
@@ -79,6 +82,8 @@ pub(crate) fn value(reply: &[u8], kind: AttributeType) -> Option<Vec<u8>> {
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) open: BTreeMap<u32, SocketAddr>,
+    /// Those of TCP.
+    pub(crate) listening: BTreeSet<u32>,
     pub(crate) failure: Option<OpenError>,
 }
 
@@ -98,6 +103,12 @@ impl RelaySockets for Sockets {
         self.open.insert(id, local);
         Ok(RelayId(id))
     }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        let relay = self.open(local)?;
+        self.listening.insert(relay.0);
+        Ok(relay)
+    }
 }
 
 pub(crate) struct Fixture {
@@ -115,6 +126,10 @@ pub(crate) struct Fixture {
     pub(crate) posts: Vec<Output>,
     /// Whom the last packet that was passed on went back to.
     pub(crate) last_passed: Option<WorkerId>,
+    /// Connections with peers that the server has closed.
+    pub(crate) closed: Vec<(ConnectionId, EndReason)>,
+    /// What clients were told in outputs.
+    pub(crate) told: Vec<(Client, Vec<u8>)>,
     /// What came of the last packet, as the server said it.
     pub(crate) last: Option<Action>,
     config: Config,
@@ -155,6 +170,8 @@ impl Fixture {
             ends: vec![],
             posts: vec![],
             last_passed: None,
+            closed: vec![],
+            told: vec![],
             last: None,
             config,
             shared,
@@ -163,12 +180,9 @@ impl Fixture {
 
     /// Another worker of the same process.
     pub(crate) fn sibling(&self) -> Self {
+        let config = Config { worker: WorkerId(self.config.worker.0 + 1), ..self.config.clone() };
         Self {
-            server: Server::new(
-                Config { worker: WorkerId(1), ..self.config.clone() },
-                self.shared.clone(),
-                [6; 32],
-            ),
+            server: Server::new(config, self.shared.clone(), [6; 32]),
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
             quotas: Arc::clone(&self.quotas),
@@ -179,6 +193,8 @@ impl Fixture {
             ends: vec![],
             posts: vec![],
             last_passed: None,
+            closed: vec![],
+            told: vec![],
             last: None,
             config: self.config.clone(),
             shared: self.shared.clone(),
@@ -259,13 +275,16 @@ impl Fixture {
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
                 Output::Ended { relay, reason, .. } => {
                     assert!(self.sockets.open.remove(&relay.0).is_some());
+                    self.sockets.listening.remove(&relay.0);
                     self.ends.push(reason);
                 }
+                Output::Message { client, message, .. } => self.told.push((client, message)),
+                Output::Disconnect { connection, reason } => self.closed.push((connection, reason)),
                 other => self.posts.push(other),
             }
         }
@@ -382,5 +401,8 @@ fn outcome(action: Action, output: Vec<u8>) -> Outcome {
         Action::ToClient(client) => Outcome::ToClient(client, output),
         Action::ToRelay { relay, from } => Outcome::ToRelay(relay, from, output),
         Action::Pass(_) | Action::Later => Outcome::Elsewhere,
+        Action::Connect { connection, relay, peer } => Outcome::Connect(connection, relay, peer),
+        Action::Bind(connection) => Outcome::Bind(connection, output),
+        Action::HandOver(worker) => Outcome::HandOver(worker),
     }
 }

@@ -20,3 +20,4 @@ mod reservation;
 mod sha256;
 mod shared_secrets;
 mod stranger;
+mod tcp;

@@ -85,7 +85,9 @@ fn carry(from: &mut Fixture, to: &mut Fixture) -> Vec<Vec<u8>> {
                 to.server.arrived(now, traveller);
             }
             Output::Reply { bytes, .. } => replies.push(bytes),
-            Output::Ended { .. } => unreachable!("the fixture takes it"),
+            Output::Ended { .. } | Output::Message { .. } | Output::Disconnect { .. } => {
+                unreachable!("the fixture takes it")
+            }
         }
     }
     to.timeout();

@@ -105,7 +105,19 @@ fn deny(world: &mut World, bytes: &mut Bytes<'_>) {
 }
 
 fn other(world: &mut World, bytes: &mut Bytes<'_>) {
-    match bytes.byte() % 7 {
+    match bytes.byte() % 11 {
+        7 => {
+            let connection = world.connection(bytes);
+            world.connected(connection, bytes.byte() % 4 != 0);
+        }
+        8 | 9 => {
+            let (relay, peer) = (world.relay(bytes), address(bytes.pick(&PEERS)));
+            world.accepted(relay, peer);
+        }
+        10 => {
+            let connection = world.connection(bytes);
+            world.disconnected(connection);
+        }
         0 => world.mint(bytes.pick(&[1, 60, 301, 3_600, 172_800])),
         1 => world.set_keyring(bytes.byte() % 2 + 1),
         2 => world.set_policy(bytes.byte() % 2 == 1),

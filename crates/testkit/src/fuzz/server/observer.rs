@@ -9,7 +9,7 @@ use stun::{
     AttributeType, ChannelNumber, Class, Integrity, IntegrityAlgorithm, Kind, LongTermKey, Message, Method,
     PasswordAlgorithm, address, channel_data,
 };
-use turn::{Client, FiveTuple, RelayId, Reply, Time, Transport};
+use turn::{Client, ConnectionId, FiveTuple, RelayId, Reply, Time, Transport};
 
 use super::world::{Account, LISTENERS, REALM, address as socket_address};
 
@@ -30,8 +30,21 @@ struct Held {
     channels: BTreeMap<ChannelNumber, (SocketAddr, u64)>,
 }
 
+/// A connection with a peer.
+#[derive(Debug)]
+struct Link {
+    relay: RelayId,
+    /// It waits for a data connection.
+    waits: bool,
+    /// Somebody waits for it to be made.
+    is_asked: bool,
+    /// The server has been told that it failed.
+    failed: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Observer {
+    links: BTreeMap<ConnectionId, Link>,
     held: BTreeMap<RelayId, Held>,
     denied: BTreeSet<CredentialId>,
     denied_keys: BTreeSet<TurnKeyId>,
@@ -79,6 +92,12 @@ impl Observer {
             return;
         };
         if method == Method::BINDING {
+            return;
+        }
+        // A data connection has no allocation of its own.
+        if method == Method::CONNECTION_BIND {
+            let account = signer(&request, &parsed, accounts);
+            assert!(self.is_valid(account, now), "a credential that is over is good for nothing");
             return;
         }
         let account = signer(&request, &parsed, accounts);
@@ -197,6 +216,81 @@ impl Observer {
         assert_eq!(message.attribute(AttributeType::DATA), Some(data));
     }
 
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.links.keys().copied()
+    }
+
+    /// The server asks for a connection to a peer.
+    pub(super) fn connecting(
+        &mut self,
+        now: Time,
+        client: Client,
+        (relay, peer): (RelayId, SocketAddr),
+        connection: ConnectionId,
+    ) {
+        let held = self.live(now, relay, peer);
+        assert_eq!(held.client, client.five_tuple, "a client uses its own allocation");
+        assert!(!LISTENERS.map(socket_address).contains(&peer), "not to this server's own listeners");
+        assert!(!(self.narrow && peer.to_string().starts_with("9.9.9.")), "the policy forbids {peer}");
+        let link = Link { relay, waits: false, is_asked: true, failed: false };
+        assert!(self.links.insert(connection, link).is_none(), "a name for one connection");
+    }
+
+    /// A peer's connection was accepted.
+    pub(super) fn accepted(
+        &mut self,
+        now: Time,
+        (relay, peer): (RelayId, SocketAddr),
+        connection: ConnectionId,
+    ) {
+        assert!(self.live(now, relay, peer).permits(peer.ip(), now), "{peer} is not permitted");
+        let link = Link { relay, waits: true, is_asked: false, failed: false };
+        assert!(self.links.insert(connection, link).is_none(), "a name for one connection");
+    }
+
+    /// A client's connection becomes a data connection.
+    pub(super) fn bound(&mut self, client: Client, connection: ConnectionId) {
+        let link = self.links.get_mut(&connection).expect("what is bound is there");
+        assert!(link.waits, "nothing is bound twice, or before it is made");
+        link.waits = false;
+        assert_eq!(client.five_tuple.transport, Transport::Tcp);
+        assert!(!self.held.values().any(|held| held.client == client.five_tuple), "a connection of its own");
+    }
+
+    /// A client was told something that it has not asked for in this moment.
+    pub(super) fn told(&mut self, client: Client, reply: Option<Reply>, message: &[u8]) {
+        super::super::message(message);
+        let message = Message::parse(message).expect("what is told is a message");
+        let id = message.attribute(AttributeType::CONNECTION_ID);
+        let id = id.and_then(|value| <[u8; 4]>::try_from(value).ok());
+        let id = id.map(|id| ConnectionId(u32::from_be_bytes(id)));
+        assert_eq!(client.five_tuple.transport, Transport::Tcp);
+        match reply {
+            None => assert_eq!(message.class(), Class::Indication),
+            Some(Reply::Success(method)) => {
+                assert_eq!((method, message.class()), (Method::CONNECT, Class::Success));
+                let link = id.and_then(|id| self.links.get_mut(&id)).expect("it is there");
+                assert!(std::mem::take(&mut link.is_asked), "answered once");
+                link.waits = true;
+            }
+            Some(Reply::Refused(refusal)) => assert_eq!(refusal.code().code(), 447),
+        }
+    }
+
+    /// The server is about to be told that a connection could not be made.
+    pub(super) fn disconnected_soon(&mut self, connection: ConnectionId) {
+        self.links.get_mut(&connection).into_iter().for_each(|link| link.failed = link.is_asked);
+        self.links.retain(|_, link| !link.failed);
+    }
+
+    pub(super) fn settled(&self) {
+        assert!(self.links.values().all(|link| self.held.contains_key(&link.relay)));
+    }
+
+    pub(super) fn disconnected(&mut self, connection: ConnectionId) {
+        self.links.remove(&connection);
+    }
+
     /// What a relay socket may do, if anything may pass through it at all.
     fn live(&self, now: Time, relay: RelayId, peer: SocketAddr) -> &Held {
         let held = self.held.get(&relay).expect("nothing passes through a closed socket");
@@ -208,6 +302,7 @@ impl Observer {
     }
 
     pub(super) fn ended(&mut self, client: Client, relay: RelayId) {
+        assert!(self.links.values().all(|link| link.relay != relay), "connections end before their relay");
         let held = self.held.remove(&relay).expect("what ended was there");
         assert_eq!(held.client, client.five_tuple);
     }

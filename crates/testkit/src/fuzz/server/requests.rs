@@ -6,7 +6,7 @@ use stun::{
 
 use super::super::bytes::Bytes;
 use super::world::{PEERS, World, address};
-use crate::message::{self, REQUESTED_UDP, Signature};
+use crate::message::{self, REQUESTED_TCP, REQUESTED_UDP, Signature};
 
 const METHODS: [Method; 12] = [
     Method::ALLOCATE,
@@ -30,6 +30,7 @@ const DAMAGED: u8 = 0x04;
 /// All of them: somebody else's password, realm or nonce.
 const UNTRUE: u8 = 0x38;
 const SHA256: u8 = 0x40;
+const TCP: u8 = 0x80;
 
 /// A signed request of a client, with the attributes its method needs and whatever else.
 pub(super) fn signed(world: &mut World, bytes: &mut Bytes<'_>) {
@@ -41,9 +42,10 @@ pub(super) fn signed(world: &mut World, bytes: &mut Bytes<'_>) {
         spoil(&mut signature, bytes);
     }
     let token = world.token;
+    let connection = if method == Method::CONNECTION_BIND { world.connection(bytes).0 } else { 0 };
     let mut packet = message::request(method, bytes.transaction(), |writer| {
         if flags & BARE == 0 {
-            needed(method, writer, bytes);
+            needed(method, (flags & TCP != 0, connection), writer, bytes);
         }
         for _ in 0..bytes.byte() % 4 {
             attribute(writer, token, bytes);
@@ -91,9 +93,18 @@ fn spoil(signature: &mut Signature, bytes: &mut Bytes<'_>) {
     }
 }
 
-fn needed(method: Method, writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
+fn needed(
+    method: Method,
+    (relays_tcp, connection): (bool, u32),
+    writer: &mut MessageWriter<'_>,
+    bytes: &mut Bytes<'_>,
+) {
     match method {
-        Method::ALLOCATE => _ = writer.attribute(AttributeType::REQUESTED_TRANSPORT, &REQUESTED_UDP),
+        Method::ALLOCATE => {
+            let transport = if relays_tcp { REQUESTED_TCP } else { REQUESTED_UDP };
+            writer.attribute(AttributeType::REQUESTED_TRANSPORT, &transport);
+        }
+        Method::CONNECTION_BIND => _ = writer.attribute_u32(AttributeType::CONNECTION_ID, connection),
         Method::REFRESH => lifetime(writer, bytes),
         Method::CREATE_PERMISSION | Method::CONNECT => peer(writer, bytes),
         Method::CHANNEL_BIND => {

@@ -1,15 +1,15 @@
 //! The server, everything around it, and what they say to each other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use credentials::{Claims, CredentialId, CustomIdentifier, Denial, Keyring, TurnKeyId};
 use stun::{AttributeType, Message, Method, TransactionId};
 use turn::{
-    Action, Client, Command, Config, FiveTuple, HEADROOM, Limits, MAX_REPLY, NonceKey, OpenError, Output,
-    Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts, RelaySockets, Reservations,
-    Server, Shared, TAILROOM, Time, Transport,
+    Action, Client, Command, Config, ConnectFailed, ConnectionId, FiveTuple, HEADROOM, Limits, MAX_REPLY,
+    NonceKey, OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
+    RelaySockets, Reply, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
 };
 
 use super::super::bytes::Bytes;
@@ -59,6 +59,8 @@ pub(super) struct Account {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     pub(super) open: BTreeMap<RelayId, SocketAddr>,
+    /// Those of TCP.
+    listening: BTreeSet<RelayId>,
     failing: u8,
 }
 
@@ -72,6 +74,12 @@ impl RelaySockets for Sockets {
         let free = (0..=u32::MAX).map(RelayId).find(|relay| !self.open.contains_key(relay));
         let relay = free.ok_or(OpenError::Failed)?;
         self.open.insert(relay, local);
+        Ok(relay)
+    }
+
+    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
+        let relay = self.open(local)?;
+        self.listening.insert(relay);
         Ok(relay)
     }
 }
@@ -115,7 +123,15 @@ impl World {
         let shared = Shared::new(Arc::clone(keyring), NonceKey::new([3; 32]), ports);
         let ports = Arc::clone(&shared.ports);
         let (quotas, reservations) = (Arc::clone(&shared.quotas), Arc::clone(&shared.reservations));
-        let limits = Limits { allocations: 5, permissions: 3, channels: 3, reservations: 3, denials: 4 };
+        let limits = Limits {
+            allocations: 5,
+            permissions: 3,
+            channels: 3,
+            connections: 2,
+            all_connections: 3,
+            reservations: 3,
+            denials: 4,
+        };
         let [policy, _] = &policies;
         let policy = PeerPolicy::clone(policy);
         let config = Config {
@@ -218,6 +234,11 @@ impl World {
                 self.observer.reply(now, client, bytes, (reply, &output), &opened, &self.accounts);
                 self.learn(client, &output);
             }
+            Action::Bind(connection) => {
+                let reply = Reply::Success(Method::CONNECTION_BIND);
+                self.observer.reply(now, client, bytes, (reply, &output), &opened, &self.accounts);
+                self.observer.bound(client, connection);
+            }
             _ => assert!(opened.is_empty(), "sockets are opened for an answer only: {action:?}"),
         }
         match action {
@@ -241,7 +262,18 @@ impl World {
                 panic!("{action:?} to what a client sent")
             }
             Action::Pass(_) | Action::Later => panic!("{action:?}, and there is no other worker"),
-            Action::Drop(_) | Action::Reply(_) => {}
+            Action::Connect { connection, relay, peer } => {
+                assert_eq!(output, bytes, "a request that waits is not answered");
+                let local = self.sockets.open.get(&relay);
+                assert!(self.sockets.listening.contains(&relay), "only TCP relays connect");
+                assert!(
+                    local.is_some_and(|local| local.is_ipv4() == peer.is_ipv4()),
+                    "{peer} from {local:?}"
+                );
+                self.observer.connecting(now, client, (relay, peer), connection);
+            }
+            Action::HandOver(worker) => assert_ne!(worker, WorkerId::default(), "it is its own worker"),
+            Action::Drop(_) | Action::Reply(_) | Action::Bind(_) => {}
         }
         self.sent.push_front(bytes.to_vec());
         self.sent.truncate(KEPT);
@@ -318,13 +350,50 @@ impl World {
 
     fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
-            // A new kind of output is none of this match's business.
-            #[allow(irrefutable_let_patterns, reason = "there will be more kinds")]
-            if let Output::Ended { client, relay, .. } = &output {
-                assert!(self.sockets.open.remove(relay).is_some(), "{relay:?} was open");
-                self.observer.ended(*client, *relay);
+            match output {
+                Output::Ended { client, relay, .. } => {
+                    assert!(self.sockets.open.remove(&relay).is_some(), "{relay:?} was open");
+                    self.sockets.listening.remove(&relay);
+                    self.observer.ended(client, relay);
+                }
+                Output::Message { client, reply, message } => self.observer.told(client, reply, &message),
+                Output::Disconnect { connection, .. } => self.observer.disconnected(connection),
+                Output::Tell { .. } | Output::Depart { .. } | Output::Reply { .. } => {
+                    panic!("{output:?}, and there is no other worker")
+                }
             }
         }
+    }
+
+    /// Somebody's connection, if there is one, or any.
+    pub(super) fn connection(&self, bytes: &mut Bytes<'_>) -> ConnectionId {
+        let index = usize::from(bytes.byte());
+        let known = self.observer.connections().nth(index % 4);
+        known.unwrap_or_else(|| ConnectionId(u32::from_be_bytes(bytes.array())))
+    }
+
+    /// What came of a connection, of which the server has heard or not.
+    pub(super) fn connected(&mut self, connection: ConnectionId, works: bool) {
+        if !works {
+            self.observer.disconnected_soon(connection);
+        }
+        self.server.connected(self.now(), connection, if works { Ok(()) } else { Err(ConnectFailed) });
+        self.settle();
+        self.observer.settled();
+    }
+
+    pub(super) fn accepted(&mut self, relay: RelayId, peer: SocketAddr) {
+        let now = self.now();
+        if let Ok(connection) = self.server.accepted(now, relay, peer) {
+            self.observer.accepted(now, (relay, peer), connection);
+        }
+        self.settle();
+    }
+
+    pub(super) fn disconnected(&mut self, connection: ConnectionId) {
+        self.server.disconnected(connection);
+        self.observer.disconnected(connection);
+        self.settle();
     }
 
     /// Takes what is queued and counts.
@@ -340,6 +409,7 @@ impl World {
             "places in quotas, ports"
         );
         assert_eq!(self.observer.relays(), open, "every open socket is an allocation's");
+        assert_eq!(self.server.connection_count(), self.observer.connections().count());
         assert!(self.server.allocation_count() <= open);
         assert_eq!(self.server.allocation_count() == 0, open == 0);
     }
@@ -351,6 +421,7 @@ impl World {
         let left = (self.server.allocation_count(), self.ports.taken(), self.server.poll_timeout());
         assert_eq!(left, (0, 0, None), "allocations, ports and timers");
         assert_eq!((self.quotas.held(), self.reservations.kept()), (0, 0), "quotas and reservations");
+        assert_eq!(self.server.connection_count(), 0, "connections with peers");
     }
 }
 

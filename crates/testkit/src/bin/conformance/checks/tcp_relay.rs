@@ -47,6 +47,36 @@ pub(crate) const CHECKS: &[Check] = &[
         connected.client.refused("a second Connect to the same peer", &request, &[446])
     }),
     check("rfc6062-5.2-refused-connection-447", nobody_listens),
+    check("rfc6062-5.2-connection-comes-from-the-relayed-address", |target| {
+        let connected = Connected::open(target)?;
+        let (from, relayed) = (connected.at_peer.0.peer_addr()?, connected.client.relayed());
+        ensure(from == relayed, format!("the peer saw {from}, expected the relayed address {relayed}"))
+    }),
+    check("rfc6062-5.2-malformed-peer-400", |target| {
+        let request = Request::new(Method::CONNECT).with(AttributeType::XOR_PEER_ADDRESS, [0, 1, 2]);
+        allocated(target)?.refused("Connect with a malformed XOR-PEER-ADDRESS", &request, &[400])
+    }),
+    check("rfc6062-5.2-peer-of-another-family-443", |target| {
+        let peer: SocketAddr = SocketAddr::from(([0x2620, 0xFE, 0, 0, 0, 0, 0, 0xFE], 9));
+        allocated(target)?.refused("Connect to an IPv6 peer", &connect(peer), &[443])
+    }),
+    check("rfc6062-5.2-connect-is-an-answer-with-integrity", |target| {
+        let mut client = allocated(target)?;
+        let peer = TcpPeer::open(target)?;
+        client.permit(peer.address()?)?;
+        let reply = client.ask(&connect(peer.address()?))?;
+        ensure(
+            reply.is_sealed_with(&client.signature().key()),
+            "Connect: expected MESSAGE-INTEGRITY in the response",
+        )
+    }),
+    check("hardening-connect-to-the-server-itself-is-refused", |target| {
+        allocated(target)?.refused(
+            "Connect to the server's own listener",
+            &connect(target.server),
+            &[403, 447],
+        )
+    }),
     check("rfc6062-5.2-connect-by-another-user-441", by_another_user),
     check("rfc6062-5.4-connection-bind-and-data-both-ways", data_both_ways),
     check("rfc6062-5.4-data-that-came-before-the-bind-is-kept", early_data),
@@ -57,6 +87,18 @@ pub(crate) const CHECKS: &[Check] = &[
         bind_refused(&allocated(target)?, None, "no CONNECTION-ID")
     }),
     check("rfc6062-5.4-connection-id-serves-once", serves_once),
+    check("rfc6062-5.4-data-behind-the-bind-is-not-lost", data_behind),
+    check("hardening-connection-bind-on-the-control-connection-is-refused", |target| {
+        let mut connected = Connected::open(target)?;
+        let request = bind_request(connected.id);
+        connected.client.refused("ConnectionBind on the control connection", &request, &[400, 403, 437, 441])
+    }),
+    check("rfc6062-5.3-unbound-connection-is-closed-after-30-s", |target| {
+        let mut connected = Connected::open(target)?;
+        connected.at_peer.expect_open("a connection that nobody has bound yet")?;
+        connected.at_peer.expect_closed("nobody bound it for 30 seconds", Duration::from_secs(40))?;
+        bind_refused(&connected.client, Some(connected.id), "a CONNECTION-ID that is over")
+    }),
     check("rfc6062-5.4-connection-bind-by-another-user-is-refused", |target| {
         bound_by_another(target).map(drop)
     }),
@@ -182,6 +224,16 @@ fn early_data(target: &Target) -> Outcome {
     connected.at_peer.send(b"I spoke first")?;
     std::thread::sleep(Duration::from_millis(100));
     bound(&connected.client, connected.id)?.expect("data sent before the ConnectionBind", b"I spoke first")
+}
+
+/// The data comes in the same write as the request.
+fn data_behind(target: &Target) -> Outcome {
+    let mut connected = Connected::open(target)?;
+    let mut client = Client::challenged(target)?;
+    let mut bytes = bind_request(connected.id).signed(&client.signature());
+    bytes.extend_from_slice(&pattern(3_000));
+    client.send(&bytes)?;
+    connected.at_peer.expect("data behind the ConnectionBind", &pattern(3_000))
 }
 
 fn serves_once(target: &Target) -> Outcome {

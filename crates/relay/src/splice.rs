@@ -1,0 +1,454 @@
+//! Connections with peers, and the pairs that they and clients' data connections are spliced to: bytes in on one side,
+//! the same bytes out on the other, never waiting, never more of them held than one read brings. RFC 6062 §4.5.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use slab::Slab;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use turn::{ConnectFailed, ConnectionId};
+
+use crate::StreamLimits;
+use crate::sys::{Epoll, Event, Interest};
+use crate::worker::Token;
+
+/// The most that is read at once, and so the most that waits for either side of a pair.
+pub(crate) const CHUNK: usize = 64 << 10;
+/// Peers' connections to a relayed address that may wait to be accepted.
+const BACKLOG: i32 = 16;
+/// Reads from one side before the worker looks at other sockets again.
+const READS_PER_ROUND: usize = 4;
+
+/// The connections with peers of one worker.
+#[derive(Debug)]
+pub(crate) struct Splices {
+    slab: Slab<Splice>,
+    by_id: HashMap<ConnectionId, usize>,
+    /// When to look at a pair's deadline; entries may outlive their pair.
+    checks: BTreeSet<(u64, usize)>,
+    closed: Vec<usize>,
+    limits: StreamLimits,
+}
+
+#[derive(Debug)]
+struct Splice {
+    id: ConnectionId,
+    peer: End,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The peer has not answered yet.
+    Connecting,
+    /// Nobody looks at it: what the peer sends stays in the system's buffer, whose room is what the peer may send.
+    Waiting,
+    Open(Pair),
+    /// Until the end of the round: events of it may be on their way, and its number must not be another's by then.
+    Closed,
+}
+
+/// What a data connection adds to a connection with a peer.
+#[derive(Debug)]
+struct Pair {
+    client: End,
+    to_peer: Flow,
+    to_client: Flow,
+    /// When bytes went through last, or one side ended.
+    moved_ms: u64,
+    /// When its deadline is looked at next.
+    check_ms: u64,
+}
+
+/// One side.
+#[derive(Debug)]
+struct End {
+    stream: TcpStream,
+    token: Token,
+    /// What epoll waits for; `None`: it does not look at it.
+    watched: Option<Interest>,
+    /// Both ways are closed, and epoll would say so for ever; what was received can still be read.
+    is_hung: bool,
+    /// Nothing more can be read or written.
+    is_dead: bool,
+}
+
+/// One direction. Costs no buffer while nothing waits.
+#[derive(Debug, Default)]
+struct Flow {
+    waiting: Vec<u8>,
+    /// How much of `waiting` is sent.
+    sent: usize,
+    /// No more will be read.
+    is_ended: bool,
+    /// And all that was read is sent, and the other side told so.
+    is_done: bool,
+}
+
+/// How many bytes went which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Moved {
+    pub(crate) to_peer: u64,
+    pub(crate) to_client: u64,
+}
+
+/// What an event brought about.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// A connection was made, or could not be.
+    Connected(ConnectionId, Result<(), ConnectFailed>),
+    Moved(Moved),
+    /// The same, and the pair is over.
+    Over(ConnectionId, Moved),
+}
+
+/// Which side of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Peer,
+    Client,
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+impl End {
+    fn new(stream: TcpStream, token: Token) -> Self {
+        Self { stream, token, watched: None, is_hung: false, is_dead: false }
+    }
+
+    /// Has epoll wait for this and nothing else.
+    fn watch(&mut self, epoll: &Epoll, wanted: Option<Interest>) -> io::Result<()> {
+        let wanted = wanted.filter(|_| !self.is_hung && !self.is_dead);
+        if self.watched == wanted {
+            return Ok(());
+        }
+        match (self.watched, wanted) {
+            (None, Some(interest)) => epoll.add(&self.stream, self.token.pack(), interest)?,
+            (Some(_), Some(interest)) => epoll.modify(&self.stream, self.token.pack(), interest)?,
+            (_, None) => epoll.remove(&self.stream)?,
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+}
+
+impl Flow {
+    fn is_waiting(&self) -> bool {
+        self.waiting.len() > self.sent
+    }
+
+    /// Sends `bytes` and keeps what the system does not take; how much it took.
+    fn write(&mut self, bytes: &[u8], to: &mut End) -> usize {
+        match to.stream.write(bytes) {
+            Ok(sent) => {
+                self.waiting.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+                sent
+            }
+            Err(error) if is_transient(&error) => {
+                self.waiting.extend_from_slice(bytes);
+                0
+            }
+            Err(_) => {
+                to.is_dead = true;
+                0
+            }
+        }
+    }
+
+    /// Sends what waits; how much.
+    fn flush(&mut self, to: &mut End) -> usize {
+        let before = self.sent;
+        while let Some(rest) = self.waiting.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match to.stream.write(rest) {
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.sent - before,
+                Err(_) => {
+                    to.is_dead = true;
+                    return self.sent - before;
+                }
+            }
+        }
+        let flushed = self.sent - before;
+        (self.waiting, self.sent) = (Vec::new(), 0);
+        flushed
+    }
+
+    /// Moves what can be moved from one side to the other; how many bytes went out.
+    fn pump(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> u64 {
+        let mut moved = 0;
+        let mut reads = 0;
+        while !self.is_done {
+            moved += self.flush(to);
+            if to.is_dead {
+                (self.waiting, self.sent) = (Vec::new(), 0);
+                (self.is_ended, self.is_done) = (true, true);
+            } else if self.is_waiting() {
+                break;
+            } else if self.is_ended || from.is_dead {
+                // The end is passed on behind all that came before it. It fails where the other side is gone.
+                let _ = to.stream.shutdown(Shutdown::Write);
+                (self.is_ended, self.is_done) = (true, true);
+            } else if reads >= READS_PER_ROUND && !from.is_hung {
+                break;
+            } else {
+                reads += 1;
+                match from.stream.read(buffer) {
+                    Ok(0) => self.is_ended = true,
+                    Ok(count) => moved += self.write(buffer.get(..count).unwrap_or_default(), to),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_transient(&error) && !from.is_hung => break,
+                    Err(_) => from.is_dead = true,
+                }
+            }
+        }
+        moved as u64
+    }
+}
+
+/// What to wait for on a side: reading while nothing waits for the other side, writing while something waits for it.
+fn interest(inward: &Flow, outward: &Flow) -> Interest {
+    let reads = !inward.is_ended && !inward.is_waiting();
+    match (reads, outward.is_waiting()) {
+        (true, true) => Interest::ReadWrite,
+        (true, false) => Interest::Read,
+        (false, true) => Interest::Write,
+        (false, false) => Interest::Nothing,
+    }
+}
+
+impl Splices {
+    pub(crate) fn new(limits: StreamLimits) -> Self {
+        Self { slab: Slab::new(), by_id: HashMap::new(), checks: BTreeSet::new(), closed: Vec::new(), limits }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    fn insert(&mut self, id: ConnectionId, stream: TcpStream, stage: Stage) -> io::Result<usize> {
+        let entry = self.slab.vacant_entry();
+        let index = entry.key();
+        let number = u32::try_from(index).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        entry.insert(Splice { id, peer: End::new(stream, Token::Peer(number)), stage });
+        self.by_id.insert(id, index);
+        Ok(index)
+    }
+
+    /// Begins to connect from a relayed address to a peer; what comes of it is told by [`Splices::ready`].
+    pub(crate) fn connect(
+        &mut self,
+        id: ConnectionId,
+        local: &SockAddr,
+        peer: SocketAddr,
+        epoll: &Epoll,
+    ) -> io::Result<()> {
+        let socket = relay_socket(Domain::for_address(peer))?;
+        socket.set_reuse_port(true)?;
+        // RFC 6062 §5.2: the local endpoint is the relayed transport address.
+        socket.bind(local)?;
+        match socket.connect(&SockAddr::from(peer)) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let index = self.insert(id, socket.into(), Stage::Connecting)?;
+        let watched = match self.slab.get_mut(index) {
+            Some(splice) => splice.peer.watch(epoll, Some(Interest::Write)),
+            None => Ok(()),
+        };
+        watched.inspect_err(|_| self.close(id))
+    }
+
+    /// Keeps a connection that a peer has made until it is bound.
+    pub(crate) fn hold(&mut self, id: ConnectionId, stream: TcpStream) -> io::Result<()> {
+        self.insert(id, stream, Stage::Waiting).map(|_| ())
+    }
+
+    /// Makes a pair of a connection with a peer and a client's connection, on which `unsent` has to go out first. `data`
+    /// came behind the request.
+    ///
+    /// # Errors
+    /// When the client's connection cannot be used; the other one is as it was.
+    pub(crate) fn bind(
+        &mut self,
+        id: ConnectionId,
+        (stream, unsent): (TcpStream, Vec<u8>),
+        data: &[u8],
+        epoll: &Epoll,
+        now_ms: u64,
+    ) -> io::Result<usize> {
+        let index = self.by_id.get(&id).copied().ok_or(io::ErrorKind::NotFound)?;
+        let token = Token::Data(u32::try_from(index).map_err(|_| io::ErrorKind::OutOfMemory)?);
+        let splice = self.slab.get_mut(index).ok_or(io::ErrorKind::NotFound)?;
+        let mut client = End::new(stream, token);
+        // So far it is waited for as what it was before.
+        epoll.modify(&client.stream, token.pack(), Interest::Nothing)?;
+        client.watched = Some(Interest::Nothing);
+        let to_peer = Flow { waiting: data.to_vec(), ..Flow::default() };
+        let to_client = Flow { waiting: unsent, ..Flow::default() };
+        let check_ms = now_ms.saturating_add(self.limits.pair_idle_ms);
+        splice.stage = Stage::Open(Pair { client, to_peer, to_client, moved_ms: now_ms, check_ms });
+        self.checks.insert((check_ms, index));
+        Ok(index)
+    }
+
+    /// Does what an event, or the making of a pair, allows.
+    pub(crate) fn ready(
+        &mut self,
+        index: usize,
+        event: Option<(Side, Event)>,
+        epoll: &Epoll,
+        buffer: &mut [u8],
+        now_ms: u64,
+    ) -> Progress {
+        let nothing = Progress::Moved(Moved::default());
+        let Some(Splice { id, peer, stage }) = self.slab.get_mut(index) else { return nothing };
+        let id = *id;
+        let pair = match stage {
+            Stage::Connecting => {
+                let made = matches!(peer.stream.take_error(), Ok(None)) && peer.stream.peer_addr().is_ok();
+                let made = made && peer.watch(epoll, None).is_ok();
+                if made {
+                    *stage = Stage::Waiting;
+                } else {
+                    self.close(id);
+                }
+                return Progress::Connected(id, if made { Ok(()) } else { Err(ConnectFailed) });
+            }
+            Stage::Waiting | Stage::Closed => return nothing,
+            Stage::Open(pair) => pair,
+        };
+        if let Some((side, Event { hung: true, .. })) = event {
+            pair.hang_up(peer, side);
+        }
+        let was_half_open = pair.is_half_open();
+        let moved = pair.pump(peer, buffer);
+        let ends_now = pair.is_half_open() && !was_half_open;
+        if moved != Moved::default() || ends_now {
+            pair.moved_ms = now_ms;
+        }
+        let watched = pair.watch(peer, epoll);
+        if watched.is_err() || (pair.to_peer.is_done && pair.to_client.is_done) {
+            self.close(id);
+            return Progress::Over(id, moved);
+        }
+        if ends_now {
+            pair.check_ms = now_ms.saturating_add(self.limits.pair_half_open_ms);
+            self.checks.insert((pair.check_ms, index));
+        }
+        Progress::Moved(moved)
+    }
+
+    /// Closes a connection with a peer, and its data connection, at the end of the round.
+    pub(crate) fn close(&mut self, id: ConnectionId) {
+        if let Some(index) = self.by_id.remove(&id) {
+            if let Some(splice) = self.slab.get_mut(index) {
+                splice.stage = Stage::Closed;
+            }
+            self.closed.push(index);
+        }
+    }
+
+    /// Forgets what is closed.
+    pub(crate) fn sweep(&mut self) {
+        for index in self.closed.drain(..) {
+            self.slab.try_remove(index);
+        }
+    }
+
+    /// When a pair has to be looked at next.
+    pub(crate) fn next_check(&self) -> Option<u64> {
+        self.checks.first().map(|(at, _)| *at)
+    }
+
+    /// A pair that has to be closed because a deadline has passed; call until there is none.
+    pub(crate) fn overdue(&mut self, now_ms: u64) -> Option<ConnectionId> {
+        while let Some((at, index)) = self.checks.first().copied()
+            && at <= now_ms
+        {
+            self.checks.remove(&(at, index));
+            let Some(Splice { id, stage: Stage::Open(pair), .. }) = self.slab.get_mut(index) else {
+                continue;
+            };
+            if pair.check_ms != at {
+                continue;
+            }
+            let StreamLimits { pair_half_open_ms, pair_idle_ms, .. } = self.limits;
+            let allowed_ms = if pair.is_half_open() { pair_half_open_ms } else { pair_idle_ms };
+            let due_ms = pair.moved_ms.saturating_add(allowed_ms);
+            if due_ms <= now_ms {
+                return Some(*id);
+            }
+            pair.check_ms = due_ms;
+            self.checks.insert((due_ms, index));
+        }
+        None
+    }
+}
+
+impl Pair {
+    fn is_half_open(&self) -> bool {
+        self.to_peer.is_ended || self.to_client.is_ended
+    }
+
+    /// A side is closed both ways: what was received can be read, and no more.
+    fn hang_up(&mut self, peer: &mut End, side: Side) {
+        let (end, inward) = match side {
+            Side::Peer => (peer, &self.to_client),
+            Side::Client => (&mut self.client, &self.to_peer),
+        };
+        end.is_hung = true;
+        end.is_dead |= inward.is_ended;
+    }
+
+    /// Moves what can be moved, until neither side turns out to be dead.
+    fn pump(&mut self, peer: &mut End, buffer: &mut [u8]) -> Moved {
+        let mut moved = Moved::default();
+        loop {
+            let before = (peer.is_dead, self.client.is_dead);
+            moved.to_peer += self.to_peer.pump(&mut self.client, peer, buffer);
+            moved.to_client += self.to_client.pump(peer, &mut self.client, buffer);
+            if before == (peer.is_dead, self.client.is_dead) {
+                return moved;
+            }
+        }
+    }
+
+    /// Waits for what can happen next on either side.
+    fn watch(&mut self, peer: &mut End, epoll: &Epoll) -> io::Result<()> {
+        peer.watch(epoll, Some(interest(&self.to_client, &self.to_peer)))?;
+        self.client.watch(epoll, Some(interest(&self.to_peer, &self.to_client)))
+    }
+}
+
+/// Opens a listening socket at a relayed address. RFC 6062 §5.1.
+pub(crate) fn listen(local: SocketAddr) -> io::Result<Socket> {
+    let local = SockAddr::from(local);
+    let domain = local.domain();
+    // Without SO_REUSEPORT first: with it, somebody else's listener on this port would go unnoticed.
+    let probe = relay_socket(domain)?;
+    probe.bind(&local)?;
+    probe.listen(1)?;
+    drop(probe);
+    let socket = relay_socket(domain)?;
+    // For the connections that are made from here.
+    socket.set_reuse_port(true)?;
+    socket.bind(&local)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// A TCP socket for one end of a relayed address, which it shares with others of the same.
+pub(crate) fn relay_socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}

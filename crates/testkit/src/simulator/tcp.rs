@@ -1,0 +1,119 @@
+//! Connections with peers: what they, and those who bind them, do. RFC 6062.
+
+use std::net::SocketAddr;
+
+use stun::{AttributeType, Method};
+use turn::RelayId;
+
+use super::lockstep::Sent;
+use super::world::World;
+use crate::model::{Account, Allocation, Link, Stage};
+
+impl World {
+    /// Something happens to a connection with a peer, or there is a new one.
+    pub(super) fn connections(&mut self, station: usize) -> Result<(), String> {
+        let links: Vec<Link> = self.lockstep.model.links().cloned().collect();
+        let link = links.get(self.dice.index(links.len())).cloned();
+        match (self.dice.below(10), link) {
+            (..3, Some(Link { connection, stage: Stage::Connecting { .. }, .. })) => {
+                let works = self.dice.permille(700);
+                self.lockstep.connected(self.now(), connection, works)?;
+            }
+            (..6, Some(link)) => {
+                let waiting = links.iter().find(|link| matches!(link.stage, Stage::Unbound { .. }));
+                let link = waiting.filter(|_| self.dice.permille(800)).unwrap_or(&link).clone();
+                self.bind(station, &link)?;
+            }
+            (6, Some(link)) => self.forbid(&link)?,
+            (9, Some(link)) => self.lockstep.disconnected(self.now(), link.connection)?,
+            (7 | 8, _) => self.connect_again()?,
+            _ => self.peer_connects()?,
+        }
+        self.deliver_told()
+    }
+
+    /// Binds a connection, mostly as who made it and from a station without an allocation.
+    fn bind(&mut self, station: usize, link: &Link) -> Result<(), String> {
+        let owner = self.lockstep.model.allocation(link.relay).map(|found| found.username.clone());
+        let as_owner = self.dice.permille(850);
+        let model = &self.lockstep.model;
+        let fits = |account: &&Account| (Some(&account.username) == owner.as_ref()) == as_owner;
+        let account = model.accounts().find(fits).cloned();
+        let maker = self.lockstep.model.allocation(link.relay).map(|found| found.client);
+        let is_fit = |id: turn::Client| id.five_tuple.transport.is_stream() && Some(id) != maker;
+        let fit = self.stations.iter().position(|station| is_fit(station.id));
+        let station = fit.filter(|_| self.dice.permille(800)).unwrap_or(station);
+        if self.dice.permille(700) && self.stations.get(station).is_some_and(|station| is_fit(station.id)) {
+            self.gone(station)?;
+        }
+        if let Some(account) = account {
+            self.ask_as(station, &account, Method::CONNECTION_BIND, |writer| {
+                writer.attribute_u32(AttributeType::CONNECTION_ID, link.connection.0);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A Connect comes twice, with or without an answer in between.
+    fn connect_again(&mut self) -> Result<(), String> {
+        let tcp = self.lockstep.model.allocations().filter(|allocation| allocation.tcp);
+        let tcp: Vec<Allocation> = tcp.cloned().collect();
+        let Some(allocation) = tcp.get(self.dice.index(tcp.len())) else { return Ok(()) };
+        let station = self.stations.iter().position(|station| station.id == allocation.client);
+        let found = self.lockstep.model.accounts().find(|a| a.username == allocation.username).cloned();
+        let (Some(station), Some(account)) = (station, found) else { return Ok(()) };
+        let held = self.lockstep.model.links().find(|link| allocation.relay_to(link.peer).is_some());
+        let held = held.map(|link| link.peer).filter(|_| self.dice.permille(300));
+        let (peer, answered) = (held.unwrap_or_else(|| self.some_peer()), self.dice.permille(600));
+        let packet = self.signed(station, &account, Method::CONNECT, |writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        })?;
+        self.give(station, &packet)?;
+        let made = self.lockstep.model.links().last().cloned();
+        if let Some(Link { connection, stage: Stage::Connecting { .. }, .. }) = made.filter(|_| answered) {
+            self.lockstep.connected(self.now(), connection, true)?;
+        }
+        self.give(station, &packet)
+    }
+
+    /// An allocation connects to the peer that is denied now and then, and it is.
+    fn forbid(&mut self, link: &Link) -> Result<(), String> {
+        let Some(allocation) = self.lockstep.model.allocation(link.relay).cloned() else { return Ok(()) };
+        if self.later_policy {
+            self.change_policy()?;
+        }
+        let peer = self.scenario.denied_later();
+        self.ask_as_owner(&allocation, Method::CONNECT, |writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        })?;
+        self.change_policy()
+    }
+
+    /// Clients get what they were told.
+    pub(super) fn deliver_told(&mut self) -> Result<(), String> {
+        for (client, message) in std::mem::take(&mut self.lockstep.told) {
+            self.dispatch(Sent::ToClient(client, message))?;
+        }
+        Ok(())
+    }
+
+    /// A peer connects to a relayed address, permitted or not.
+    fn peer_connects(&mut self) -> Result<(), String> {
+        let tcp = self.lockstep.model.allocations().filter(|allocation| allocation.tcp);
+        let relays: Vec<(RelayId, Vec<SocketAddr>)> = tcp
+            .flat_map(|held| {
+                let permitted: Vec<SocketAddr> =
+                    held.permissions.keys().map(|ip| SocketAddr::new(*ip, 7_000)).collect();
+                held.relays.iter().map(move |relay| (relay.id, permitted.clone()))
+            })
+            .collect();
+        let Some((relay, permitted)) = relays.get(self.dice.index(relays.len())).cloned() else {
+            return Ok(());
+        };
+        let peer = match permitted.get(self.dice.index(permitted.len())) {
+            Some(peer) if self.dice.permille(800) => *peer,
+            _ => self.some_peer(),
+        };
+        self.lockstep.accepted(self.now(), relay, peer)
+    }
+}
