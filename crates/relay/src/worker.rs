@@ -406,8 +406,14 @@ impl Worker {
                 }
             }
             // The others are what a client sent, and are seen to before it comes here.
-            (Action::Later | Action::ToRelay { .. } | Action::Connect { .. }, _)
-            | (Action::Bind(_) | Action::HandOver(_), _)
+            (
+                Action::Later
+                | Action::ToRelay { .. }
+                | Action::Connect { .. }
+                | Action::Bind(_)
+                | Action::HandOver(_),
+                _,
+            )
             | (Action::Reply(_) | Action::Pass(_), None) => {}
         }
     }
@@ -556,7 +562,9 @@ impl Worker {
                     self.flush();
                 }
                 Output::Message { client, reply, message } => {
-                    reply.into_iter().for_each(|reply| self.count(reply));
+                    if let Some(reply) = reply {
+                        self.count(reply);
+                    }
                     let Self { server, connections, epoll, broken, counters, .. } = self;
                     write_frame(&client, &message, (server, connections, epoll), broken, counters);
                 }
@@ -585,7 +593,7 @@ fn write_frame(
         Ok(Written::Sent) => {}
         // A stranger who does not read is not worth a buffer.
         Ok(Written::Waits | Written::Dropped) if !server.has_allocation(&client.five_tuple) => {
-            broken.push(id)
+            broken.push(id);
         }
         Ok(Written::Waits) => {
             let token = Connections::token(client).pack();

@@ -228,11 +228,11 @@ fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<Pr
     use AttributeType as A;
     // RFC 8656 §7.2: without REQUESTED-TRANSPORT it is 400, with one that is not supported 442.
     let value = message.attribute(A::REQUESTED_TRANSPORT).ok_or(Refusal::TransportMissing)?;
-    match value {
-        &[PROTOCOL_UDP, _, _, _] => Ok(Protocol::Udp),
+    match *value {
+        [PROTOCOL_UDP, _, _, _] => Ok(Protocol::Udp),
         // RFC 6062 §5.1: a TCP allocation needs a client on TCP or TLS, or it is 400.
-        &[PROTOCOL_TCP, _, _, _] if !transport.is_stream() => Err(Refusal::TransportMismatch),
-        &[PROTOCOL_TCP, _, _, _] => {
+        [PROTOCOL_TCP, _, _, _] if !transport.is_stream() => Err(Refusal::TransportMismatch),
+        [PROTOCOL_TCP, _, _, _] => {
             // RFC 6062 §5.1: DONT-FRAGMENT, EVEN-PORT and RESERVATION-TOKEN belong to UDP: with them it is 400.
             let of_udp = [A::DONT_FRAGMENT, A::EVEN_PORT, A::RESERVATION_TOKEN];
             if of_udp.iter().any(|kind| message.attribute(*kind).is_some()) {
@@ -240,7 +240,7 @@ fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<Pr
             }
             Ok(Protocol::Tcp)
         }
-        &[_, _, _, _] => Err(Refusal::TransportUnsupported),
+        [_, _, _, _] => Err(Refusal::TransportUnsupported),
         _ => Err(Refusal::MalformedAttribute),
     }
 }

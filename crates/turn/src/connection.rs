@@ -66,29 +66,29 @@ impl PeerConnection {
 /// Every connection of a server with peers, found by its name, by relay socket, and by what ends when.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    by_id: BTreeMap<ConnectionId, PeerConnection>,
+    held: BTreeMap<ConnectionId, PeerConnection>,
     by_relay: BTreeSet<(RelayId, ConnectionId)>,
     by_due: BTreeSet<(u64, ConnectionId)>,
 }
 
 impl Connections {
     pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
+        self.held.len()
     }
 
     pub(crate) fn entry(&self, id: ConnectionId) -> Option<&PeerConnection> {
-        self.by_id.get(&id)
+        self.held.get(&id)
     }
 
     /// The connections of a relay socket.
     pub(crate) fn of_relay(&self, relay: RelayId) -> impl Iterator<Item = (ConnectionId, &PeerConnection)> {
         let range = (relay, ConnectionId(0))..=(relay, ConnectionId(u32::MAX));
-        self.by_relay.range(range).filter_map(|(_, id)| Some((*id, self.by_id.get(id)?)))
+        self.by_relay.range(range).filter_map(|(_, id)| Some((*id, self.held.get(id)?)))
     }
 
     /// The connections to the peers that are asked for.
     pub(crate) fn to_peers(&self, mut is_wanted: impl FnMut(SocketAddr) -> bool) -> Vec<ConnectionId> {
-        self.by_id.iter().filter(|(_, held)| is_wanted(held.peer)).map(|(id, _)| *id).collect()
+        self.held.iter().filter(|(_, held)| is_wanted(held.peer)).map(|(id, _)| *id).collect()
     }
 
     /// Which connection ends next if nothing happens, and when (monotonic milliseconds).
@@ -108,16 +108,16 @@ impl Connections {
             let [_, a, b, c] = rng.next_u32().to_be_bytes();
             ConnectionId(u32::from_be_bytes([worker, a, b, c]))
         });
-        let id = id.take(NUMBER_TRIES).find(|id| !self.by_id.contains_key(id))?;
+        let id = id.take(NUMBER_TRIES).find(|id| !self.held.contains_key(id))?;
         self.by_relay.insert((connection.relay, id));
         self.by_due.extend(connection.due_ms().map(|due_ms| (due_ms, id)));
-        self.by_id.insert(id, connection);
+        self.held.insert(id, connection);
         Some(id)
     }
 
     /// Puts a connection into its next state; the one it was in.
     pub(crate) fn set_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
-        let held = self.by_id.get_mut(&id)?;
+        let held = self.held.get_mut(&id)?;
         if let Some(due_ms) = held.due_ms() {
             self.by_due.remove(&(due_ms, id));
         }
@@ -127,7 +127,7 @@ impl Connections {
     }
 
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<PeerConnection> {
-        let held = self.by_id.remove(&id)?;
+        let held = self.held.remove(&id)?;
         self.by_relay.remove(&(held.relay, id));
         if let Some(due_ms) = held.due_ms() {
             self.by_due.remove(&(due_ms, id));

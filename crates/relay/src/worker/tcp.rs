@@ -44,7 +44,10 @@ impl Worker {
         relay: RelayId,
         peer: SocketAddr,
     ) {
-        let local = self.relays.socket(relay).map_or(Err(io::ErrorKind::NotFound.into()), |s| s.local_addr());
+        let local = self
+            .relays
+            .socket(relay)
+            .map_or(Err(io::ErrorKind::NotFound.into()), socket2::Socket::local_addr);
         let begun = local.and_then(|local| self.splices.connect(connection, &local, peer, &self.epoll));
         if let Err(error) = begun {
             tracing::debug!(%error, "cannot connect to a peer");

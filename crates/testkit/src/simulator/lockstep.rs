@@ -313,10 +313,9 @@ impl Lockstep {
             Action::Bind(_) => {
                 *self.report.successes.entry(Method::CONNECTION_BIND.0).or_default() += 1;
             }
-            Action::Connect { .. } | Action::HandOver(_) => {}
             Action::ToPeer { .. } | Action::ToRelay { .. } => self.report.to_peers += 1,
             Action::ToClient(_) => self.report.to_clients += 1,
-            Action::Pass(_) | Action::Later => {}
+            Action::Connect { .. } | Action::HandOver(_) | Action::Pass(_) | Action::Later => {}
         }
         self.trace.record(format!("{} {input} -> {action:?}", now.monotonic_ms), output);
     }

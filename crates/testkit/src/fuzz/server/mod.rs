@@ -108,7 +108,7 @@ fn other(world: &mut World, bytes: &mut Bytes<'_>) {
     match bytes.byte() % 11 {
         7 => {
             let connection = world.connection(bytes);
-            world.connected(connection, bytes.byte() % 4 != 0);
+            world.connected(connection, !bytes.byte().is_multiple_of(4));
         }
         8 | 9 => {
             let (relay, peer) = (world.relay(bytes), address(bytes.pick(&PEERS)));
