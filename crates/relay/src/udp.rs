@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use turn::{OpenError, RelayId, RelaySockets};
+use turn::{OpenError, RelayId, RelaySockets, ReservedSocket};
 
 use crate::sys::{Epoll, Interest, keep_errors, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
@@ -77,6 +77,14 @@ impl RelaySockets for Opener<'_> {
     fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
         self.add(splice::listen(local), Token::RelayListener)
     }
+
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
+        open_datagrams(local).map(ReservedSocket::new).map_err(|error| failed(&error))
+    }
+
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError> {
+        self.adopt(socket.into_socket().ok_or(OpenError::Failed)?).map_err(|error| failed(&error))
+    }
 }
 
 impl Opener<'_> {
@@ -85,15 +93,7 @@ impl Opener<'_> {
         opened: io::Result<Socket>,
         token: impl FnOnce(RelayId) -> Token,
     ) -> Result<RelayId, OpenError> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => OpenError::InUse,
-            _ => {
-                tracing::debug!(%error, "cannot open a relay socket");
-                OpenError::Failed
-            }
-        };
-        let socket = opened.map_err(failed)?;
-        self.register(socket, token).map_err(failed)
+        opened.and_then(|socket| self.register(socket, token)).map_err(|error| failed(&error))
     }
 
     /// Makes an open relay socket one of this worker's.
@@ -108,6 +108,14 @@ impl Opener<'_> {
         entry.insert(socket);
         Ok(id)
     }
+}
+
+fn failed(error: &io::Error) -> OpenError {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return OpenError::InUse;
+    }
+    tracing::debug!(%error, "cannot open a relay socket");
+    OpenError::Failed
 }
 
 fn open_datagrams(local: SocketAddr) -> io::Result<Socket> {

@@ -7,10 +7,10 @@ use stun::{AttributeType, Message};
 
 use crate::allocation::{Allocation, Relayed};
 use crate::auth::Authenticated;
-use crate::port::{Parity, RelayPort};
+use crate::port::Parity;
 use crate::quota::{Meter, Quota};
 use crate::reply::{Allocated, Answer};
-use crate::reservation::{self, Due, Reservation, Room, Token};
+use crate::reservation::{self, Due, Reservation, Reserved, Room, Token};
 use crate::server::{OpenError, RelaySockets, Server};
 use crate::{Client, Config, Refusal, RelayAddress, Time, Transport};
 
@@ -121,7 +121,7 @@ impl Server {
                 let (relay, next) = self.open_relay(address, (protocol, parity), sockets)?;
                 answer.reservation = promise
                     .zip(next)
-                    .map(|(promise, port)| self.reserve(now, promise, (address, port), identity));
+                    .map(|(promise, next)| self.reserve(now, promise, (address, next), identity));
                 Ok(([Some(relay), None], quota))
             }
             Wanted::Both(parity) => {
@@ -172,18 +172,23 @@ impl Server {
         address: RelayAddress,
         (protocol, parity): (Protocol, Parity),
         sockets: &mut impl RelaySockets,
-    ) -> Result<(Relayed, Option<RelayPort>), Refusal> {
+    ) -> Result<(Relayed, Option<Reserved>), Refusal> {
         for _ in 0..PORT_TRIES {
             let random = self.rng.next_u32();
             let taken = self.shared.ports.take(address.local, parity, random);
             let (port, next) = taken.ok_or(Refusal::NoRelayPort)?;
-            let opened = match protocol {
-                Protocol::Udp => sockets.open(port.local()),
-                // RFC 6062 §5.1: the relayed transport address is a TCP one.
-                Protocol::Tcp => sockets.listen(port.local()),
-            };
+            // The second first: what is only reserved can be given up again.
+            let next = next.map(|port| sockets.reserve(port.local()).map(|socket| Reserved { socket, port }));
+            let opened = next.transpose().and_then(|next| {
+                let id = match protocol {
+                    Protocol::Udp => sockets.open(port.local()),
+                    // RFC 6062 §5.1: the relayed transport address is a TCP one.
+                    Protocol::Tcp => sockets.listen(port.local()),
+                };
+                Ok((id?, next))
+            });
             match opened {
-                Ok(id) => return Ok((Relayed::new(id, port, address), next)),
+                Ok((id, next)) => return Ok((Relayed::new(id, port, address), next)),
                 Err(OpenError::InUse) => {}
                 Err(OpenError::Failed) => break,
             }
@@ -196,12 +201,12 @@ impl Server {
         &mut self,
         now: Time,
         (room, quota): (Room, Quota),
-        (address, port): (RelayAddress, RelayPort),
+        (address, reserved): (RelayAddress, Reserved),
         identity: &Authenticated,
     ) -> Token {
         let mut token = Token::default();
         self.rng.fill_bytes(&mut token);
-        let reservation = Reservation { address, port, quota, credential: identity.credential };
+        let reservation = Reservation { address, reserved, quota, credential: identity.credential };
         self.shared.reservations.keep(token, reservation);
         let at_ms = now.after_secs(reservation::LIFETIME_SECS);
         self.reservations_due.push_back(Due { at_ms, token, _room: room });
@@ -216,8 +221,9 @@ impl Server {
         sockets: &mut impl RelaySockets,
     ) -> Result<(Relayed, Quota), Refusal> {
         let claimed = self.shared.reservations.claim(token, identity.credential);
-        let Reservation { address, port, quota, .. } = claimed.ok_or(Refusal::ReservationUnknown)?;
-        match sockets.open(port.local()) {
+        let Reservation { address, reserved, quota, .. } = claimed.ok_or(Refusal::ReservationUnknown)?;
+        let Reserved { socket, port } = reserved;
+        match sockets.open_reserved(socket) {
             Ok(id) => Ok((Relayed::new(id, port, address), quota)),
             Err(OpenError::InUse | OpenError::Failed) => Err(Refusal::NoRelayPort),
         }

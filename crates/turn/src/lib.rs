@@ -55,7 +55,7 @@ pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
 pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
 pub use quota::{KeyLimits, Quotas, Rate};
 pub use reply::{Refusal, Reply};
-pub use reservation::Reservations;
+pub use reservation::{Reservations, ReservedSocket};
 pub use server::{Command, CommandError, OpenError, RelayId, RelaySockets, Server, Shared};
 pub use stranger::StrangerLimit;
 pub use tcp::ConnectFailed;

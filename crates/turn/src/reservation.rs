@@ -1,6 +1,7 @@
 //! Reserved ports: the second half of an EVEN-PORT request, kept until a RESERVATION-TOKEN claims it.
 //! RFC 8656 §7.2, §18.7 and §18.10.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,29 @@ struct Table {
     rooms: usize,
 }
 
+/// A bound socket that is not looked at yet: of the caller's own kind, and closed when it is dropped.
+#[derive(Debug)]
+pub struct ReservedSocket(Box<dyn Any + Send>);
+
+impl ReservedSocket {
+    /// Wraps a socket.
+    pub fn new(socket: impl Any + Send) -> Self {
+        Self(Box::new(socket))
+    }
+
+    /// The socket, if it is of this kind.
+    pub fn into_socket<S: Any>(self) -> Option<S> {
+        self.0.downcast().ok().map(|socket| *socket)
+    }
+}
+
+/// A reserved port with its socket, which is closed before the port is free.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    pub(crate) socket: ReservedSocket,
+    pub(crate) port: RelayPort,
+}
+
 /// Room for one reservation and its timer; free again when this is dropped, which is when the timer is over, claimed or
 /// not.
 #[derive(Debug)]
@@ -42,7 +66,8 @@ impl Drop for Room {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pub(crate) address: RelayAddress,
-    pub(crate) port: RelayPort,
+    /// Bound from the beginning: any program may take a port that nobody has bound.
+    pub(crate) reserved: Reserved,
     /// Its place in the counts, which whoever claims it takes over.
     pub(crate) quota: Quota,
     /// Only the credential that reserved the port may claim it.

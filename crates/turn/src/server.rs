@@ -17,7 +17,7 @@ pub(crate) use crate::outcome::{Action, DropReason, EndReason, Output};
 use crate::own_relays::OwnRelays;
 use crate::quota::AllocationLimits;
 use crate::reply::{Answer, Asked, Response};
-use crate::reservation::{Due, Reservations};
+use crate::reservation::{Due, Reservations, ReservedSocket};
 use crate::send;
 use crate::shared_secrets::SharedSecrets;
 use crate::stranger::Strangers;
@@ -59,6 +59,18 @@ pub trait RelaySockets {
     /// # Errors
     /// [`OpenError::InUse`] when another process has the port: the server then tries another.
     fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
+
+    /// Binds a UDP socket to exactly this local address, to be opened later, by this worker or another one.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError>;
+
+    /// Opens a socket that was reserved.
+    ///
+    /// # Errors
+    /// [`OpenError::Failed`] when it cannot be waited for.
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError>;
 }
 
 /// Why a relay socket could not be opened.

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use credentials::Denial;
+use testkit::client::BlockingClient;
 use turn::{Command, Transport};
 
 use crate::fixture::{KEY, LONG, Running, SHORT, config, connect_to, peer, receive, unix_now};
@@ -177,4 +178,21 @@ fn a_credentials_expiry_ends_its_allocation() {
     client.allocate().unwrap();
     running.wait_for("the allocation ends by itself", |totals| totals.allocations == 0);
     assert_eq!(client.refresh(600).unwrap_err().code(), Some(401));
+}
+
+/// Any program may take a port that nobody has bound, and systems hand out those of the relay range to everybody.
+#[test]
+fn rfc8656_7_2_a_reserved_port_is_nobody_elses_until_it_is_claimed() {
+    let running = Running::start(config(&["udp://127.0.0.1:0"]));
+    let credential = running.credential(600);
+    let with = |even_port| testkit::client::Config {
+        even_port,
+        ..testkit::client::Config::new(&credential.username, &credential.password, Transport::Udp)
+    };
+    let address = running.listeners[0].address;
+    let mut first = BlockingClient::with_config(address, with(Some(true))).unwrap();
+    let relayed = first.allocate().unwrap();
+    let next = std::net::SocketAddr::new(relayed.ip(), relayed.port() + 1);
+    let taken = std::net::UdpSocket::bind(next).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
 }

@@ -100,8 +100,8 @@ impl Model {
                 if held.is_some() && right {
                     self.reservations.remove(&token);
                 }
-                // There is only this one port to try.
-                faults.when(held.is_none() || in_use != Some(0), 508);
+                // Its port is bound already: nobody else can have it.
+                faults.when(held.is_none() || in_use.is_none(), 508);
                 new.ips.extend(held.as_ref().map(|held| held.address.ip()));
                 new.port = held.map(|held| held.address.port());
             }

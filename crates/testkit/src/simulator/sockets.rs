@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use turn::{OpenError, RelayId, RelaySockets};
+use turn::{OpenError, RelayId, RelaySockets, ReservedSocket};
 
 use crate::model::Relay;
 
@@ -62,5 +62,24 @@ impl RelaySockets for Sockets {
         let relay = self.open(local)?;
         self.listening.insert(relay);
         Ok(relay)
+    }
+
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
+        if self.failing {
+            return Err(OpenError::Failed);
+        }
+        if self.in_use > 0 {
+            self.in_use -= 1;
+            return Err(OpenError::InUse);
+        }
+        Ok(ReservedSocket::new(local))
+    }
+
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError> {
+        // It is bound already, whatever happens to other ports.
+        let in_use = std::mem::take(&mut self.in_use);
+        let opened = self.open(socket.into_socket().ok_or(OpenError::Failed)?);
+        self.in_use = in_use;
+        opened
     }
 }

@@ -12,7 +12,8 @@ use credentials::{Claims, Credential, CustomIdentifier, Keyring, TurnKeyId};
 use testkit::client::Frames;
 use turn::{
     Action, Client, Config, FiveTuple, HEADROOM, MAX_REPLY, NonceKey, OpenError, Output, Packet, PortRange,
-    RelayAddress, RelayId, RelayPorts, RelaySockets, Server, Shared, TAILROOM, Time, Transport,
+    RelayAddress, RelayId, RelayPorts, RelaySockets, ReservedSocket, Server, Shared, TAILROOM, Time,
+    Transport,
 };
 use turn_client_proto::api::{Transmit, TurnClientApi, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
 use turn_client_proto::prelude::DelayedTransmitBuild;
@@ -37,6 +38,14 @@ impl RelaySockets for Sockets {
 
     fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
         self.open(local)
+    }
+
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
+        Ok(ReservedSocket::new(local))
+    }
+
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError> {
+        self.open(socket.into_socket().unwrap())
     }
 }
 

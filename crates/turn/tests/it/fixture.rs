@@ -11,7 +11,8 @@ use testkit::message::{self, REQUESTED_UDP, Signature};
 use turn::{
     Action, Client, Command, Config, ConnectionId, DropReason, EndReason, FiveTuple, HEADROOM, Limits,
     MAX_REPLY, NonceKey, OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId,
-    RelayPorts, RelaySockets, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
+    RelayPorts, RelaySockets, Reservations, ReservedSocket, Server, Shared, TAILROOM, Time, Transport,
+    WorkerId,
 };
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([9; 16]);
@@ -108,6 +109,17 @@ impl RelaySockets for Sockets {
         let relay = self.open(local)?;
         self.listening.insert(relay.0);
         Ok(relay)
+    }
+
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(ReservedSocket::new(local)),
+        }
+    }
+
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError> {
+        self.open(socket.into_socket().unwrap())
     }
 }
 

@@ -9,7 +9,7 @@ use stun::{AttributeType, Message, Method, TransactionId};
 use turn::{
     Action, Client, Command, Config, ConnectFailed, ConnectionId, FiveTuple, HEADROOM, Limits, MAX_REPLY,
     NonceKey, OpenError, Output, Packet, PeerPolicy, PortRange, Quotas, RelayAddress, RelayId, RelayPorts,
-    RelaySockets, Reply, Reservations, Server, Shared, TAILROOM, Time, Transport, WorkerId,
+    RelaySockets, Reply, Reservations, ReservedSocket, Server, Shared, TAILROOM, Time, Transport, WorkerId,
 };
 
 use super::super::bytes::Bytes;
@@ -81,6 +81,18 @@ impl RelaySockets for Sockets {
         let relay = self.open(local)?;
         self.listening.insert(relay);
         Ok(relay)
+    }
+
+    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
+        if self.failing > 0 {
+            self.failing -= 1;
+            return Err(if self.failing == 0 { OpenError::Failed } else { OpenError::InUse });
+        }
+        Ok(ReservedSocket::new(local))
+    }
+
+    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError> {
+        self.open(socket.into_socket().ok_or(OpenError::Failed)?)
     }
 }
 
