@@ -69,7 +69,7 @@ impl Server {
             }
             return Err(Refusal::AllocationExists);
         }
-        let protocol = requested_transport(message, client.five_tuple.transport)?;
+        let protocol = requested_transport(&self.config, message, client.five_tuple.transport)?;
         let wanted = wanted(message)?;
         let is_mobile = self.wants_mobility(message, protocol)?;
         let requested_lifetime = requested_lifetime(message)?;
@@ -230,12 +230,17 @@ impl Server {
     }
 }
 
-fn requested_transport(message: &Message<'_>, transport: Transport) -> Result<Protocol, Refusal> {
+fn requested_transport(
+    config: &Config,
+    message: &Message<'_>,
+    transport: Transport,
+) -> Result<Protocol, Refusal> {
     use AttributeType as A;
     // RFC 8656 §7.2: without REQUESTED-TRANSPORT it is 400, with one that is not supported 442.
     let value = message.attribute(A::REQUESTED_TRANSPORT).ok_or(Refusal::TransportMissing)?;
     match *value {
         [PROTOCOL_UDP, _, _, _] => Ok(Protocol::Udp),
+        [PROTOCOL_TCP, _, _, _] if !config.tcp_relay => Err(Refusal::TransportUnsupported),
         // RFC 6062 §5.1: a TCP allocation needs a client on TCP or TLS, or it is 400.
         [PROTOCOL_TCP, _, _, _] if !transport.is_stream() => Err(Refusal::TransportMismatch),
         [PROTOCOL_TCP, _, _, _] => {

@@ -46,6 +46,8 @@ pub struct Config {
     pub stranger_limit: Option<StrangerLimit>,
     /// Whether clients may take their allocations along to another address (RFC 8016), or are refused with 405.
     pub mobility: bool,
+    /// Whether clients get relays of TCP connections (RFC 6062), or are refused with 442.
+    pub tcp_relay: bool,
     /// The bounds of every table.
     pub limits: Limits,
 }
@@ -103,6 +105,7 @@ impl Default for Config {
             key_limits: KeyLimits::default(),
             stranger_limit: Some(StrangerLimit::default()),
             mobility: true,
+            tcp_relay: true,
             limits: Limits::default(),
         }
     }

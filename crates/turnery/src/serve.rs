@@ -370,6 +370,7 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
             policy: settings.policy.clone(),
             strict_channels: settings.strict_channels,
             mobility: settings.mobility,
+            tcp_relay: settings.tcp_relay,
             offer_password_algorithms: settings.offer_sha256,
             key_limits: settings.key_limits,
             stranger_limit: settings.stranger_limit,

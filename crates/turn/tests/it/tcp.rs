@@ -362,3 +362,14 @@ fn a_tcp_allocation_relays_no_datagrams() {
     assert!(!fixture.sends(control()));
     assert_eq!(fixture.bind(control(), &credential, 0x4000, PEER), 437);
 }
+
+#[test]
+fn an_operator_may_refuse_tcp_relays() {
+    let mut fixture = Fixture::configured(|config| config.tcp_relay = false);
+    let credential = fixture.mint(3_600);
+    let reply = fixture.ask(control(), &credential, Method::ALLOCATE, |writer| {
+        writer.attribute(A::REQUESTED_TRANSPORT, &REQUESTED_TCP);
+    });
+    assert_eq!(code(&reply), 442);
+    fixture.allocate(control(), &credential);
+}

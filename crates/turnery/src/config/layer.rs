@@ -80,6 +80,11 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(deserialize_with = "text_or_bool")]
     pub(crate) mobility: Option<String>,
+    /// Let clients relay TCP connections with their peers (RFC 6062); whoever asks is refused with 442 otherwise
+    /// [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) tcp_relay: Option<String>,
     /// Offer SHA-256 keys in every 401 (RFC 8489 §9.2); the answer grows by 29 bytes, for spoofed requests too
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(deserialize_with = "text_or_bool")]
@@ -206,6 +211,7 @@ impl Layer {
             strict_channels: text("strict_channels")?,
             username_lifetime_secs: text("username_lifetime_secs")?,
             mobility: text("mobility")?,
+            tcp_relay: text("tcp_relay")?,
             offer_sha256: text("offer_sha256")?,
             max_allocations_per_key: text("max_allocations_per_key")?,
             max_allocations_per_credential: text("max_allocations_per_credential")?,

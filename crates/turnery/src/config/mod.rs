@@ -91,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) username_lifetime_secs: u32,
     /// Whether clients may take their allocations to another address.
     pub(crate) mobility: bool,
+    /// Whether clients may relay TCP connections.
+    pub(crate) tcp_relay: bool,
     /// Whether a 401 offers SHA-256 keys.
     pub(crate) offer_sha256: bool,
     /// What each TURN key may use.
@@ -134,9 +136,7 @@ impl Settings {
     /// Names the flag, variable or key, its value, the fault, and what would be right.
     pub(crate) fn load(global: &Global, flags: Layer, env: Env<'_>) -> Result<Self> {
         let layers = layers(global, flags, env)?;
-        let switch =
-            |given: Option<Given<String>>| given.map_or(Ok(false), |it| it.read(|text| boolean(text)));
-        let dev = switch(layers.first("dev", |layer| &layer.dev))?;
+        let dev = switch(layers.first("dev", |layer| &layer.dev), false)?;
         let mut warnings = Vec::new();
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
         let turn_listen = turn_listen(&layers, dev)?;
@@ -155,13 +155,11 @@ impl Settings {
             proxies: cidrs(layers.first("proxy_protocol_from", |layer| &layer.proxy_protocol_from))?,
             workers: workers(&layers)?,
             realm: realm(&layers)?,
-            strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels))?,
+            strict_channels: switch(layers.first("strict_channels", |layer| &layer.strict_channels), false)?,
             username_lifetime_secs: username_lifetime_secs(&layers)?,
-            mobility: match layers.first("mobility", |layer| &layer.mobility) {
-                Some(given) => given.read(|text| boolean(text))?,
-                None => true,
-            },
-            offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256))?,
+            mobility: switch(layers.first("mobility", |layer| &layer.mobility), true)?,
+            tcp_relay: switch(layers.first("tcp_relay", |layer| &layer.tcp_relay), true)?,
+            offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256), false)?,
             key_limits: limits::of_keys(&layers)?,
             stranger_limit: limits::of_strangers(&layers)?,
             dev,
@@ -205,6 +203,10 @@ fn default_data_dir(env: Env<'_>) -> Result<PathBuf> {
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn switch(given: Option<Given<String>>, otherwise: bool) -> Result<bool> {
+    given.map_or(Ok(otherwise), |given| given.read(|text| boolean(text)))
 }
 
 fn boolean(text: &str) -> Result<bool> {
