@@ -3,7 +3,7 @@
 use credentials::{CredentialId, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId};
 use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, PasswordAlgorithm};
 
-use crate::shared_secrets::{SecretRef, SharedSecrets};
+use crate::shared_secrets::{MAX_TRIED_BYTES, Payer, SecretRef, SharedSecrets, blocks};
 use crate::{DropReason, FiveTuple, NonceKey, Refusal, Time};
 
 /// A request whose integrity is verified, and whose credential is neither expired nor denied.
@@ -125,11 +125,17 @@ impl Authority<'_> {
         if realm != self.realm.as_bytes() {
             return Err(Refusal::UnknownUsername.into());
         }
+        let accepts =
+            || self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs);
         // RFC 8489 §9.2.4: integrity that does not verify is 401.
         let check = Check { message, username, realm, algorithm, integrity };
-        let authenticated = match user {
-            User::Sealed(opened) => self.verify_sealed(opened, check, response)?,
-            User::TimeLimited(user) => self.verify_time_limited(now, user, check, response)?,
+        let (authenticated, has_nonce) = match user {
+            User::Sealed(opened) => (self.verify_sealed(opened, check, response)?, accepts()),
+            User::TimeLimited(user) => {
+                // Asked before, it says who pays; the answer still judges it last.
+                let has_nonce = accepts();
+                (self.verify_time_limited(now, has_nonce, user, check, response)?, has_nonce)
+            }
         };
         if authenticated.expires_at <= now.unix_secs() {
             return Err(Refusal::CredentialExpired.into());
@@ -142,7 +148,7 @@ impl Authority<'_> {
             return Err(Refusal::CredentialDenied.into());
         }
         // RFC 8489 §9.2.4: last, a nonce that is no longer valid is 438.
-        if !self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs) {
+        if !has_nonce {
             return Err(Refusal::StaleNonce.into());
         }
         Ok(authenticated)
@@ -178,6 +184,7 @@ impl Authority<'_> {
     fn verify_time_limited(
         &mut self,
         now: Time,
+        has_nonce: bool,
         user: TimeLimited<'_>,
         check: Check<'_>,
         response: IntegrityAlgorithm,
@@ -189,7 +196,12 @@ impl Authority<'_> {
         let known = self.known_secret.and_then(|known| Some((known.0, self.shared_secrets.secret(known)?)));
         let mut found = known.and_then(try_one);
         if found.is_none() {
-            if !self.shared_secrets.spend(now) {
+            let length = check.message.as_bytes().len();
+            if length > MAX_TRIED_BYTES {
+                return Err(Unproven::Dropped(DropReason::TooLongToTry));
+            }
+            let payer = if has_nonce { Payer::Answered } else { Payer::Anyone };
+            if !self.shared_secrets.spend(now, payer, blocks(length, check.username.len())) {
                 return Err(Unproven::Dropped(DropReason::TooManyTrials));
             }
             // To the end also when one fits: the time taken does not say which.

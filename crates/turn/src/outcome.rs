@@ -75,6 +75,8 @@ pub enum DropReason {
     Unauthenticated,
     /// A time-limited username, when more of them came than shared secrets may be tried for: the client will ask again.
     TooManyTrials,
+    /// A request of more than 2,048 bytes with a time-limited username that shared secrets would have to be tried for.
+    TooLongToTry,
     /// No live allocation for the client or relay socket.
     NoAllocation,
     /// ChannelData with a channel number out of range, or cut.

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use credentials::TimeLimited;
 use stun::{AttributeType as A, Integrity, IntegrityAlgorithm, Message, Method, PasswordAlgorithm, address};
 use turn::{Client, Time};
 
 use super::expected::Expected;
 use super::{
-    Account, Allocation, CHANNEL_MS, DEFAULT_LIFETIME_SECS, MAX_LIFETIME_SECS, Model, PERMISSION_MS, Proof,
-    Relay, Sender,
+    Account, Allocation, CHANNEL_MS, DEFAULT_LIFETIME_SECS, MAX_LIFETIME_SECS, Minter, Model, PERMISSION_MS,
+    Proof, Relay, Sender,
 };
 
 /// The comprehension-required attributes the server is to understand.
@@ -36,6 +37,9 @@ pub(super) const KNOWN: [A; 21] = [
     A::REQUESTED_TRANSPORT,
     A::XOR_MAPPED_ADDRESS,
 ];
+
+/// The longest request that shared secrets are tried for, unless the one that a client's allocation was made with fits.
+const LONGEST_TRIED: usize = 2_048;
 
 /// How many nonces are kept before those that are too old anyway are forgotten.
 const KEPT_NONCES: usize = 100;
@@ -156,9 +160,20 @@ impl Model {
         };
         let Some(algorithm) = self.password_algorithm(message) else { return Err(Unproven::Refused(400)) };
         let account = std::str::from_utf8(username).ok().and_then(|name| self.accounts.get(name));
+        let signs = |account: &&Account| {
+            message.integrity_by(strongest, &self.key_of(account, algorithm)) == Integrity::Verified
+        };
+        if message.as_bytes().len() > LONGEST_TRIED
+            && TimeLimited::parse(username).is_some()
+            && !self.shared_secrets.is_empty()
+            && message.attribute(A::REALM).is_some_and(|realm| self.realm_is(realm))
+            && !account.filter(signs).is_some_and(|account| self.remembers_minter(client, account))
+        {
+            return Err(Unproven::Silence);
+        }
         let valid = account.filter(|account| {
             self.is_accepted(account, now)
-                && message.integrity_by(strongest, &self.key_of(account, algorithm)) == Integrity::Verified
+                && signs(account)
                 && now.unix_ms < account.expires_at * 1_000
                 && !self.is_refused(account)
         });
@@ -175,6 +190,18 @@ impl Model {
         let integrity = if named { IntegrityAlgorithm::Sha256 } else { IntegrityAlgorithm::Sha1 };
         let proof = Proof { key: self.key_of(&account, algorithm), integrity };
         Ok(Sender { account, proof })
+    }
+
+    /// Whether this client's allocation was made with the shared secret that the account was minted with.
+    fn remembers_minter(&self, client: Client, account: &Account) -> bool {
+        let held = self.allocations.iter().find(|held| held.client.five_tuple == client.five_tuple);
+        let owner = held.and_then(|held| self.accounts.get(&held.username));
+        owner.is_some_and(|owner| {
+            (owner.turn_key, owner.minted_with) == (account.turn_key, account.minted_with)
+                && self.shared_secrets.iter().any(|(key, id)| {
+                    (*key, Minter::SharedSecret(*id)) == (account.turn_key, account.minted_with)
+                })
+        })
     }
 
     /// RFC 8489 §9.2.4: none named is MD5; else the list as it was offered and one of it.

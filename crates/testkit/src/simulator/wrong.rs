@@ -277,7 +277,7 @@ impl World {
         let four = |number: u32| number.to_be_bytes().to_vec();
         let channel = self.dice.pick(&[0x3FFF_0000, 0x4000_0000, 0x4FFF_0000, 0x5000_0000, 0xFFFF_0000]);
         let length = self.dice.index(9);
-        match self.dice.below(28) {
+        match self.dice.below(30) {
             26 => (A::CONNECTION_ID, self.dice.data(length)),
             27 => (A::CONNECTION_ID, self.some_connection().0.to_be_bytes().to_vec()),
             16 => (A::EVEN_PORT, vec![self.dice.pick(&[0, 0x7F, 0x80, 0xFF])]),
@@ -299,6 +299,8 @@ impl World {
             8 => (A::XOR_PEER_ADDRESS, self.dice.data(length)),
             9 => (A::USERHASH, vec![7; 32]),
             10 => (A::DONT_FRAGMENT, vec![]),
+            // With this, no shared secret is tried for the request, or only just.
+            28 | 29 => (SKIPPED, vec![0; 1_800 + self.dice.index(300)]),
             _ => (A::CHANNEL_NUMBER, self.dice.data(length)),
         }
     }
