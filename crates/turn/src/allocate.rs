@@ -116,8 +116,9 @@ impl Server {
             }
             Wanted::One(family, parity) => {
                 let address = self.relay_address(family)?;
-                let quota = self.take_quota(identity)?;
-                let promise = (parity == Parity::EvenAndNext).then(|| self.promise(identity)).transpose()?;
+                let quota = self.take_quota(now, identity)?;
+                let promise =
+                    (parity == Parity::EvenAndNext).then(|| self.promise(now, identity)).transpose()?;
                 let (relay, next) = self.open_relay(address, (protocol, parity), sockets)?;
                 answer.reservation = promise
                     .zip(next)
@@ -125,7 +126,7 @@ impl Server {
                 Ok(([Some(relay), None], quota))
             }
             Wanted::Both(parity) => {
-                let quota = self.take_quota(identity)?;
+                let quota = self.take_quota(now, identity)?;
                 let mut open = |family| {
                     let address = self.relay_address(family)?;
                     self.open_relay(address, (protocol, parity), sockets).map(|(relay, _)| relay)
@@ -143,15 +144,15 @@ impl Server {
         }
     }
 
-    fn take_quota(&self, identity: &Authenticated) -> Result<Quota, Refusal> {
+    fn take_quota(&self, now: Time, identity: &Authenticated) -> Result<Quota, Refusal> {
         let limits = self.key_limits(identity.turn_key);
-        self.shared.quotas.take(limits, identity.turn_key, identity.credential)
+        self.shared.quotas.take(now.monotonic_ms, limits, identity.turn_key, identity.credential)
     }
 
     /// Room for a reservation, which counts like the allocation that it is kept for: a client could hold more ports than
     /// its quota else.
-    fn promise(&self, identity: &Authenticated) -> Result<(Room, Quota), Refusal> {
-        let quota = self.take_quota(identity)?;
+    fn promise(&self, now: Time, identity: &Authenticated) -> Result<(Room, Quota), Refusal> {
+        let quota = self.take_quota(now, identity)?;
         // RFC 8656 §7.2: an EVEN-PORT that cannot be satisfied is 508.
         let limit = self.config.limits.reservations;
         let room = self.shared.reservations.room(limit).ok_or(Refusal::TooManyReservations)?;

@@ -26,6 +26,13 @@ impl Pace {
         Self { rate, burst_ns: NANOS_PER_SEC }
     }
 
+    /// When a bucket of [`Pace::per_second`] is full again, in monotonic milliseconds rounded up; whatever the rate, and
+    /// zero for one that never was used.
+    pub(crate) fn is_full_at_ms(bucket: u64) -> u64 {
+        let full_ns = bucket.saturating_add(NANOS_PER_SEC + MAX_SLACK_NS);
+        if bucket == 0 { 0 } else { full_ns.div_ceil(NANOS_PER_MS).saturating_sub(MAX_BURST_SECS * 1_000) }
+    }
+
     /// A bucket that holds `burst` units, at most those of a minute.
     pub(crate) fn with_burst(rate: u64, burst: u64) -> Self {
         let nanos = burst.saturating_mul(NANOS_PER_SEC).checked_div(rate).unwrap_or(0);
@@ -87,6 +94,21 @@ mod tests {
         assert_eq!(pace.take(bucket, 2_000, 1), None);
         assert_eq!(pace.take(bucket, 2_001, 1), Some(bucket + 1_000_000));
         assert!(pace.take(bucket, 2_999, 3_000).is_none() && pace.take(bucket, 3_000, 3_000).is_some());
+    }
+
+    #[test]
+    fn a_bucket_is_full_when_it_says_so() {
+        for (rate, units) in [(1, 3), (10, 7), (999, 1), (7_777, 7_777), (20_000, 1)] {
+            let pace = Pace::per_second(rate);
+            let full = pace.take(0, 500, rate).unwrap();
+            assert_eq!(Pace::is_full_at_ms(0), 0);
+            let bucket = pace.take(0, 500, units).unwrap();
+            let at_ms = Pace::is_full_at_ms(bucket);
+            assert_eq!(pace.take(bucket, at_ms, rate), pace.take(0, at_ms, rate), "{rate} {units}");
+            assert!(at_ms <= 502 + units.div_ceil(rate) * 1_000);
+            assert!(pace.take(full, 501, rate).is_none());
+        }
+        assert!(Pace::is_full_at_ms(u64::MAX) > 0);
     }
 
     #[test]

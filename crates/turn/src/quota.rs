@@ -1,8 +1,8 @@
 //! What a TURN key and each of its allocations may use at most. RFC 8656 §7.2, step 10, leaves it to the server.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use credentials::{CredentialId, TurnKeyId};
@@ -74,7 +74,7 @@ pub(crate) enum Direction {
 }
 
 /// How many allocations each key and credential have, over all workers. Touched when an allocation begins or ends, never
-/// for a packet; as large as there are allocations. RFC 8656 §7.2.
+/// for a packet; as large as there are allocations, and 65,536 keys whose rate is not regained yet. RFC 8656 §7.2.
 #[derive(Debug, Default)]
 pub struct Quotas(Mutex<Counts>);
 
@@ -82,6 +82,41 @@ pub struct Quotas(Mutex<Counts>);
 struct Counts {
     keys: BTreeMap<TurnKeyId, (u32, Arc<KeyBuckets>)>,
     credentials: BTreeMap<CredentialId, u32>,
+    /// Keys without allocations whose buckets are not full, by when they will be, in monotonic milliseconds: with its
+    /// buckets a key would lose what it has used, and have a new burst with each allocation that it makes anew.
+    resting: BTreeSet<(u64, TurnKeyId)>,
+}
+
+/// Resting keys remembered; of more than that, the next that would be full is forgotten.
+const MAX_RESTING: usize = 65_536;
+
+impl Counts {
+    /// Lets go of the resting keys whose buckets are full.
+    fn forget_full(&mut self, now_ms: u64) {
+        while self.resting.first().is_some_and(|(full_ms, _)| *full_ms <= now_ms) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key)) = self.resting.pop_first()
+            && self.keys.get(&key).is_some_and(|(count, _)| *count == 0)
+        {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// The key has no allocation any more. Nobody takes from its buckets now.
+    fn rest(&mut self, key: TurnKeyId, full_ms: u64) {
+        if full_ms == 0 {
+            self.keys.remove(&key);
+            return;
+        }
+        self.resting.insert((full_ms, key));
+        while self.resting.len() > MAX_RESTING {
+            self.forget_first();
+        }
+    }
 }
 
 /// The buckets of [`KeyLimits::key_rate`]; touched for a packet only where such a limit is set.
@@ -89,6 +124,15 @@ struct Counts {
 pub(crate) struct KeyBuckets {
     to_peers: SharedBuckets,
     to_clients: SharedBuckets,
+}
+
+impl KeyBuckets {
+    /// When all are full, in monotonic milliseconds; zero when none was used.
+    fn full_at_ms(&self) -> u64 {
+        let both = [&self.to_peers, &self.to_clients];
+        let all = both.into_iter().flat_map(|buckets| [&buckets.packets, &buckets.bits]);
+        all.map(|bucket| Pace::is_full_at_ms(bucket.load(Ordering::Relaxed))).max().unwrap_or(0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -128,15 +172,27 @@ impl Quotas {
         self.counts().keys.get(&key).map_or(0, |(count, _)| *count as usize)
     }
 
+    /// Lets go of keys without allocations whose rate is regained.
+    pub(crate) fn forget_full(&self, now_ms: u64) {
+        self.counts().forget_full(now_ms);
+    }
+
+    /// How many keys are known, those included that have no allocation and wait for their rate.
+    pub fn keys_known(&self) -> usize {
+        self.counts().keys.len()
+    }
+
     /// Counts one more allocation, if the limits leave room for it.
     pub(crate) fn take(
         self: &Arc<Self>,
+        now_ms: u64,
         limits: &KeyLimits,
         turn_key: TurnKeyId,
         credential: CredentialId,
     ) -> Result<Quota, Refusal> {
         let is_full = |count: u32, limit: Option<u32>| count >= limit.unwrap_or(u32::MAX);
         let mut counts = self.counts();
+        counts.forget_full(now_ms);
         let of_key = counts.keys.get(&turn_key).map_or(0, |(count, _)| *count);
         let of_credential = counts.credentials.get(&credential).copied().unwrap_or(0);
         // RFC 8656 §7.2: whoever is at the quota is refused with 486; it goes by the username, not by the address.
@@ -150,6 +206,9 @@ impl Quotas {
         let (count, buckets) = counts.keys.entry(turn_key).or_default();
         *count += 1;
         let buckets = Arc::clone(buckets);
+        if of_key == 0 {
+            counts.resting.remove(&(buckets.full_at_ms(), turn_key));
+        }
         drop(counts);
         Ok(Quota { quotas: Arc::clone(self), turn_key, credential, buckets })
     }
@@ -163,7 +222,8 @@ impl Drop for Quota {
             entry.get_mut().0 -= 1;
             was_counted = true;
             if entry.get().0 == 0 {
-                entry.remove();
+                let full_ms = self.buckets.full_at_ms();
+                counts.rest(self.turn_key, full_ms);
             }
         }
         if let Entry::Occupied(mut entry) = counts.credentials.entry(self.credential) {
@@ -245,5 +305,25 @@ impl SharedBuckets {
         };
         // What the first has given when the second refuses is not put back: that key is over a limit either way.
         take(rate.bits_per_second, &self.bits, bits) && take(rate.packets_per_second, &self.packets, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resting_keys_are_bounded_and_the_next_that_is_full_goes_first() {
+        let mut counts = Counts::default();
+        let key = |n: u64| TurnKeyId::from_bytes(u128::from(n).to_be_bytes());
+        let most = MAX_RESTING as u64;
+        for n in 0..most + 3 {
+            counts.keys.entry(key(n)).or_default();
+            counts.rest(key(n), 10_000 + n);
+        }
+        assert_eq!((counts.keys.len(), counts.resting.len()), (MAX_RESTING, MAX_RESTING));
+        assert!(!counts.keys.contains_key(&key(2)) && counts.keys.contains_key(&key(3)));
+        counts.forget_full(10_000 + most);
+        assert_eq!((counts.keys.len(), counts.resting.len()), (2, 2));
     }
 }

@@ -287,6 +287,7 @@ impl Server {
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
         }
         while let Some(due) = self.reservations_due.pop_front_if(|due| due.at_ms <= now.monotonic_ms) {
+            self.shared.quotas.forget_full(now.monotonic_ms);
             self.shared.reservations.expire(due.token);
         }
     }

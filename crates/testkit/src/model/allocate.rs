@@ -186,7 +186,6 @@ impl Model {
             .map(|(id, address)| Relay { id: *id, address: *address })
             .collect();
         ensure(!relays.iter().any(|relay| self.allocation(relay.id).is_some()), "a socket for two")?;
-        self.begin_key(now, &new.username, new.port.is_some());
         self.allocations.push(Allocation {
             client,
             relays,

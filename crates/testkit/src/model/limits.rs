@@ -96,22 +96,6 @@ impl Model {
             && fits(self.count(now, |name| name == account.username), limits.allocations_per_credential)
     }
 
-    /// A key whose first allocation this is begins anew.
-    pub(super) fn begin_key(&mut self, now: Time, username: &str, is_claimed: bool) {
-        let Some(key) = self.key_of_user(username) else { return };
-        if !is_claimed && self.count(now, |name| self.key_of_user(name) == Some(key)) == 0 {
-            self.key_used.remove(&key);
-        }
-    }
-
-    /// After each step: what was used of a key is forgotten with its last allocation.
-    pub fn forget_idle_keys(&mut self) {
-        let users = self.allocations.iter().map(|held| &held.username);
-        let users = users.chain(self.reservations.values().map(|held| &held.username));
-        let busy: BTreeSet<TurnKeyId> = users.filter_map(|username| self.key_of_user(username)).collect();
-        self.key_used.retain(|key, _| busy.contains(key));
-    }
-
     /// The allocation's new peers, if it may name them.
     pub(super) fn new_peers(
         now: Time,

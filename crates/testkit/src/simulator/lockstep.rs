@@ -192,7 +192,6 @@ impl Lockstep {
         if counts != wanted {
             return Err(format!("allocations, ports, sockets and quotas are {counts:?}, not {wanted:?}"));
         }
-        self.model.forget_idle_keys();
         let first = self.model.timeout();
         if self.server.poll_timeout() != first {
             return Err(format!("the timer is {:?}, not {first:?}", self.server.poll_timeout()));

@@ -214,6 +214,64 @@ fn all_allocations_of_a_key_share_its_rate_over_all_workers() {
 }
 
 #[test]
+fn an_allocation_made_anew_has_no_new_burst() {
+    for key_rate in [packets(10), bits(320)] {
+        let mut fixture = limited(KeyLimits { key_rate, ..KeyLimits::default() });
+        let mut sibling = fixture.sibling();
+        relaying(&mut fixture, alice());
+        assert_eq!(burst(&mut fixture), (10, 10));
+        for again in 0..5 {
+            let ends = if again % 2 == 0 { &mut fixture } else { &mut sibling };
+            ends.command(Command::ClientGone(alice().five_tuple));
+            assert_eq!((ends.quotas.held(), ends.quotas.keys_known()), (0, 1));
+            let begins = if again % 2 == 0 { &mut sibling } else { &mut fixture };
+            relaying(begins, alice());
+            assert_eq!(burst(begins), (0, 0), "{again}");
+            assert_eq!(begins.hear(PEER, b"data"), Outcome::Silence(DropReason::KeyRateExceeded));
+        }
+        // What grows back meanwhile is there.
+        sibling.command(Command::ClientGone(alice().five_tuple));
+        fixture.now_ms += 300;
+        relaying(&mut fixture, alice());
+        assert_eq!(burst(&mut fixture), (3, 3));
+    }
+}
+
+#[test]
+fn a_key_is_forgotten_when_its_rate_is_regained() {
+    let mut fixture = limited(KeyLimits { key_rate: packets(10), ..KeyLimits::default() });
+    fixture.timeout();
+    let ended = |fixture: &mut Fixture| {
+        fixture.command(Command::ClientGone(alice().five_tuple));
+        fixture.quotas.keys_known()
+    };
+    relaying(&mut fixture, alice());
+    assert_eq!(ended(&mut fixture), 0, "it has used nothing");
+    relaying(&mut fixture, alice());
+    assert!(fixture.sends(alice()));
+    assert_eq!(ended(&mut fixture), 1);
+    fixture.now_ms += 59_999;
+    fixture.timeout();
+    assert_eq!(fixture.quotas.keys_known(), 1, "a timer that is due looks once in a minute");
+    fixture.now_ms += 1;
+    fixture.timeout();
+    assert_eq!(fixture.quotas.keys_known(), 0);
+    // Or an allocation of another key.
+    relaying(&mut fixture, alice());
+    assert_eq!((burst(&mut fixture), ended(&mut fixture)), ((10, 10), 1));
+    fixture.now_ms += 1_002;
+    let claims = credentials::Claims {
+        key: credentials::TurnKeyId::from_bytes([1; 16]),
+        issued_at: fixture.now().unix_secs(),
+        ttl_secs: 600,
+        custom_identifier: credentials::CustomIdentifier::default(),
+    };
+    let other = fixture.keyring.mint(&claims).unwrap();
+    fixture.allocate(alice(), &other);
+    assert_eq!((fixture.quotas.keys_known(), fixture.quotas.held_by(KEY)), (1, 0));
+}
+
+#[test]
 fn a_limit_set_later_holds_for_allocations_that_live() {
     let mut fixture = Fixture::new();
     relaying(&mut fixture, alice());
