@@ -139,14 +139,17 @@ pub struct Shared {
     /// How many allocations each key and credential have.
     pub quotas: Arc<Quotas>,
     strangers: Arc<Strangers>,
+    /// Those who signed, but not with a nonce of theirs.
+    signers: Arc<Strangers>,
 }
 
 impl Shared {
     /// What servers with these ports share.
     pub fn new(keyring: Arc<Keyring>, nonces: NonceKey, ports: RelayPorts) -> Self {
         let (reservations, quotas) = (Arc::default(), Arc::default());
-        let strangers = Arc::new(Strangers::new(nonces.derive(b"strangers")));
-        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas, strangers }
+        let [strangers, signers] =
+            [&b"strangers"[..], b"signers"].map(|purpose| Arc::new(Strangers::new(nonces.derive(purpose))));
+        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas, strangers, signers }
     }
 }
 
@@ -284,10 +287,10 @@ impl Server {
         self.end_overdue(now);
         if now.monotonic_ms >= self.purge_ms {
             self.denials.purge(now.unix_secs());
+            self.shared.quotas.forget_full(now.monotonic_ms);
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
         }
         while let Some(due) = self.reservations_due.pop_front_if(|due| due.at_ms <= now.monotonic_ms) {
-            self.shared.quotas.forget_full(now.monotonic_ms);
             self.shared.reservations.expire(due.token);
         }
     }
@@ -444,11 +447,14 @@ impl Server {
     /// Whether someone who has not authenticated gets one more answer.
     fn may_answer_stranger(&self, now: Time, client: Client, outcome: Result<Answer, Refusal>) -> bool {
         let Some(limit) = &self.config.stranger_limit else { return true };
-        // Whoever has an allocation and signed with an old nonce needs the new one to keep it, whatever is sent in the
-        // name of its prefix; 438 comes after the integrity, which no stranger can make.
-        let keeps_allocation =
-            outcome == Err(Refusal::StaleNonce) && self.allocations.holds(&client.five_tuple);
-        keeps_allocation || self.shared.strangers.admit(limit, now.monotonic_ms, client)
+        // 438 comes after the integrity, which no stranger can make: a flood of strangers takes none of these answers,
+        // so a client that has moved to this address (RFC 8016) learns its nonce. Whoever has a credential can have them
+        // sent to another all the same, so they are counted, too.
+        let is_signed = outcome == Err(Refusal::StaleNonce);
+        // Whoever has an allocation needs the new nonce to keep it, whatever is sent in the name of its prefix.
+        let keeps_allocation = is_signed && self.allocations.holds(&client.five_tuple);
+        let counted = if is_signed { &self.shared.signers } else { &self.shared.strangers };
+        keeps_allocation || counted.admit(limit, now.monotonic_ms, client)
     }
 
     fn authenticated_request(

@@ -1,6 +1,7 @@
 //! How many answers the unauthenticated get. Each is one that a spoofed source can have sent to its victim, so they are
-//! counted by the source's prefix; authenticated requests and relayed data never are. Whoever floods in a victim's name
-//! keeps answers from its prefix, not its allocations from working.
+//! counted by the source's prefix; authenticated requests and relayed data never are. Answers to those who signed with
+//! a nonce that is not theirs (438) are counted apart from all others. Whoever floods in a victim's name without a
+//! credential keeps challenges from its prefix, not its allocations from working or from moving.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -40,7 +41,7 @@ impl Default for StrangerLimit {
     }
 }
 
-/// Buckets in a row: with two rows 128 KiB, whatever is sent.
+/// Buckets in a row: with two rows 128 KiB, whatever is sent, and there are two of these tables.
 const ROW: usize = 8_192;
 const ROWS: usize = 2;
 

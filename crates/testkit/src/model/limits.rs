@@ -142,16 +142,19 @@ impl Model {
 
     /// Whether an answer goes to someone who has not authenticated, and is counted for its prefix.
     fn stranger(&self, client: Client, expected: &Expected) -> Option<Vec<u8>> {
+        let is_stale = matches!(expected, Expected::Refused { codes, .. } if codes.contains(&438));
         let counted = match expected {
             Expected::Mapped { .. } | Expected::SilenceOrChallenge => true,
             // Who signs, with an old nonce, for an allocation that he has.
-            Expected::Refused { codes, proof: None, .. } => !(codes.contains(&438) && self.holds(client)),
+            Expected::Refused { proof: None, .. } => !(is_stale && self.holds(client)),
             _ => false,
         };
         let prefix = match client.five_tuple.client.ip() {
             IpAddr::V4(ip) => ip.octets().get(..3).map(<[u8]>::to_vec),
             IpAddr::V6(ip) => ip.octets().get(..7).map(<[u8]>::to_vec),
         };
+        // Who signs is counted apart.
+        let prefix = prefix.map(|prefix| [&[u8::from(is_stale)], &prefix[..]].concat());
         prefix.filter(|_| counted && client.five_tuple.transport == Transport::Udp)
     }
 

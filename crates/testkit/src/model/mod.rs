@@ -238,7 +238,7 @@ pub struct Model {
     key_limits: BTreeMap<TurnKeyId, KeyLimits>,
     /// What they have relayed lately, to peers and to clients.
     key_used: BTreeMap<TurnKeyId, [Used; 2]>,
-    /// What the unauthenticated were answered lately, by prefix.
+    /// What the unauthenticated were answered lately, by prefix, and whether they had signed.
     strangers: BTreeMap<Vec<u8>, Debt>,
     links: Vec<tcp::Link>,
     owed: Vec<tcp::Owed>,

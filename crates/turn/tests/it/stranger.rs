@@ -4,7 +4,7 @@ use stun::{AttributeType as A, Method, TransactionId};
 use testkit::message;
 use turn::{Client, DropReason, StrangerLimit, Transport};
 
-use crate::fixture::{Fixture, Outcome, PEER, alice, client, code};
+use crate::fixture::{Fixture, Outcome, PEER, alice, client, code, value};
 
 const LIMIT: StrangerLimit = StrangerLimit {
     answers_per_second: 5,
@@ -134,4 +134,43 @@ fn a_flood_in_a_victims_name_leaves_its_allocation_alone() {
     let id = TransactionId::from_bytes([1; 12]);
     let send = message::send_indication(id, PEER.parse().unwrap(), b"data");
     assert!(matches!(fixture.give(alice(), &send), Outcome::ToPeer(..)));
+}
+
+#[test]
+fn a_flood_in_a_victims_name_leaves_a_moving_client_its_nonce() {
+    let mut fixture = limited(Some(LIMIT));
+    let credential = fixture.mint(3_600);
+    let ticket = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
+        writer.attribute(A::REQUESTED_TRANSPORT, &message::REQUESTED_UDP);
+        writer.attribute(A::MOBILITY_TICKET, &[]);
+    });
+    let ticket = value(&ticket, A::MOBILITY_TICKET).unwrap();
+    // It signs with the nonce that it was told at its old address.
+    let signature = fixture.signature(alice(), &credential);
+    let to = client(Transport::Udp, "82.0.0.1:5");
+    let bare = allocate(&mut fixture);
+    let flood = |fixture: &mut Fixture| {
+        (0..50).for_each(|n| drop(fixture.give(client(Transport::Udp, &format!("82.0.0.{n}:6")), &bare)));
+        assert_eq!(fixture.give(to, &bare), SILENCE);
+    };
+    let refresh = |fixture: &mut Fixture, signature: &message::Signature| {
+        let request = message::request(Method::REFRESH, fixture.dice.transaction(), |writer| {
+            writer.attribute(A::MOBILITY_TICKET, &ticket);
+            signature.sign(writer);
+        });
+        fixture.give(to, &request)
+    };
+    flood(&mut fixture);
+    let stale = refresh(&mut fixture, &signature).reply();
+    assert_eq!(code(&stale), 438);
+    let (realm, nonce) = (value(&stale, A::REALM).unwrap(), value(&stale, A::NONCE).unwrap());
+    let next = message::Signature::new(&credential.username, &credential.password, &realm, &nonce);
+    flood(&mut fixture);
+    assert_eq!(refresh(&mut fixture, &next).code(), 0);
+    // Who has a credential does not have such answers sent to another without end either.
+    fixture.now_ms += 60_000;
+    let elsewhere = client(Transport::Udp, "82.0.0.7:7");
+    let request =
+        message::request(Method::ALLOCATE, fixture.dice.transaction(), |writer| signature.sign(writer));
+    assert_eq!((0..50).take_while(|_| fixture.give(elsewhere, &request) != SILENCE).count(), 10);
 }
