@@ -96,7 +96,7 @@ impl Server {
             (quota, meter),
         ));
         // RFC 8016 §3.1.2: an Allocate that asked for mobility is answered with a ticket.
-        let ticket = if is_mobile { self.make_mobile(id) } else { None };
+        let ticket = is_mobile.then(|| self.make_mobile(id));
         Ok(Answer::Allocated(answer, ticket))
     }
 

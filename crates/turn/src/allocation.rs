@@ -24,12 +24,6 @@ use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId, Worke
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AllocationId(usize);
 
-impl AllocationId {
-    pub(crate) fn slot(self) -> usize {
-        self.0
-    }
-}
-
 /// A relayed transport address and its socket.
 #[derive(Debug)]
 pub(crate) struct Relayed {
@@ -274,7 +268,7 @@ impl Allocation {
     }
 }
 
-/// Every live allocation of a server, found by client, relay socket, expiry, credential and key.
+/// Every live allocation of a server, found by client, relay socket, ticket, expiry, credential and key.
 #[derive(Debug)]
 pub(crate) struct Allocations {
     slab: Slab<Allocation>,
@@ -284,6 +278,8 @@ pub(crate) struct Allocations {
     by_relay: Vec<Option<AllocationId>>,
     /// The relay sockets by the addresses that peers see, looked up for peers of this host only.
     by_address: HashMap<SocketAddr, RelayId, FixedState>,
+    /// Those that are mobile.
+    by_identity: HashMap<Identity, AllocationId, FixedState>,
     by_expiry: BTreeSet<(u64, AllocationId)>,
     by_credential: BTreeSet<(CredentialId, AllocationId)>,
     by_turn_key: BTreeSet<(TurnKeyId, AllocationId)>,
@@ -296,6 +292,7 @@ impl Allocations {
             by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             by_relay: Vec::new(),
             by_address: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            by_identity: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             by_expiry: BTreeSet::new(),
             by_credential: BTreeSet::new(),
             by_turn_key: BTreeSet::new(),
@@ -358,6 +355,9 @@ impl Allocations {
             let before = self.by_client.insert(client, id);
             assert!(before.is_none(), "a client has one allocation");
         }
+        if let Some(mobility) = &allocation.mobility {
+            self.by_identity.insert(mobility.identity, id);
+        }
         self.by_expiry.insert((allocation.expires_ms, id));
         self.by_credential.insert((allocation.credential, id));
         self.by_turn_key.insert((allocation.turn_key, id));
@@ -372,6 +372,9 @@ impl Allocations {
         for relay in allocation.relays() {
             forget(&mut self.by_relay, relay);
             self.by_address.remove(&relay.address);
+        }
+        if let Some(mobility) = &allocation.mobility {
+            self.by_identity.remove(&mobility.identity);
         }
         let indexed = self.by_expiry.remove(&(allocation.expires_ms, id))
             && self.by_credential.remove(&(allocation.credential, id))
@@ -448,11 +451,17 @@ impl Allocations {
         self.slab.get_mut(id.0)
     }
 
+    pub(crate) fn make_mobile(&mut self, id: AllocationId, mobility: Mobility) {
+        if let Some(allocation) = self.slab.get_mut(id.0) {
+            self.by_identity.insert(mobility.identity, id);
+            allocation.mobility = Some(Box::new(mobility));
+        }
+    }
+
     /// The live allocation that a ticket of this worker's names, whether or not the ticket is its newest.
     pub(crate) fn by_ticket(&self, ticket: &Ticket, worker: WorkerId, now_ms: u64) -> Option<AllocationId> {
-        let id = AllocationId(usize::try_from(ticket.slot).ok().filter(|_| ticket.worker == worker)?);
-        let allocation = self.slab.get(id.0)?;
-        (allocation.is_live(now_ms) && allocation.has_identity(ticket.identity)).then_some(id)
+        let id = *self.by_identity.get(&ticket.identity).filter(|_| ticket.worker == worker)?;
+        self.slab.get(id.0)?.is_live(now_ms).then_some(id)
     }
 
     /// Has an allocation's client come from somewhere else: it will be there once it has sent data. Where it stays
@@ -478,7 +487,9 @@ impl Allocations {
         let next = allocation.mobility.as_mut().and_then(|mobility| mobility.next.take());
         if let Some(next) = next {
             self.by_client.remove(&next.five_tuple);
-            allocation.whereabouts = Whereabouts::Here;
+            if allocation.whereabouts == Whereabouts::Moving {
+                allocation.whereabouts = Whereabouts::Here;
+            }
         }
     }
 

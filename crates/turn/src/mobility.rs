@@ -94,42 +94,62 @@ impl Traveller {
 /// the longest lifetime.
 #[derive(Debug)]
 pub(crate) struct Departed {
-    by_client: HashMap<FiveTuple, (WorkerId, u64), FixedState>,
-    due: VecDeque<(u64, FiveTuple)>,
+    by_client: HashMap<FiveTuple, Gone, FixedState>,
+    /// When each is forgotten, in monotonic milliseconds; those that were removed before are still in it.
+    due: VecDeque<(u64, FiveTuple, u64)>,
+    entries: u64,
+}
+
+#[derive(Debug)]
+struct Gone {
+    to: WorkerId,
+    /// Tells it from an earlier entry of the same client.
+    entry: u64,
 }
 
 impl Departed {
     pub(crate) fn new(hash_seed: u64) -> Self {
-        Self { by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)), due: VecDeque::new() }
+        Self {
+            by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            due: VecDeque::new(),
+            entries: 0,
+        }
     }
 
     /// Who has this client's allocation.
     pub(crate) fn of_client(&self, client: &FiveTuple) -> Option<WorkerId> {
-        self.by_client.get(client).map(|(to, _)| *to)
+        self.by_client.get(client).map(|gone| gone.to)
     }
 
     fn insert(&mut self, client: FiveTuple, to: WorkerId, until_ms: u64, limit: usize) {
-        while self.due.len() >= limit.max(1) {
+        let limit = limit.max(1);
+        while self.by_client.len() >= limit {
             self.forget_first();
         }
-        self.by_client.insert(client, (to, until_ms));
-        self.due.push_back((until_ms, client));
+        // Half of it is of no use then: so seldom that it costs each client next to nothing.
+        if self.due.len() >= 2 * limit {
+            let held = &self.by_client;
+            self.due.retain(|(_, client, entry)| held.get(client).is_some_and(|gone| gone.entry == *entry));
+        }
+        self.entries += 1;
+        self.by_client.insert(client, Gone { to, entry: self.entries });
+        self.due.push_back((until_ms, client, self.entries));
     }
 
     fn remove(&mut self, client: &FiveTuple) -> Option<WorkerId> {
-        self.by_client.remove(client).map(|(to, _)| to)
+        self.by_client.remove(client).map(|gone| gone.to)
     }
 
     fn forget_first(&mut self) {
-        let Some((until_ms, client)) = self.due.pop_front() else { return };
-        if self.by_client.get(&client).is_some_and(|(_, until)| *until == until_ms) {
+        let Some((_, client, entry)) = self.due.pop_front() else { return };
+        if self.by_client.get(&client).is_some_and(|gone| gone.entry == entry) {
             self.by_client.remove(&client);
         }
     }
 
     /// Forgets those whose time is over.
     pub(crate) fn expire(&mut self, now_ms: u64) {
-        while self.due.front().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {
+        while self.due.front().is_some_and(|(until_ms, ..)| *until_ms <= now_ms) {
             self.forget_first();
         }
     }
@@ -157,20 +177,18 @@ impl Server {
     }
 
     /// Gives a new allocation its identity and its first ticket, which the answer to Allocate carries.
-    pub(crate) fn make_mobile(&mut self, id: AllocationId) -> Option<Sealed> {
+    pub(crate) fn make_mobile(&mut self, id: AllocationId) -> Sealed {
         let mut identity = Identity::default();
         self.rng.fill_bytes(&mut identity);
-        let first = self.ticket(id, identity, 0)?;
+        let first = self.ticket(identity, 0);
         let mobility =
             Mobility { identity, generation: 0, first, next: None, home: self.config.worker, moved: None };
-        self.allocations.entry(id)?.mobility = Some(Box::new(mobility));
-        Some(first)
+        self.allocations.make_mobile(id, mobility);
+        first
     }
 
-    fn ticket(&self, id: AllocationId, identity: Identity, generation: u32) -> Option<Sealed> {
-        let slot = u32::try_from(id.slot()).ok()?;
-        let ticket = Ticket { worker: self.config.worker, slot, identity, generation };
-        Some(self.tickets.seal(&ticket))
+    fn ticket(&self, identity: Identity, generation: u32) -> Sealed {
+        self.tickets.seal(&Ticket { worker: self.config.worker, identity, generation })
     }
 
     /// Refresh with MOBILITY-TICKET. RFC 8016 §3.2.2.
@@ -284,7 +302,7 @@ impl Server {
             return Err(Refusal::AllocationExists);
         }
         let generation = (claim.ticket.generation + 1) % GENERATIONS;
-        let ticket = self.ticket(id, claim.ticket.identity, generation).ok_or(Refusal::NoAllocation)?;
+        let ticket = self.ticket(claim.ticket.identity, generation);
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, claim.lifetime_secs, &claim.identity);
         // RFC 8016 §3.2.2: the answer carries a new ticket, made for the new 5-tuple and different from the old.
         let answer = Answer::Refreshed { lifetime_secs, ticket: Some(ticket) };
@@ -336,15 +354,20 @@ impl Server {
             return;
         };
         let Some(allocation) = self.allocations.entry(id) else { return };
+        let worker = self.config.worker;
+        let is_next = allocation.mobility.as_ref().and_then(|mobility| mobility.next);
+        let is_next = is_next.is_some_and(|next| next.five_tuple == *client);
+        let heard_at = allocation.mobility.as_ref().filter(|_| !is_next).map_or(worker, |it| it.home);
+        if heard_at != at {
+            // A late word about an earlier connection.
+            return;
+        }
         let Some(mobility) = &mut allocation.mobility else {
             self.end(id, EndReason::ClientGone);
             return;
         };
-        let worker = self.config.worker;
-        if mobility.next.is_some_and(|next| next.five_tuple == *client) {
+        if is_next {
             self.allocations.turn_back(id);
-        } else if mobility.home != at {
-            // A late word about an earlier connection.
         } else if allocation.whereabouts == Whereabouts::Moving {
             // RFC 8016 §3.2.2: the end of the old connection ends the move, too.
             mobility.home = worker;
@@ -367,12 +390,25 @@ impl Server {
             }
             Kind::Heard(client) => _ = self.departed.remove(&client),
             Kind::Gone { client, at } => self.client_gone(&client, at),
-            Kind::GoneOn(client, to) => {
-                if let Some((held, _)) = self.departed.by_client.get_mut(&client) {
-                    *held = to;
-                }
+            // What was passed to the wrong worker may have come back first, and been taken for the end of it.
+            Kind::GoneOn(client, to) if !self.allocations.holds(&client) => {
+                self.note_departure(now, client, to);
             }
+            Kind::GoneOn(..) => {}
         }
+    }
+
+    /// Passes on what arrives from this client, from now on.
+    fn note_departure(&mut self, now: Time, client: FiveTuple, to: WorkerId) {
+        let until_ms = now.after_secs(self.config.max_lifetime_secs);
+        self.departed.insert(client, to, until_ms, self.config.limits.allocations);
+    }
+
+    /// Data for a client on a stream, sent by another worker's server, has found no connection here. Outputs may
+    /// follow: what told that server so was lost.
+    pub fn unreachable(&mut self, client: &FiveTuple, from: WorkerId) {
+        let note = Note(Kind::Gone { client: *client, at: self.config.worker });
+        self.outputs.push_back(Output::Tell { to: from, note });
     }
 
     /// Somebody has come to another worker with a ticket for an allocation here.
@@ -397,9 +433,7 @@ impl Server {
         let is_heard_here = allocation.whereabouts != Whereabouts::Away
             && allocation.mobility.as_ref().is_some_and(|mobility| mobility.home == self.config.worker);
         if is_heard_here {
-            let until_ms = now.after_secs(self.config.max_lifetime_secs);
-            let limit = self.config.limits.allocations;
-            self.departed.insert(allocation.client.five_tuple, claim.from, until_ms, limit);
+            self.note_departure(now, allocation.client.five_tuple, claim.from);
         }
         let to = claim.from;
         self.outputs.push_back(Output::Depart {
@@ -412,6 +446,11 @@ impl Server {
     /// may follow.
     pub fn arrived(&mut self, now: Time, traveller: Box<Traveller>) {
         let Traveller { allocation, claim, returns } = *traveller;
+        // There was room when the client asked.
+        if !returns && self.allocations.len() >= self.config.limits.allocations {
+            self.answer_late(now, &claim, Err(Refusal::TooManyAllocations));
+            return self.send_back(allocation, claim);
+        }
         let id = match self.admit(now, allocation) {
             Ok(id) if returns => {
                 let client = self.allocations.peek(id).map(|allocation| allocation.client.five_tuple);
@@ -427,12 +466,14 @@ impl Server {
         if outcome.is_err()
             && let Some(allocation) = self.allocations.remove(id)
         {
-            let to = claim.ticket.worker;
-            self.outputs.push_back(Output::Depart {
-                to,
-                traveller: Box::new(Traveller { allocation, claim, returns: true }),
-            });
+            self.send_back(allocation, claim);
         }
+    }
+
+    fn send_back(&mut self, allocation: Allocation, claim: Box<Claim>) {
+        let to = claim.ticket.worker;
+        let traveller = Box::new(Traveller { allocation, claim, returns: true });
+        self.outputs.push_back(Output::Depart { to, traveller });
     }
 
     /// An allocation that could not be sent stays where it is. Outputs may follow.
@@ -461,14 +502,13 @@ impl Server {
         // Its old path may belong to another allocation by now: then the path had ended before.
         if self.allocations.holds(&allocation.client.five_tuple) {
             allocation.whereabouts = Whereabouts::Away;
+            allocation.mobility.iter_mut().for_each(|mobility| mobility.next = None);
         }
         if let Some(mobility) = &mut allocation.mobility
             && mobility.next.is_some_and(|next| self.allocations.holds(&next.five_tuple))
         {
             mobility.next = None;
-            if allocation.whereabouts == Whereabouts::Moving {
-                allocation.whereabouts = Whereabouts::Here;
-            }
+            allocation.whereabouts = Whereabouts::Here;
         }
         // So may other limits.
         allocation.limit(&self.key_limits(allocation.turn_key).clone());
@@ -526,15 +566,19 @@ impl Server {
         Action::Pass(from)
     }
 
-    /// Handles what another worker has passed back: the client has no allocation there.
+    /// Handles what another worker has passed back: the client has no allocation there. It may have gone on from there
+    /// to a third one: then that is what [`Action::Pass`] names.
     pub fn passed_back(
         &mut self,
         now: Time,
+        from: WorkerId,
         client: Client,
         packet: &mut Packet<'_>,
         sockets: &mut impl RelaySockets,
     ) -> Action {
-        self.departed.remove(&client.five_tuple);
+        if self.departed.of_client(&client.five_tuple) == Some(from) {
+            self.departed.remove(&client.five_tuple);
+        }
         self.from_client(now, client, packet, sockets)
     }
 }

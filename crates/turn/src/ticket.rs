@@ -4,8 +4,7 @@
 //! ```text
 //! tag         16 bytes   AES-SIV's synthetic IV over the rest
 //! worker       2         encrypted, as all that follows: whose allocation it is
-//! slot         4         where that worker keeps it
-//! identity     6         random: another allocation in the same place is another one
+//! identity    10         random: which of that worker's
 //! generation   3         how often the allocation had moved
 //! salt         1         chosen so that no byte of the whole is zero
 //! ```
@@ -27,7 +26,7 @@ const PURPOSE: &[u8] = b"turnery mobility ticket v1";
 pub(crate) type Sealed = [u8; LEN];
 
 /// Tells an allocation from every other one that was or will be.
-pub(crate) type Identity = [u8; 6];
+pub(crate) type Identity = [u8; 10];
 
 /// A generation is counted modulo this: three bytes.
 pub(crate) const GENERATIONS: u32 = 1 << 24;
@@ -36,7 +35,6 @@ pub(crate) const GENERATIONS: u32 = 1 << 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) worker: WorkerId,
-    pub(crate) slot: u32,
     pub(crate) identity: Identity,
     /// Below [`GENERATIONS`].
     pub(crate) generation: u32,
@@ -73,12 +71,10 @@ impl TicketKey {
         }
         let plain = self.cipher().decrypt([b""], sealed).ok()?;
         let (worker, rest) = plain.split_first_chunk::<2>()?;
-        let (slot, rest) = rest.split_first_chunk::<4>()?;
-        let (identity, rest) = rest.split_first_chunk::<6>()?;
+        let (identity, rest) = rest.split_first_chunk::<10>()?;
         let (&[high, middle, low], _salt) = rest.split_first_chunk::<3>()?;
         Some(Ticket {
             worker: WorkerId(u16::from_be_bytes(*worker)),
-            slot: u32::from_be_bytes(*slot),
             identity: *identity,
             generation: u32::from_be_bytes([0, high, middle, low]),
         })
@@ -87,8 +83,8 @@ impl TicketKey {
 
 fn plain(ticket: &Ticket, salt: u8) -> [u8; LEN - 16] {
     let [_, generation @ ..] = ticket.generation.to_be_bytes();
-    let fields = ticket.worker.0.to_be_bytes().into_iter().chain(ticket.slot.to_be_bytes());
-    let fields = fields.chain(ticket.identity).chain(generation).chain([salt]);
+    let fields = ticket.worker.0.to_be_bytes().into_iter().chain(ticket.identity);
+    let fields = fields.chain(generation).chain([salt]);
     let mut plain = [0; LEN - 16];
     plain.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
     plain
@@ -107,8 +103,7 @@ mod tests {
     #[test]
     fn rfc8016_6_a_ticket_is_sealed() {
         let key = TicketKey::new(&NonceKey::new([7; 32]));
-        let ticket =
-            Ticket { worker: WorkerId(3), slot: 70_000, identity: *b"secret", generation: 0x0005_0607 };
+        let ticket = Ticket { worker: WorkerId(3), identity: *b"ten secret", generation: 0x0005_0607 };
         let sealed = key.seal(&ticket);
         assert_eq!(key.open(&sealed), Some(ticket));
         assert!(!sealed.windows(6).any(|window| window == b"secret"), "in the clear");
@@ -120,8 +115,8 @@ mod tests {
             assert_eq!(key.open(&forged), None, "forged at {place}");
         }
         // As a C string it is the same.
-        for slot in 0..2_000 {
-            let ticket = Ticket { slot, ..ticket };
+        for generation in 0..2_000 {
+            let ticket = Ticket { generation, ..ticket };
             let sealed = key.seal(&ticket);
             assert!(!sealed.contains(&0));
             assert_eq!(key.open(&sealed), Some(ticket));

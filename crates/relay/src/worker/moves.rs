@@ -32,7 +32,7 @@ impl Worker {
                     let (mut packet, base) = self.batch.packet(place);
                     let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
                     let action = if is_back {
-                        self.server.passed_back(now, client, &mut packet, &mut opener)
+                        self.server.passed_back(now, from, client, &mut packet, &mut opener)
                     } else {
                         self.server.passed(now, from, client, &mut packet, &mut opener)
                     };

@@ -194,7 +194,11 @@ impl Fixture {
     pub(crate) fn sibling(&self) -> Self {
         let config = Config { worker: WorkerId(self.config.worker.0 + 1), ..self.config.clone() };
         Self {
-            server: Server::new(config, self.shared.clone(), [6; 32]),
+            server: Server::new(
+                config.clone(),
+                self.shared.clone(),
+                [5 + self.config.worker.0 as u8 + 1; 32],
+            ),
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
             quotas: Arc::clone(&self.quotas),
@@ -208,7 +212,7 @@ impl Fixture {
             closed: vec![],
             told: vec![],
             last: None,
-            config: self.config.clone(),
+            config,
             shared: self.shared.clone(),
         }
     }
@@ -250,10 +254,10 @@ impl Fixture {
     }
 
     /// Gives the server what another worker has passed back.
-    pub(crate) fn pass_back(&mut self, client: Client, bytes: &[u8]) -> Outcome {
+    pub(crate) fn pass_back(&mut self, from: WorkerId, client: Client, bytes: &[u8]) -> Outcome {
         let mut buffer = buffer(bytes);
         let mut packet = Packet::new(&mut buffer, HEADROOM, HEADROOM + bytes.len());
-        let action = self.server.passed_back(self.now(), client, &mut packet, &mut self.sockets);
+        let action = self.server.passed_back(self.now(), from, client, &mut packet, &mut self.sockets);
         let output = packet.bytes().to_vec();
         self.drain();
         outcome(action, output)

@@ -3,6 +3,7 @@
 
 mod allocate;
 mod authentication;
+mod between_workers;
 mod discovery;
 mod dual;
 mod fixture;

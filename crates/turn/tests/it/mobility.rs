@@ -8,15 +8,15 @@ use turn::{Action, Client, Command, DropReason, EndReason, Output, RelayId, Tran
 use crate::fixture::{Fixture, Outcome, PEER, alice, client, code, lifetime, udp, value};
 
 /// Where alice goes.
-fn elsewhere() -> Client {
+pub(crate) fn elsewhere() -> Client {
     client(Transport::Udp, "82.0.0.9:5555")
 }
 
-fn third() -> Client {
+pub(crate) fn third() -> Client {
     client(Transport::Tcp, "83.0.0.9:6666")
 }
 
-fn allocate(fixture: &mut Fixture, at: Client, credential: &Credential) -> Vec<u8> {
+pub(crate) fn allocate(fixture: &mut Fixture, at: Client, credential: &Credential) -> Vec<u8> {
     let reply = fixture.ask(at, credential, Method::ALLOCATE, |writer| {
         udp(writer);
         writer.attribute(A::MOBILITY_TICKET, &[]);
@@ -26,14 +26,14 @@ fn allocate(fixture: &mut Fixture, at: Client, credential: &Credential) -> Vec<u
 }
 
 /// Alice with a permission and a channel, and her ticket.
-fn ticketed(fixture: &mut Fixture) -> (Credential, Vec<u8>) {
+pub(crate) fn ticketed(fixture: &mut Fixture) -> (Credential, Vec<u8>) {
     let credential = fixture.mint(3_600);
     let ticket = allocate(fixture, alice(), &credential);
     assert_eq!(fixture.bind(alice(), &credential, 0x4000, PEER), 0);
     (credential, ticket)
 }
 
-fn request(
+pub(crate) fn request(
     fixture: &mut Fixture,
     at: Client,
     credential: &Credential,
@@ -58,14 +58,14 @@ fn moves(fixture: &mut Fixture, to: Client, credential: &Credential, ticket: &[u
     value(&reply, A::MOBILITY_TICKET).unwrap()
 }
 
-fn sends_on_channel(fixture: &mut Fixture, at: Client) -> bool {
+pub(crate) fn sends_on_channel(fixture: &mut Fixture, at: Client) -> bool {
     let channel = stun::ChannelNumber::MIN;
     let packet = message::channel_data(at.five_tuple.transport, channel, b"data");
     fixture.give(at, &packet) == Outcome::ToPeer(PEER.parse().unwrap(), b"data".to_vec())
 }
 
 /// Whom a peer's data reaches.
-fn heard_by(fixture: &mut Fixture) -> Option<Client> {
+pub(crate) fn heard_by(fixture: &mut Fixture) -> Option<Client> {
     let relay = RelayId(*fixture.sockets.open.keys().next().unwrap());
     match fixture.hear_on(relay, PEER, b"data") {
         Outcome::ToClient(client, _) => Some(client),
@@ -74,7 +74,7 @@ fn heard_by(fixture: &mut Fixture) -> Option<Client> {
 }
 
 /// Carries one worker's posts to the other: all that is there now. The late replies.
-fn carry(from: &mut Fixture, to: &mut Fixture) -> Vec<Vec<u8>> {
+pub(crate) fn carry(from: &mut Fixture, to: &mut Fixture) -> Vec<Vec<u8>> {
     let now = to.now();
     let mut replies = vec![];
     for post in std::mem::take(&mut from.posts) {
@@ -103,7 +103,7 @@ fn hand_over(from: &mut Fixture, to: &mut Fixture, traveller: &mut turn::Travell
 }
 
 /// Until nothing is under way: the replies to what was asked at `b`.
-fn settle(a: &mut Fixture, b: &mut Fixture) -> Vec<Vec<u8>> {
+pub(crate) fn settle(a: &mut Fixture, b: &mut Fixture) -> Vec<Vec<u8>> {
     let mut replies = vec![];
     while !(a.posts.is_empty() && b.posts.is_empty()) {
         replies.extend(carry(b, a));
@@ -113,7 +113,7 @@ fn settle(a: &mut Fixture, b: &mut Fixture) -> Vec<Vec<u8>> {
 }
 
 /// The one reply to a Refresh that `b` has to ask `a` about.
-fn ask_across(
+pub(crate) fn ask_across(
     a: &mut Fixture,
     b: &mut Fixture,
     at: Client,
@@ -127,7 +127,12 @@ fn ask_across(
     reply
 }
 
-fn move_across(a: &mut Fixture, b: &mut Fixture, credential: &Credential, ticket: &[u8]) -> Vec<u8> {
+pub(crate) fn move_across(
+    a: &mut Fixture,
+    b: &mut Fixture,
+    credential: &Credential,
+    ticket: &[u8],
+) -> Vec<u8> {
     let reply = ask_across(a, b, elsewhere(), credential, ticket);
     assert_eq!((code(&reply), lifetime(&reply)), (0, 600));
     value(&reply, A::MOBILITY_TICKET).unwrap()
@@ -403,14 +408,14 @@ fn rfc8016_3_2_2_an_allocation_moves_to_another_worker() {
 }
 
 /// Two workers.
-fn pair() -> (Fixture, Fixture) {
+pub(crate) fn pair() -> (Fixture, Fixture) {
     let a = Fixture::new();
     let b = a.sibling();
     (a, b)
 }
 
 /// What comes of alice's packet that worker `a` has passed on.
-fn passed(b: &mut Fixture, a: &Fixture, bytes: &[u8]) -> Outcome {
+pub(crate) fn passed(b: &mut Fixture, a: &Fixture, bytes: &[u8]) -> Outcome {
     let now = b.now();
     let from = a.server.worker();
     b.pass(now, from, alice(), bytes)
@@ -452,10 +457,10 @@ fn rfc8016_3_2_2_a_refresh_is_retransmitted_to_another_worker() {
     assert_eq!(code(&refresh(&mut b, elsewhere(), &credential, &ticket)), 400);
     // From where its allocation is known no more, it names none.
     assert_eq!(code(&refresh(&mut a, third(), &credential, &ticket)), 437);
-    assert_eq!(code(&ask_across(&mut b, &mut a, third(), &credential, &third_ticket(&replies[0]))), 0);
+    assert_eq!(code(&ask_across(&mut b, &mut a, third(), &credential, &new_ticket(&replies[0]))), 0);
 }
 
-fn third_ticket(reply: &[u8]) -> Vec<u8> {
+pub(crate) fn new_ticket(reply: &[u8]) -> Vec<u8> {
     value(reply, A::MOBILITY_TICKET).unwrap()
 }
 
@@ -573,7 +578,11 @@ fn what_is_passed_on_too_late_is_passed_back() {
     for bytes in [&packet, &refresh] {
         assert_eq!((passed(&mut b, &a, bytes), b.last_passed), (Outcome::Elsewhere, Some(a.server.worker())));
     }
-    assert_eq!(a.pass_back(alice(), &packet), Outcome::Silence(DropReason::NoAllocation));
-    assert_eq!(a.pass_back(alice(), &refresh).code(), 437, "over a stream nobody asks twice");
+    assert_eq!(a.pass_back(b.server.worker(), alice(), &packet), Outcome::Silence(DropReason::NoAllocation));
+    assert_eq!(
+        a.pass_back(b.server.worker(), alice(), &refresh).code(),
+        437,
+        "over a stream nobody asks twice"
+    );
     assert!(!a.server.has_allocation(&alice().five_tuple));
 }
