@@ -12,7 +12,7 @@ use stun::Kind;
 use stun::framing::{self, Frame};
 use turn::{
     Action, Client, Command, DropReason, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time,
-    Transport,
+    Transport, WorkerId,
 };
 
 use crate::Listener;
@@ -20,7 +20,7 @@ use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
-use crate::mailbox::{Colleagues, Inbox, Message};
+use crate::mailbox::{Colleagues, Inbox, Letter};
 use crate::splice::{Side, Splices};
 use crate::stream::{Connections, Refused};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
@@ -110,6 +110,8 @@ pub(crate) struct Worker {
     clock: Clock,
     inbox: Inbox,
     colleagues: Colleagues,
+    /// Packets for other workers, which follow the allocations that they are for.
+    passing: Vec<(WorkerId, Letter)>,
     counters: Arc<Counters>,
     stopping: bool,
 }
@@ -139,6 +141,7 @@ impl Worker {
             clock,
             inbox,
             colleagues,
+            passing: Vec::new(),
             counters,
             stopping: false,
         })
@@ -158,6 +161,7 @@ impl Worker {
             self.close_connections(now);
             self.close_pairs(now);
             self.take_outputs(now);
+            self.pass_on();
             self.resume_accepting(now)?;
         }
         Ok(())
@@ -235,23 +239,6 @@ impl Worker {
             Token::RelayListener(relay) => self.accept_peers(now, relay),
             Token::Peer(index) => self.serve_pair(now, index, Side::Peer, event),
             Token::Data(index) => self.serve_pair(now, index, Side::Client, event),
-        }
-        Ok(())
-    }
-
-    fn read_inbox(&mut self, now: Time) -> io::Result<()> {
-        self.inbox.wake.clear();
-        while let Ok(message) = self.inbox.messages.try_recv() {
-            match message {
-                Message::Stop => self.stopping = true,
-                Message::Admit => self.admit()?,
-                Message::Letter(letter) => self.read_letter(now, letter),
-                Message::Command(command) => {
-                    if let Err(error) = self.server.command(now, command) {
-                        tracing::error!(%error, "a command was not carried out in full");
-                    }
-                }
-            }
         }
         Ok(())
     }

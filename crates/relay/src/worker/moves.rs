@@ -1,5 +1,6 @@
 //! Between workers: allocations that follow their clients, and the packets that still take the old way. RFC 8016.
 
+use std::io;
 use std::ops::Range;
 
 use socket2::Socket;
@@ -7,7 +8,7 @@ use turn::{Action, Client, Note, RelayId, Reply, Time, Traveller, WorkerId};
 
 use super::Worker;
 use crate::batch::Place;
-use crate::mailbox::Letter;
+use crate::mailbox::{Letter, Message};
 use crate::udp::Opener;
 
 /// An allocation and what it owns, on its way: closed and given back, in this order, if it never arrives.
@@ -18,7 +19,23 @@ pub(crate) struct Move {
 }
 
 impl Worker {
-    pub(super) fn read_letter(&mut self, now: Time, letter: Letter) {
+    pub(super) fn read_inbox(&mut self, now: Time) -> io::Result<()> {
+        for message in self.inbox.round() {
+            match message {
+                Message::Stop => self.stopping = true,
+                Message::Admit => self.admit()?,
+                Message::Letter(letter) => self.read_letter(now, letter),
+                Message::Command(command) => {
+                    if let Err(error) = self.server.command(now, command) {
+                        tracing::error!(%error, "a command was not carried out in full");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_letter(&mut self, now: Time, letter: Letter) {
         match letter {
             Letter::Note(note) => self.server.told(now, note),
             Letter::Move(moved) => {
@@ -27,8 +44,8 @@ impl Worker {
                     self.server.arrived(now, traveller);
                 }
             }
-            Letter::FromClient { from, client, bytes, is_back } => {
-                if let Some(place) = self.put(&bytes) {
+            Letter::FromClient { from, client, parcel, is_back } => {
+                if let Some(place) = self.put(parcel.bytes()) {
                     let (mut packet, base) = self.batch.packet(place);
                     let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
                     let action = if is_back {
@@ -46,7 +63,12 @@ impl Worker {
                 }
             }
             Letter::Connection { stream, client, bytes } => self.adopt(now, stream, client, &bytes),
-            Letter::ToClient { client, bytes } => self.send_bytes_to_client(&client, &bytes),
+            // Whoever sends it has not heard yet that the connection is closed, or never will.
+            Letter::ToClient { from, client, .. } if self.connections.of_client(&client).is_none() => {
+                self.counters.send_failures.add(1);
+                self.server.unreachable(&client.five_tuple, from);
+            }
+            Letter::ToClient { client, parcel, .. } => self.send_bytes_to_client(&client, parcel.bytes()),
         }
     }
 
@@ -102,10 +124,20 @@ impl Worker {
 
     /// A client's packet for an allocation that another worker has: slower than the packet lane, and soon over.
     pub(super) fn pass(&mut self, to: WorkerId, client: Client, range: Range<usize>, is_back: bool) {
-        let bytes = self.batch.bytes(range).to_vec();
-        let from = self.server.worker();
-        if self.colleagues.post(to, Letter::FromClient { from, client, bytes, is_back }).is_err() {
+        let Some(parcel) = self.colleagues.parcel(to, self.batch.bytes(range)) else {
             self.counters.drops.add(1);
+            return;
+        };
+        let from = self.server.worker();
+        self.passing.push((to, Letter::FromClient { from, client, parcel, is_back }));
+    }
+
+    /// Posts what is to be passed: after the outputs, for among them may be the very allocations.
+    pub(super) fn pass_on(&mut self) {
+        for (to, letter) in self.passing.drain(..) {
+            if self.colleagues.post(to, letter).is_err() {
+                self.counters.drops.add(1);
+            }
         }
     }
 
@@ -114,8 +146,10 @@ impl Worker {
         if to == self.server.worker() {
             return;
         }
-        let letter = Letter::ToClient { client: *client, bytes: bytes.to_vec() };
-        if self.colleagues.post(to, letter).is_err() {
+        let parcel = self.colleagues.parcel(to, bytes);
+        let from = self.server.worker();
+        let letter = parcel.map(|parcel| Letter::ToClient { from, client: *client, parcel });
+        if letter.is_none_or(|letter| self.colleagues.post(to, letter).is_err()) {
             self.counters.send_failures.add(1);
         }
     }

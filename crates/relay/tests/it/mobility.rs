@@ -44,8 +44,22 @@ fn wait_free(relayed: SocketAddr) {
     }
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+/// How many descriptors this process has of sockets at these ports, each with its table: "udp" or "tcp".
+fn descriptors(ports: &[(&str, u16)]) -> usize {
+    let mut sockets = Vec::new();
+    for (table, port) in ports {
+        let lines = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap();
+        for line in lines.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields[1].ends_with(&format!(":{port:04X}")) {
+                sockets.push(format!("socket:[{}]", fields[9]));
+            }
+        }
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    // Another test's may be closed while they are listed.
+    let open = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    open.filter(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str())).count()
 }
 
 #[test]
@@ -73,7 +87,10 @@ fn rfc8016_3_2_2_a_client_moves_many_times_between_ports_transports_and_workers(
 fn rfc8016_3_2_2_many_clients_move_and_nothing_is_left() {
     let running = Running::start(config(&["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]));
     let peer = peer("127.0.0.1:0");
-    let before = descriptors();
+    let at = |listener: usize| running.listeners[listener].address.port();
+    let ports = [("udp", at(0)), ("tcp", at(1))];
+    let before = descriptors(&ports);
+    assert_eq!(before, 4, "two workers' listeners, of two transports");
     let mut relayed = Vec::new();
     for listener in [0, 1] {
         let mut clients: Vec<_> = (0..16).map(|_| mobile(&running, listener, &peer)).collect();
@@ -83,14 +100,16 @@ fn rfc8016_3_2_2_many_clients_move_and_nothing_is_left() {
             relays(client, &peer, listener);
             relayed.extend(client.relayed());
         }
+        let streams = if listener == 0 { clients.len() } else { 0 };
+        running.wait_for("each has one way", |totals| totals.connections == streams as u64);
+        assert_eq!(descriptors(&ports), before + streams, "what is open is seen");
         for client in &mut clients {
             client.refresh(0).unwrap();
         }
     }
     running.wait_for("everything ends", |totals| totals.allocations == 0 && totals.connections == 0);
     relayed.into_iter().for_each(wait_free);
-    // Tests run side by side in one process: what is bound above is the exact proof, this the coarse one.
-    assert!(descriptors() < before + 64, "{} descriptors, {before} before", descriptors());
+    assert_eq!(descriptors(&ports), before);
 }
 
 #[test]
@@ -139,4 +158,58 @@ fn rfc8016_3_2_2_a_client_comes_back_after_its_connection_broke() {
         drop(new);
         running.wait_for("all is over", |totals| totals.allocations == 0 && totals.connections == 0);
     }
+}
+
+#[test]
+fn packets_of_the_old_path_arrive_after_their_allocation() {
+    const PACKETS: usize = 100;
+    let running = Running::start(config(&["udp://127.0.0.1:0"]));
+    let peer = peer("127.0.0.1:0");
+    let address = peer.local_addr().unwrap();
+    for round in 0..24 {
+        let mut old = mobile(&running, 0, &peer);
+        let mut new = old.fork(running.listeners[0].address, running.listeners[0].transport).unwrap();
+        // Before the move, in the very batch that it is in, and after it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..PACKETS).for_each(|_| old.send_to(address, b"steady").unwrap()));
+            assert_eq!(new.refresh_with_ticket().unwrap(), 600);
+        });
+        for n in 0..PACKETS {
+            assert_eq!(receive(&peer).0, b"steady", "round {round} packet {n}");
+        }
+        // Requests, too.
+        old.create_permission(&[address]).unwrap();
+        new.refresh(0).unwrap();
+    }
+    assert!(running.relay().totals().moves > 0);
+    assert_eq!(running.relay().totals().drops, 0);
+}
+
+#[test]
+fn the_old_path_leads_to_allocations_of_the_new_worker() {
+    let running = Running::start(config(&["udp://127.0.0.1:0"]));
+    let peer = peer("127.0.0.1:0");
+    // Some at each worker, as the kernel spreads them: all have the same IP address, so one permission each.
+    let mut others: Vec<_> = (0..6)
+        .map(|_| {
+            let mut other = running.connect(0, &running.credential(600));
+            let relayed = other.allocate().unwrap();
+            other.create_permission(&[relayed]).unwrap();
+            (other, relayed)
+        })
+        .collect();
+    for round in 0..24u8 {
+        let mut old = mobile(&running, 0, &peer);
+        let relayed = old.relayed().unwrap();
+        let mut new = old.fork(running.listeners[0].address, running.listeners[0].transport).unwrap();
+        assert_eq!(new.refresh_with_ticket().unwrap(), 600);
+        for (other, address) in &mut others {
+            old.send_to(*address, &[round]).unwrap();
+            assert_eq!(other.recv(LONG).unwrap(), Some((relayed, vec![round])));
+            other.send_to(relayed, b"back").unwrap();
+            assert_eq!(old.recv(LONG).unwrap(), Some((*address, b"back".to_vec())));
+        }
+        new.refresh(0).unwrap();
+    }
+    assert!(running.relay().totals().moves > 0);
 }

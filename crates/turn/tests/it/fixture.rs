@@ -197,7 +197,7 @@ impl Fixture {
             server: Server::new(
                 config.clone(),
                 self.shared.clone(),
-                [5 + self.config.worker.0 as u8 + 1; 32],
+                [6 + u8::try_from(self.config.worker.0).unwrap(); 32],
             ),
             sockets: Sockets::default(),
             ports: Arc::clone(&self.ports),
