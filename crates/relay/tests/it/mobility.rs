@@ -11,7 +11,7 @@ use crate::fixture::{LONG, Running, SHORT, config, peer, receive};
 const MOVES: usize = 200;
 
 fn mobile(running: &Running, listener: usize, peer: &UdpSocket) -> BlockingClient {
-    let mut client = running.connect(listener, &running.credential(600));
+    let mut client = running.connect(listener, &running.credential(3_600));
     client.ask_for_mobility();
     client.allocate().unwrap();
     client.channel_bind(peer.local_addr().unwrap()).unwrap();
