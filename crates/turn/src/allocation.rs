@@ -145,7 +145,7 @@ impl Allocation {
     }
 
     /// Where its client is heard, or will be.
-    fn clients(&self) -> impl Iterator<Item = FiveTuple> + use<> {
+    pub(crate) fn clients(&self) -> impl Iterator<Item = FiveTuple> + use<> {
         let here = (self.whereabouts != Whereabouts::Away).then_some(self.client.five_tuple);
         let next = self.mobility.as_ref().and_then(|mobility| mobility.next).map(|next| next.five_tuple);
         here.into_iter().chain(next)

@@ -446,12 +446,14 @@ impl Server {
     /// may follow.
     pub fn arrived(&mut self, now: Time, traveller: Box<Traveller>) {
         let Traveller { allocation, claim, returns } = *traveller;
+        // What has run out here is in nobody's way.
+        self.end_expired(now);
         // There was room when the client asked.
         if !returns && self.allocations.len() >= self.config.limits.allocations {
             self.answer_late(now, &claim, Err(Refusal::TooManyAllocations));
             return self.send_back(allocation, claim);
         }
-        let id = match self.admit(now, allocation) {
+        let id = match self.admit(now, allocation, claim.ticket.worker) {
             Ok(id) if returns => {
                 let client = self.allocations.peek(id).map(|allocation| allocation.client.five_tuple);
                 client.map(|client| self.departed.remove(&client));
@@ -482,8 +484,14 @@ impl Server {
         self.arrived(now, traveller);
     }
 
-    /// Takes in an allocation that has been under way, unless its time was over meanwhile.
-    fn admit(&mut self, now: Time, mut allocation: Allocation) -> Result<AllocationId, Refusal> {
+    /// Takes in an allocation that has been under way, unless its time was over meanwhile. `last`: the worker to which
+    /// its client came last.
+    fn admit(
+        &mut self,
+        now: Time,
+        mut allocation: Allocation,
+        last: WorkerId,
+    ) -> Result<AllocationId, Refusal> {
         // A denial may have been told to both workers while the allocation was at neither.
         let secret_is_gone =
             allocation.shared_secret.is_some_and(|secret| self.shared_secrets.secret(secret).is_none());
@@ -499,17 +507,25 @@ impl Server {
             allocation.into_relays().for_each(|relay| self.close(client, relay, reason));
             return Err(refusal);
         }
-        // Its old path may belong to another allocation by now: then the path had ended before.
-        if self.allocations.holds(&allocation.client.five_tuple) {
-            allocation.whereabouts = Whereabouts::Away;
-            allocation.mobility.iter_mut().for_each(|mobility| mobility.next = None);
-        }
         if let Some(mobility) = &mut allocation.mobility
             && mobility.next.is_some_and(|next| self.allocations.holds(&next.five_tuple))
         {
             mobility.next = None;
             allocation.whereabouts = Whereabouts::Here;
         }
+        // Its old path may belong to another allocation by now: then the path had ended before, and the client is where
+        // it was going to.
+        if self.allocations.holds(&allocation.client.five_tuple) {
+            allocation.whereabouts = Whereabouts::Away;
+            if let Some(mobility) = &mut allocation.mobility
+                && let Some(next) = mobility.next.take()
+            {
+                mobility.home = last;
+                (allocation.client, allocation.whereabouts) = (next, Whereabouts::Here);
+            }
+        }
+        // What is heard here is passed on no longer.
+        allocation.clients().for_each(|client| _ = self.departed.remove(&client));
         // So may other limits.
         allocation.limit(&self.key_limits(allocation.turn_key).clone());
         Ok(self.allocations.insert(allocation))

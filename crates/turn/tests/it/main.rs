@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod allocate;
+mod arrival;
 mod authentication;
 mod between_workers;
 mod discovery;

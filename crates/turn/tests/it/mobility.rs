@@ -94,7 +94,7 @@ pub(crate) fn carry(from: &mut Fixture, to: &mut Fixture) -> Vec<Vec<u8>> {
     replies
 }
 
-fn hand_over(from: &mut Fixture, to: &mut Fixture, traveller: &mut turn::Traveller) {
+pub(crate) fn hand_over(from: &mut Fixture, to: &mut Fixture, traveller: &mut turn::Traveller) {
     for relay in traveller.relays_mut() {
         let local = from.sockets.open.remove(&relay.0).unwrap();
         relay.0 = (100..1_000).find(|id| !to.sockets.open.contains_key(id)).unwrap();
