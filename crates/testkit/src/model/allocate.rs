@@ -59,10 +59,15 @@ impl Model {
             Some(Some(_)) => faults.when(true, 442),
         }
         let wanted = wanted(message, &mut faults);
+        let ticket = message.attribute(A::MOBILITY_TICKET);
+        // RFC 8016 §3.1.2.
+        faults.when(ticket.is_some_and(|ticket| !ticket.is_empty()), 400);
+        // What relays connections cannot move.
+        let of_tcp = matches!(message.attribute(A::REQUESTED_TRANSPORT), Some([6, ..]));
+        faults.when(ticket.is_some() && (!self.rules.mobility || of_tcp), 405);
         let lifetime = faults.take(lifetime(message)).flatten();
         let right = faults.0.is_empty();
-        let live = self.allocations.iter().filter(|allocation| allocation.is_live(now)).count();
-        let full = live >= self.rules.max_allocations;
+        let full = self.is_full(now);
         faults.when(full, 508);
         let Some(wanted) = wanted else { return Err(faults.0) };
         let more = match &wanted {
@@ -79,7 +84,14 @@ impl Model {
         (new.lifetime_secs, new.expires_ms) = granted(now, lifetime, &sender.account);
         new.username.clone_from(&sender.account.username);
         new.tcp = matches!(message.attribute(A::REQUESTED_TRANSPORT), Some([6, ..]));
+        new.mobile = ticket.is_some();
         Ok(Expected::Allocated { new, proof })
+    }
+
+    /// Whether the worker has as many as it may.
+    pub(super) fn is_full(&self, now: Time) -> bool {
+        let live = self.allocations.iter().filter(|held| self.is_here(held) && held.is_live(now));
+        live.count() >= self.rules.max_allocations
     }
 
     /// `right`: whether nothing else is wrong with the request, so that its token is used up.
@@ -186,6 +198,9 @@ impl Model {
             .map(|(id, address)| Relay { id: *id, address: *address })
             .collect();
         ensure(!relays.iter().any(|relay| self.allocation(relay.id).is_some()), "a socket for two")?;
+        ensure(told.ticket.is_some() == new.mobile, "MOBILITY-TICKET")?;
+        self.made += 1;
+        let (number, ticket) = (self.made, told.ticket.clone());
         self.allocations.push(Allocation {
             client,
             relays,
@@ -199,10 +214,13 @@ impl Model {
             transaction: request.transaction(),
             first: told,
             deleted: false,
+            number,
+            place: super::Place::At(self.worker),
+            mobile: None,
             closing: Vec::new(),
             errors: (0, 0),
         });
-        Ok(())
+        ticket.map_or(Ok(()), |ticket| self.learn_ticket(number, &ticket))
     }
 }
 

@@ -11,7 +11,7 @@ use turn::{Action, Client, ConnectionId, FiveTuple, Icmp, RelayId, Reply, Time, 
 
 use super::requests::is_signed_as;
 use super::tcp::Answer;
-use super::{Discovered, Model, Ports, Proof, Told};
+use super::{Claim, Discovered, Model, Ports, Proof, Told};
 
 /// What must come of one input.
 #[derive(Debug, Clone)]
@@ -58,6 +58,31 @@ pub enum Expected {
         lifetime_secs: u64,
         /// Protected like this.
         proof: Proof,
+    },
+    /// A Refresh response with a new ticket.
+    Moved {
+        /// For this allocation.
+        allocation: u64,
+        /// That had waited for its client.
+        waited: bool,
+        /// With this LIFETIME.
+        lifetime_secs: u64,
+        /// Protected like this.
+        proof: Proof,
+    },
+    /// The same as before.
+    MovedAgain {
+        /// With this LIFETIME.
+        lifetime_secs: u64,
+        /// And this ticket.
+        ticket: Vec<u8>,
+        /// Protected like this.
+        proof: Proof,
+    },
+    /// Nothing yet: another worker has to be asked.
+    Asked {
+        /// About this.
+        claim: Box<Claim>,
     },
     /// A success response that says nothing more.
     Done {
@@ -153,12 +178,16 @@ impl Expected {
                 (new.username.contains(':'), "time_limited"),
                 (new.tcp, "tcp"),
                 (new.tcp && new.ips.len() == 2, "dual_tcp"),
+                (new.mobile, "mobile"),
             ]),
             Self::Connected { .. } => vec!["connected_again"],
             Self::HandOver { .. } => vec!["handed_over"],
             Self::AllocatedAgain { told, .. } => named(&[(told.token.is_some(), "token_again")]),
             Self::Refreshed { one_family: true, .. } => vec!["one_family_deleted"],
             Self::Undelivered { icmp, .. } => named(&[(true, "icmp"), (icmp.data > 0, "too_big")]),
+            Self::Moved { waited, .. } => named(&[(true, "moved"), (*waited, "waited")]),
+            Self::MovedAgain { .. } => vec!["moved_again"],
+            Self::Asked { .. } => vec!["asked"],
             Self::ToPeer { dont_fragment: true, .. } => vec!["dont_fragment"],
             Self::ToRelay { .. } => vec!["relay_to_relay"],
             Self::Mapped { mapped, discovered: Some(discovered) } => named(&[
@@ -191,6 +220,8 @@ pub struct NewAllocation {
     pub expires_ms: u64,
     /// Made by this user.
     pub username: String,
+    /// Told a ticket.
+    pub mobile: bool,
 }
 
 fn ensure(holds: bool, what: &str) -> Result<(), String> {
@@ -216,7 +247,8 @@ impl Model {
             self.answered(now, client, expected);
         }
         let result = match (expected, action) {
-            (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_)) => Ok(false),
+            (Expected::Silence | Expected::SilenceOrChallenge, Action::Drop(_))
+            | (Expected::Asked { .. }, Action::Later) => Ok(false),
             (
                 Expected::ToPeer { relay, peer, dont_fragment, data },
                 Action::ToPeer { relay: from, peer: to, dont_fragment: df },
@@ -320,6 +352,20 @@ impl Model {
                 ensure(fields == wanted, "attributes")?;
                 Ok(false)
             }
+            Expected::Moved { allocation, lifetime_secs, proof, .. } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
+                let ticket = fields.ticket.clone().ok_or("no new ticket")?;
+                let lifetime_secs = Some(*lifetime_secs);
+                ensure(fields == Fields { lifetime_secs, ..fields_of_ticket(&ticket) }, "attributes")?;
+                self.learn_ticket(*allocation, &ticket)?;
+                Ok(false)
+            }
+            Expected::MovedAgain { lifetime_secs, ticket, proof } => {
+                ensure(is_signed_as(&response, Some(proof)), "integrity")?;
+                let lifetime_secs = Some(*lifetime_secs);
+                ensure(fields == Fields { lifetime_secs, ..fields_of_ticket(ticket) }, "attributes")?;
+                Ok(false)
+            }
             Expected::Done { proof } | Expected::Bound { proof, .. } => {
                 ensure(is_signed_as(&response, Some(proof)), "integrity")?;
                 ensure(fields == Fields::default(), "attributes")?;
@@ -376,8 +422,14 @@ struct Fields {
     mapped: Option<SocketAddr>,
     /// LIFETIME, where nothing is relayed.
     lifetime_secs: Option<u64>,
+    /// MOBILITY-TICKET, where nothing is relayed.
+    ticket: Option<Vec<u8>>,
     told: Option<Told>,
     connection: Option<ConnectionId>,
+}
+
+fn fields_of_ticket(ticket: &[u8]) -> Fields {
+    Fields { ticket: Some(ticket.to_vec()), ..Fields::default() }
 }
 
 impl Fields {
@@ -393,16 +445,19 @@ impl Fields {
             }
             _ => None,
         };
+        let ticket = message.attribute(A::MOBILITY_TICKET).map(<[u8]>::to_vec);
         let told = (!relayed.is_empty()).then(|| Told {
             relayed,
             lifetime_secs: lifetime_secs.unwrap_or_default(),
             token: message.attribute(A::RESERVATION_TOKEN).map(<[u8]>::to_vec),
+            ticket: ticket.clone(),
             failed,
         });
         let mapped = message.attribute(A::XOR_MAPPED_ADDRESS).and_then(address);
         let connection = message.attribute(A::CONNECTION_ID).and_then(|value| value.try_into().ok());
         let connection = connection.map(|id| ConnectionId(u32::from_be_bytes(id)));
-        Self { mapped, lifetime_secs: lifetime_secs.filter(|_| told.is_none()), told, connection }
+        let lifetime_secs = lifetime_secs.filter(|_| told.is_none());
+        Self { mapped, lifetime_secs, ticket: ticket.filter(|_| told.is_none()), told, connection }
     }
 }
 

@@ -82,8 +82,10 @@ impl Model {
 
     /// How many allocations, reserved ports among them, these users have.
     fn count(&self, now: Time, is_theirs: impl Fn(&str) -> bool) -> usize {
-        let live = self.allocations.iter().filter(|held| held.is_live(now) && is_theirs(&held.username));
-        live.count() + self.reservations.values().filter(|held| is_theirs(&held.username)).count()
+        // What has run out at another worker counts until that is told the time.
+        let counts = |held: &&Allocation| held.is_live(now) || !self.is_here(held);
+        let held = self.allocations.iter().filter(counts).filter(|held| is_theirs(&held.username));
+        held.count() + self.reservations.values().filter(|held| is_theirs(&held.username)).count()
     }
 
     /// Whether this user may have so many allocations more.

@@ -9,6 +9,7 @@ mod allocate;
 mod binding;
 mod expected;
 mod limits;
+mod mobility;
 mod packets;
 mod requests;
 mod tcp;
@@ -26,8 +27,10 @@ use turn::{
 pub use allocate::Ports;
 pub use binding::Discovered;
 use limits::{Debt, Used};
+use mobility::Ticket;
 
 pub use expected::{Expected, NewAllocation};
+pub use mobility::{Arrival, Claim, Mobile, Place, Verdict};
 pub use tcp::{Answer, Link, Stage};
 
 /// RFC 8656 §9: a permission lasts five minutes.
@@ -78,6 +81,8 @@ pub struct Rules {
     pub max_all_connections: usize,
     /// Addresses that may not be reached.
     pub forbidden: BTreeSet<IpAddr>,
+    /// Whether allocations may be taken along. RFC 8016.
+    pub mobility: bool,
     /// The server's own listeners, which may not be reached either.
     pub listeners: BTreeSet<SocketAddr>,
 }
@@ -111,7 +116,7 @@ pub enum Minter {
 /// An allocation as the model knows it.
 #[derive(Debug, Clone)]
 pub struct Allocation {
-    /// The client.
+    /// The client: where it was heard last.
     pub client: Client,
     /// One, or one of each family.
     pub relays: Vec<Relay>,
@@ -136,6 +141,12 @@ pub struct Allocation {
     deleted: bool,
     /// When the second in which errors are counted began, and how many the client was told of in it.
     errors: (u64, u32),
+    /// Its place in the order in which they were made.
+    number: u64,
+    /// Which worker has it.
+    pub place: Place,
+    /// If its client may take it along.
+    pub mobile: Option<Mobile>,
     /// Sockets of a family deleted for itself, whose end the server has not told yet.
     closing: Vec<RelayId>,
 }
@@ -169,6 +180,8 @@ pub struct Told {
     pub lifetime_secs: u64,
     /// RESERVATION-TOKEN.
     pub token: Option<Vec<u8>>,
+    /// MOBILITY-TICKET.
+    pub ticket: Option<Vec<u8>>,
     /// ADDRESS-ERROR-CODE: the family and the code.
     pub failed: Option<(u8, u16)>,
 }
@@ -212,6 +225,24 @@ impl Allocation {
         (now.monotonic_ms < *until_ms).then_some(*peer)
     }
 
+    /// Is over, or the named one of its two families; whether it is only that.
+    fn delete(&mut self, family: Option<u8>) -> bool {
+        let is_named =
+            |relay: &Relay| family.is_none_or(|family| family == requests::family_of(relay.address.ip()));
+        // RFC 8656 §8.2: of a dual allocation the named family only.
+        let one_family = self.relays.len() == 2 && family.is_some();
+        if one_family {
+            self.closing.extend(self.relays.iter().filter(|r| is_named(r)).map(|r| r.id));
+            self.relays.retain(|relay| !is_named(relay));
+            // A late retransmission of the Allocate is not told of what is gone.
+            let left: Vec<SocketAddr> = self.relays.iter().map(|relay| relay.address).collect();
+            self.first.relayed.retain(|relayed| left.contains(relayed));
+        } else {
+            self.deleted = true;
+        }
+        one_family
+    }
+
     fn channel_to(&self, peer: SocketAddr, now: Time) -> Option<u16> {
         self.channels.keys().copied().find(|number| self.channel(*number, now) == Some(peer))
     }
@@ -221,6 +252,12 @@ impl Allocation {
 #[derive(Debug)]
 pub struct Model {
     rules: Rules,
+    /// The worker that hears what comes now, where a server is several.
+    worker: usize,
+    /// How many allocations there were.
+    made: u64,
+    /// Every ticket that was ever told.
+    tickets: BTreeMap<Vec<u8>, Ticket>,
     accounts: BTreeMap<String, Account>,
     /// Keyring keys in use.
     keyring: BTreeSet<u8>,
@@ -249,6 +286,9 @@ impl Model {
     pub fn new(rules: Rules, keyring: impl IntoIterator<Item = u8>) -> Self {
         Self {
             rules,
+            worker: 0,
+            made: 0,
+            tickets: BTreeMap::new(),
             accounts: BTreeMap::new(),
             keyring: keyring.into_iter().collect(),
             shared_secrets: BTreeSet::new(),
@@ -298,7 +338,8 @@ impl Model {
 
     /// When the server has to be told the time next.
     pub fn timeout(&self) -> Option<u64> {
-        let expiries = self.allocations.iter().map(|allocation| allocation.expires_ms);
+        let held = self.allocations.iter().filter(|allocation| allocation.place != Place::UnderWay);
+        let expiries = held.map(|allocation| allocation.expires_ms);
         expiries.chain(self.reservations_due.iter().copied()).chain(self.links_due()).min()
     }
 
@@ -316,12 +357,7 @@ impl Model {
     /// A client's allocation, if it has one that lives.
     pub fn live(&self, client: Client, now: Time) -> Option<&Allocation> {
         let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
-        live.find(|allocation| allocation.client.five_tuple == client.five_tuple)
-    }
-
-    /// Whether a client has an allocation, living or not told to be over.
-    fn holds(&self, client: Client) -> bool {
-        self.allocations.iter().any(|allocation| allocation.client.five_tuple == client.five_tuple)
+        live.find(|allocation| self.is_here(allocation) && allocation.is_at(&client.five_tuple))
     }
 
     /// The nonces this client was told, oldest first.
@@ -443,7 +479,8 @@ impl Model {
         if allocation.client != client {
             return Err(format!("ended for {client:?}, but it is {allocation:?}"));
         }
-        let gone = (gone == Some(client.five_tuple)).then_some(EndReason::ClientGone);
+        let is_gone = gone == Some(client.five_tuple) && allocation.mobile.is_none();
+        let gone = is_gone.then_some(EndReason::ClientGone);
         let fits = gone == Some(reason)
             || self.is_over(&allocation, now) == Some(reason)
             // Whoever is denied when its time is over anyway may be told either way.
@@ -464,7 +501,8 @@ impl Model {
     /// # Errors
     /// Names what is left.
     pub fn check_ends(&self, now: Time, swept: bool) -> Result<(), String> {
-        let left = self.allocations.iter().find(|allocation| match self.is_over(allocation, now) {
+        let mut held = self.allocations.iter().filter(|allocation| allocation.place != Place::UnderWay);
+        let left = held.find(|allocation| match self.is_over(allocation, now) {
             None => !allocation.closing.is_empty() || allocation.relays.is_empty(),
             Some(EndReason::Expired) => swept,
             Some(_) => true,

@@ -40,6 +40,7 @@ impl Model {
     fn channel_data(&mut self, now: Time, client: Client, packet: &[u8]) -> Option<Expected> {
         let (&[c0, c1, l0, l1], rest) = packet.split_first_chunk::<4>()?;
         let data = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
+        self.heard(now, client);
         let allocation = self.live(client, now)?;
         let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
         let relay = allocation.relay_to(peer)?;
@@ -49,6 +50,7 @@ impl Model {
 
     /// RFC 8656 §11.2.
     fn send(&mut self, now: Time, client: Client, message: &Message<'_>) -> Option<Expected> {
+        self.heard(now, client);
         let allocation = self.live(client, now)?;
         let peer = peers(message).first().copied().flatten()?;
         let data = message.attribute(AttributeType::DATA)?.to_vec();
@@ -62,10 +64,12 @@ impl Model {
         passes.then(|| self.relayed(relay, peer, dont_fragment, data))
     }
 
-    /// To another allocation's relayed address it goes at once; if nobody has that address, to where the host itself
+    /// To another allocation's relayed address it goes at once; if nobody here has that address, to where the host itself
     /// reaches it.
     fn relayed(&self, relay: Relay, peer: SocketAddr, dont_fragment: bool, data: Vec<u8>) -> Expected {
-        if let Some(other) = self.relays().find(|other| other.address == peer) {
+        let here = self.allocations.iter().filter(|held| self.is_here(held));
+        let mut here = here.flat_map(|held| &held.relays);
+        if let Some(other) = here.find(|other| other.address == peer) {
             return Expected::ToRelay { relay: other.id, from: relay.address, data };
         }
         Expected::ToPeer { relay: relay.id, peer: self.reached_at(peer), dont_fragment, data }
@@ -91,6 +95,9 @@ impl Model {
         let mut live = self.allocations.iter().filter(|allocation| allocation.is_live(now));
         let permitted = live.find(|a| a.has(relay)).filter(|a| !a.tcp && a.permits(peer.ip(), now));
         let Some(allocation) = permitted else { return Expected::Silence };
+        if allocation.mobile.as_ref().is_some_and(|mobile| mobile.is_away) {
+            return Expected::Silence;
+        }
         let channel = allocation.channel_to(peer, now);
         if channel.is_none() && !self.may_reach(peer) {
             return Expected::Silence;
@@ -117,6 +124,7 @@ impl Model {
         let reached = kinds.contains(&icmp.kind) && self.may_reach(peer);
         let mut live = self.allocations.iter_mut().filter(|allocation| allocation.is_live(now));
         let permitted = live.find(|a| a.has(relay)).filter(|a| reached && a.permits(peer.ip(), now));
+        let permitted = permitted.filter(|a| a.mobile.as_ref().is_none_or(|mobile| !mobile.is_away));
         let Some(allocation) = permitted else { return Expected::Silence };
         let (since_ms, count) = &mut allocation.errors;
         if now.monotonic_ms - *since_ms >= 1_000 {

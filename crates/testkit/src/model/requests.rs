@@ -226,8 +226,9 @@ impl Model {
         sender: &Sender,
         faults: &mut Faults,
     ) -> Option<&mut Allocation> {
+        let here = super::Place::At(self.worker);
         let mut live = self.allocations.iter_mut().filter(|allocation| allocation.is_live(now));
-        let found = live.find(|allocation| allocation.client.five_tuple == client.five_tuple);
+        let found = live.find(|allocation| allocation.place == here && allocation.is_at(&client.five_tuple));
         faults.when(found.is_none(), 437);
         let foreign = found.as_ref().is_some_and(|found| found.username != sender.account.username);
         faults.when(foreign, 441);
@@ -242,6 +243,9 @@ impl Model {
         sender: &Sender,
     ) -> Result<Expected, BTreeSet<u16>> {
         let proof = sender.proof.clone();
+        if let Some(ticket) = message.attribute(A::MOBILITY_TICKET) {
+            return self.refresh_with_ticket(now, client, message, sender, ticket);
+        }
         let mut faults = Faults::default();
         let lifetime = faults.take(lifetime(message)).flatten();
         let family = faults.take(four(message, A::REQUESTED_ADDRESS_FAMILY)).flatten();
@@ -252,17 +256,7 @@ impl Model {
         match found {
             Some(found) if faults.0.is_empty() => {
                 if lifetime == Some(0) {
-                    // RFC 8656 §8.2: of a dual allocation the named family only.
-                    let one_family = found.relays.len() == 2 && family.is_some();
-                    if one_family {
-                        found.closing.extend(found.relays.iter().filter(|r| is_named(r)).map(|r| r.id));
-                        found.relays.retain(|relay| !is_named(relay));
-                        // A late retransmission of the Allocate is not told of what is gone.
-                        let left: Vec<SocketAddr> = found.relays.iter().map(|relay| relay.address).collect();
-                        found.first.relayed.retain(|relayed| left.contains(relayed));
-                    } else {
-                        found.deleted = true;
-                    }
+                    let one_family = found.delete(family.map(|[family, ..]| family));
                     return Ok(Expected::Refreshed { one_family, lifetime_secs: 0, proof });
                 }
                 let (lifetime_secs, expires_ms) = granted(now, lifetime, &sender.account);

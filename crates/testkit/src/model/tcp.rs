@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use stun::{AttributeType as A, Class, ErrorCode, Fingerprint, Message, Method, TransactionId, address};
-use turn::{Client, ConnectionId, EndReason, FiveTuple, RelayId, Reply, Time, WorkerId};
+use turn::{Client, ConnectionId, EndReason, FiveTuple, RelayId, Reply, Time};
 
 use super::expected::Expected;
 use super::requests::{Faults, four, is_signed_as, peers};
@@ -95,7 +95,8 @@ impl Model {
     }
 
     fn has_room(&self, now: Time, relays: &[RelayId]) -> bool {
-        let current = || self.links.iter().filter(|link| !link.is_overdue(now));
+        let here = |link: &&Link| usize::from(link.connection.worker().0) == self.worker;
+        let current = || self.links.iter().filter(here).filter(|link| !link.is_overdue(now));
         current().count() < self.rules.max_all_connections
             && current().filter(|link| relays.contains(&link.relay)).count() < self.rules.max_connections
     }
@@ -168,7 +169,7 @@ impl Model {
         if self.links.iter().any(|held| held.connection == link.connection) {
             return Err(format!("a name for two: {link:?}"));
         }
-        if link.connection.worker() != WorkerId::default() {
+        if usize::from(link.connection.worker().0) != self.worker {
             return Err(format!("another worker's name: {link:?}"));
         }
         self.links.push(link);
@@ -237,7 +238,7 @@ impl Model {
         let Some(connection) = id.map(|id| ConnectionId(u32::from_be_bytes(id))) else {
             return Err(faults.0);
         };
-        if faults.0.is_empty() && connection.worker() != WorkerId::default() {
+        if faults.0.is_empty() && usize::from(connection.worker().0) != self.worker {
             return Ok(Expected::HandOver { worker: connection.worker() });
         }
         let relay = self.link(now, connection).map(|link| link.relay);

@@ -29,6 +29,7 @@ impl World {
         self.deliver_told()?;
         self.renew_accounts();
         self.lockstep.sockets.failing = self.dice.permille(20);
+        self.lockstep.mailboxes_full = self.dice.permille(30);
         self.lockstep.sockets.in_use = if self.dice.permille(100) { 2 } else { 0 };
         let station = self.dice.index(self.stations.len());
         // A reservation does not last long enough to be met by chance.
@@ -49,6 +50,7 @@ impl World {
             800..850 => return self.operate(station),
             850..880 => self.renew(station),
             880..910 => return self.claim(station),
+            910..975 => return self.travel(station),
             _ => return self.probe_any(),
         }
         Ok(())
@@ -213,7 +215,7 @@ impl World {
             10..12 => return self.change_secrets(),
             _ => return self.gone(index),
         };
-        self.lockstep.command(now, command)
+        self.lockstep.command(now, &command)
     }
 
     /// One more prefix is denied, or no longer.
@@ -221,7 +223,7 @@ impl World {
         self.later_policy = !self.later_policy;
         self.lockstep.model.set_forbidden(self.scenario.forbidden(self.later_policy));
         let policy = Arc::new(self.scenario.policy(self.later_policy));
-        self.lockstep.command(self.now(), Command::Policy(policy))
+        self.lockstep.command(self.now(), &Command::Policy(policy))
     }
 
     /// Goes to a moment at which something runs out, a millisecond before it or behind it, and tries everything that
@@ -325,10 +327,12 @@ impl World {
     }
 
     /// Tries what an allocation allows, past the network, at this very moment.
-    fn probe(&mut self, allocation: &Allocation) -> Result<(), String> {
-        let station = self.stations.iter().position(|station| station.id == allocation.client);
+    pub(super) fn probe(&mut self, allocation: &Allocation) -> Result<(), String> {
+        let next = allocation.mobile.as_ref().and_then(|mobile| mobile.next);
+        let client = next.filter(|_| self.dice.permille(400)).unwrap_or(allocation.client);
+        let station = self.stations.iter().position(|station| station.id == client);
         let Some(station) = station else { return Ok(()) };
-        let transport = allocation.client.five_tuple.transport;
+        let transport = client.five_tuple.transport;
         for ip in allocation.permissions.keys() {
             let data = self.payload();
             let peer = SocketAddr::new(*ip, 5_000 + u16::from(self.dice.permille(300)));

@@ -5,10 +5,12 @@
 
 mod accounts;
 mod actions;
+mod letters;
 mod lockstep;
 mod scenario;
 mod sockets;
 mod tcp;
+mod travel;
 mod world;
 mod wrong;
 

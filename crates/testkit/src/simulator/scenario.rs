@@ -92,6 +92,8 @@ fn discovery() -> Discovery {
 #[derive(Debug)]
 pub(super) struct Scenario {
     pub(super) config: Config,
+    /// How many workers the server is.
+    pub(super) workers: u16,
     pub(super) ports: PortRange,
     pub(super) link: Link,
     pub(super) peers: Vec<SocketAddr>,
@@ -124,6 +126,7 @@ impl Scenario {
             nonce_lifetime_secs: dice.pick(&[300, 600, 3_600]),
             username_lifetime_secs: dice.pick(&[700, 604_800, 604_800]),
             offer_password_algorithms: dice.permille(500),
+            mobility: dice.permille(850),
             strict_channels: dice.permille(700),
             limits,
             key_limits: if dice.permille(300) { key_limits(dice) } else { KeyLimits::default() },
@@ -139,7 +142,8 @@ impl Scenario {
         };
         let friendly: Vec<SocketAddr> = PEERS.iter().map(|text| parse(text)).collect();
         let peers = friendly.iter().copied().chain(FORBIDDEN.iter().map(|text| parse(text))).collect();
-        let mut scenario = Self { config, ports, link, peers, friendly, listeners };
+        let workers = dice.pick(&[1, 1, 2, 3]);
+        let mut scenario = Self { config, workers, ports, link, peers, friendly, listeners };
         scenario.config.policy = scenario.policy(false);
         scenario
     }
@@ -161,6 +165,13 @@ impl Scenario {
     pub(super) fn denied_later(&self) -> SocketAddr {
         let denied: IpAddr = parse(DENIED_LATER.1);
         self.friendly.iter().copied().find(|peer| peer.ip() == denied).expect("there is one")
+    }
+
+    /// A relayed address as peers know it: the host itself may reach it by another.
+    pub(super) fn public(&self, peer: SocketAddr) -> SocketAddr {
+        let own = self.config.relay_addresses.iter().find(|own| own.local == peer.ip());
+        let own = own.filter(|_| self.ports.contains(peer.port()));
+        own.map_or(peer, |own| SocketAddr::new(own.public, peer.port()))
     }
 
     /// The same for the model: by address.
@@ -191,6 +202,7 @@ impl Scenario {
             max_connections: self.config.limits.connections,
             max_all_connections: self.config.limits.all_connections,
             forbidden: self.forbidden(false),
+            mobility: self.config.mobility,
             listeners: self.listeners.into(),
         }
     }

@@ -27,6 +27,16 @@ impl Sockets {
         self.open.remove(&relay).is_some()
     }
 
+    /// A socket is another worker's from now on, and has another number.
+    pub(super) fn renumber(&mut self, before: RelayId) -> RelayId {
+        let free = (0..=u32::MAX).map(RelayId).find(|relay| !self.open.contains_key(relay));
+        let after = free.unwrap_or(before);
+        if let Some(local) = self.open.remove(&before) {
+            self.open.insert(after, local);
+        }
+        after
+    }
+
     pub(super) fn is_open(&self, relay: RelayId) -> bool {
         self.open.contains_key(&relay)
     }

@@ -45,6 +45,12 @@ impl World {
         let station = fit.filter(|_| self.dice.permille(800)).unwrap_or(station);
         if self.dice.permille(700) && self.stations.get(station).is_some_and(|station| is_fit(station.id)) {
             self.gone(station)?;
+            // Mostly the worker that has the connection accepts the other one, too.
+            let worker = usize::from(link.connection.worker().0);
+            let accepting = self.stations.get_mut(station).filter(|_| self.dice.permille(850));
+            if let Some(station) = accepting {
+                station.worker = worker;
+            }
         }
         if let Some(account) = account {
             self.ask_as(station, &account, Method::CONNECTION_BIND, |writer| {

@@ -26,6 +26,8 @@ pub(super) struct Station {
     pub(super) id: turn::Client,
     pub(super) client: Client,
     pub(super) account: Account,
+    /// The worker that hears it.
+    pub(super) worker: usize,
     /// What it has sent lately.
     pub(super) sent: Vec<Vec<u8>>,
     /// Its stream as the server reads it, and the other way.
@@ -80,9 +82,10 @@ impl World {
             let via = u32::try_from(world.stations.len()).unwrap_or(0);
             let id = turn::Client { five_tuple: FiveTuple { transport, client: address, server }, via };
             let account = world.mint();
+            let worker = world.dice.index(world.lockstep.workers());
             let client = world.new_client(transport, &account);
             let (to_server, to_client) = (Frames::default(), Frames::default());
-            world.stations.push(Station { id, client, account, sent: vec![], to_server, to_client });
+            world.stations.push(Station { id, client, account, worker, sent: vec![], to_server, to_client });
         }
         world
     }
@@ -121,7 +124,7 @@ impl World {
     pub(super) fn change_secrets(&mut self) -> Result<(), String> {
         let (key, secrets) = self.keyrings.change_secrets(&mut self.dice);
         self.lockstep.model.set_shared_secrets(key, secrets.iter().map(|secret| secret.id));
-        self.lockstep.command(self.now(), Command::SharedSecrets { key, secrets: secrets.into() })
+        self.lockstep.command(self.now(), &Command::SharedSecrets { key, secrets: secrets.into() })
     }
 
     pub(super) fn new_client(&mut self, transport: Transport, account: &Account) -> Client {
@@ -135,6 +138,8 @@ impl World {
             sha256: self.dice.permille(500),
             fingerprint: self.dice.permille(300),
             keep_alive: self.dice.permille(700),
+            // What relays connections cannot move.
+            mobility: self.dice.permille(if relays_tcp { 50 } else { 600 }),
             ..Config::new(&account.username, &account.password, transport)
         };
         Client::new(config, self.dice.number())
@@ -168,10 +173,14 @@ impl World {
             let arrival = self.network.poll_timeout();
             let client = self.stations.iter().filter_map(|station| station.client.poll_timeout()).min();
             let sweep = self.sweep.map(|(_, at)| at);
-            let next = [arrival, client, sweep].into_iter().flatten().min();
+            let letter = self.lockstep.next_letter();
+            let next = [arrival, client, sweep, letter].into_iter().flatten().min();
             let Some(next) = next.filter(|next| *next <= at_ms) else { break };
             self.now_ms = self.now_ms.max(next);
-            if sweep == Some(next) && (arrival != sweep || self.dice.permille(500)) {
+            if letter.is_some_and(|at_ms| at_ms <= next) && (arrival != Some(next) || self.dice.permille(500))
+            {
+                self.read_letter()?;
+            } else if sweep == Some(next) && (arrival != sweep || self.dice.permille(500)) {
                 self.sweep = None;
                 self.lockstep.handle_timeout(self.now())?;
             } else if arrival == Some(next) {
@@ -189,6 +198,13 @@ impl World {
         }
         self.now_ms = self.now_ms.max(at_ms);
         Ok(())
+    }
+
+    /// A worker reads what another one has written to it.
+    fn read_letter(&mut self) -> Result<(), String> {
+        let sent = self.lockstep.read_letter(self.now())?;
+        self.dispatch(sent)?;
+        self.deliver_told()
     }
 
     /// The server's timer is looked at in time, or a little late.
@@ -262,8 +278,8 @@ impl World {
 
     /// A station's packet reaches the server.
     pub(super) fn give(&mut self, station: usize, bytes: &[u8]) -> Result<(), String> {
-        let Some(id) = self.stations.get(station).map(|station| station.id) else { return Ok(()) };
-        let sent = self.lockstep.client_packet(self.now(), id, bytes)?;
+        let Some(Station { id, worker, .. }) = self.stations.get(station) else { return Ok(()) };
+        let sent = self.lockstep.client_packet(self.now(), *worker, *id, bytes)?;
         self.dispatch(sent)
     }
 
@@ -303,7 +319,10 @@ impl World {
                     Transport::Tcp => self.network.write(self.now_ms, server, client, &bytes),
                 }
             }
-            Sent::ToPeer { from, peer, bytes } => self.network.send(self.now_ms, from, peer, &bytes),
+            Sent::ToPeer { from, peer, bytes } => {
+                let peer = self.scenario.public(peer);
+                self.network.send(self.now_ms, from, peer, &bytes);
+            }
             Sent::ToRelay { relay, from, bytes } => {
                 let sent = self.lockstep.peer_packet(self.now(), relay, from, &bytes)?;
                 return self.dispatch(sent);
@@ -314,10 +333,8 @@ impl World {
 
     /// A station's connection is closed; over UDP, its socket. Another takes its place.
     pub(super) fn gone(&mut self, index: usize) -> Result<(), String> {
-        let Some(five_tuple) = self.stations.get(index).map(|station| station.id.five_tuple) else {
-            return Ok(());
-        };
-        self.lockstep.command(self.now(), Command::ClientGone(five_tuple))?;
+        let Some(Station { id, worker, .. }) = self.stations.get(index) else { return Ok(()) };
+        self.lockstep.client_gone(self.now(), *worker, id.five_tuple)?;
         self.start_anew(index);
         Ok(())
     }
@@ -326,12 +343,19 @@ impl World {
         let Some(station) = self.stations.get(index) else { return };
         let (FiveTuple { transport, client, server }, account) =
             (station.id.five_tuple, station.account.clone());
-        if transport.is_stream() {
+        let stream = transport.is_stream();
+        // Another connection, which any worker may accept.
+        let worker = stream.then(|| self.dice.index(self.lockstep.workers()));
+        if stream {
             self.network.close(client, server);
         }
         let client = self.new_client(transport, &account);
         if let Some(station) = self.stations.get_mut(index) {
             station.client = client;
+            if let Some(worker) = worker {
+                station.worker = worker;
+                station.id.via += 100;
+            }
             (station.to_server, station.to_client) = (Frames::default(), Frames::default());
         }
     }

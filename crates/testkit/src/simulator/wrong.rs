@@ -95,7 +95,7 @@ impl World {
     }
 
     /// What this account signs with from this station: with a nonce that the server tells now.
-    fn signature(&mut self, station: usize, account: &Account) -> Result<Signature, String> {
+    pub(super) fn signature(&mut self, station: usize, account: &Account) -> Result<Signature, String> {
         let transaction = self.dice.transaction();
         self.give(station, &message::request(Method::ALLOCATE, transaction, |_| {}))?;
         let nonce = self.nonces(station).pop().unwrap_or_default();
@@ -216,6 +216,9 @@ impl World {
                     6..8 => list.push((A::EVEN_PORT, message::EVEN_AND_NEXT.to_vec())),
                     _ => list.push((A::ADDITIONAL_ADDRESS_FAMILY, message::FAMILY_IPV6.to_vec())),
                 }
+                if self.dice.permille(400) {
+                    list.push((A::MOBILITY_TICKET, vec![]));
+                }
             }
             Method::REFRESH => {
                 let lifetime = self.some_lifetime();
@@ -277,7 +280,8 @@ impl World {
         let four = |number: u32| number.to_be_bytes().to_vec();
         let channel = self.dice.pick(&[0x3FFF_0000, 0x4000_0000, 0x4FFF_0000, 0x5000_0000, 0xFFFF_0000]);
         let length = self.dice.index(9);
-        match self.dice.below(30) {
+        match self.dice.below(31) {
+            30 => (A::MOBILITY_TICKET, self.some_ticket().unwrap_or_default().0),
             26 => (A::CONNECTION_ID, self.dice.data(length)),
             27 => (A::CONNECTION_ID, self.some_connection().0.to_be_bytes().to_vec()),
             16 => (A::EVEN_PORT, vec![self.dice.pick(&[0, 0x7F, 0x80, 0xFF])]),

@@ -46,11 +46,11 @@ fn server_and_model_agree() {
     if one.is_none() && count >= SEEDS {
         // It must have been everywhere to have said anything.
         let codes: BTreeSet<u16> = all.refusals.keys().copied().collect();
-        assert_eq!(codes, [400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 508].into());
+        assert_eq!(codes, [400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 508].into());
         assert_eq!(all.successes.len(), 7, "every method succeeds");
         assert_eq!(all.ends.len(), 6, "allocations and connections end in every way");
-        assert_eq!(all.features.len(), 22, "every feature is used: {:?}", all.features);
-        assert!(all.features.values().all(|n| *n > 20), "and often enough: {:?}", all.features);
+        assert_eq!(all.features.len(), 32, "every feature is used: {:?}", all.features);
+        assert!(all.features.values().all(|n| *n > 10), "and often enough: {:?}", all.features);
         assert!(
             all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)
         );
@@ -62,11 +62,15 @@ fn server_and_model_agree() {
             "AllocationRateExceeded",
             "KeyRateExceeded",
             "StrangerRateExceeded",
+            "TicketInvalid",
+            "TicketUsed",
+            "NotMoved",
+            "MobilityForbidden",
         ] {
             assert!(all.reasons.get(reason).is_some_and(|n| *n > 20), "{reason}");
         }
         assert!(all.reasons.get("ExpiryTooFar").is_some_and(|n| *n > 20), "{:?}", all.reasons);
-        assert!(all.to_peers > 1_000 && all.to_clients > 1_000 && all.delivered > 1_000);
+        assert!(all.to_peers > 500 && all.to_clients > 500 && all.delivered > 500);
     }
 }
 
