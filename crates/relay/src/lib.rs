@@ -123,6 +123,7 @@ impl Bound {
         let boxes = self.workers.iter().map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let (mailboxes, inboxes): (Vec<Mailbox>, Vec<_>) = boxes.into_iter().unzip();
         let colleagues = Colleagues::new(&mailboxes);
+        turn.workers = u16::try_from(self.workers.len()).unwrap_or(u16::MAX);
         let mut workers = Vec::new();
         for (((sockets, mailbox), inbox), index) in
             self.workers.into_iter().zip(mailboxes).zip(inboxes).zip(0..)

@@ -12,6 +12,8 @@ pub struct WorkerId(pub u16);
 pub struct Config {
     /// The worker that runs this server; no two servers that share anything have the same.
     pub worker: WorkerId,
+    /// How many workers the process has, numbered from 0: what names a connection of another one is nobody's.
+    pub workers: u16,
     /// REALM: ASCII, 1 to 127 characters. It is in every 401, so a short one keeps reflection small.
     pub realm: String,
     /// Where relayed addresses are made: the first of a family serves all requests for it.
@@ -90,6 +92,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             worker: WorkerId::default(),
+            workers: 256,
             realm: "turnery".to_owned(),
             relay_addresses: Vec::new(),
             discovery: Vec::new(),

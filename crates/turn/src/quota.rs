@@ -18,8 +18,8 @@ pub struct KeyLimits {
     pub allocations: Option<u32>,
     /// Allocations of one credential that live at once, on all workers, counted alike; one more is refused with 486.
     pub allocations_per_credential: Option<u32>,
-    /// New peer addresses of one allocation in a second, and at once: those a CreatePermission or ChannelBind names that
-    /// have no permission. More are refused with 508, the whole request.
+    /// New peer addresses of one allocation in a second, and at once: those a CreatePermission, ChannelBind or Connect
+    /// names that have no permission. More are refused with 508, the whole request.
     pub new_peers_per_second: Option<u32>,
     /// Permissions of one allocation; [`Limits::permissions`](crate::Limits) holds beside it.
     pub permissions: Option<u32>,

@@ -64,6 +64,16 @@ impl Server {
         if !self.has_room(relays) {
             return Err(Refusal::TooManyConnections);
         }
+        let limits = self.limits_of(identity.turn_key);
+        let (_, allocation) = self.allocation_of(now, client, identity)?;
+        // Without a permission it is a new peer, as often as it is connected to. Connect needs none and makes none.
+        let new_peers = allocation.reserve_permissions(
+            std::iter::once(peer.ip()),
+            now.monotonic_ms,
+            usize::MAX,
+            limits.new_peers,
+        )?;
+        allocation.new_peers = new_peers;
         let connect =
             Connect { asked: Asked::by(message), integrity: identity.response, key: identity.key.clone() };
         // RFC 6062 §5.2: the time to connect is at least 30 seconds.
@@ -172,11 +182,14 @@ impl Server {
         let id = message.attribute(AttributeType::CONNECTION_ID).ok_or(Refusal::ConnectionMissing)?;
         let id = <[u8; 4]>::try_from(id).map_err(|_| Refusal::MalformedAttribute)?;
         let connection = ConnectionId(u32::from_be_bytes(id));
+        // RFC 6062 §5.4: a CONNECTION-ID that names no connection that waits is 400.
+        if connection.worker().0 >= self.config.workers {
+            return Err(Refusal::ConnectionUnknown);
+        }
         if connection.worker() != self.config.worker {
             return Ok(Answer::HandOver(connection.worker()));
         }
         self.end_overdue(now);
-        // RFC 6062 §5.4: a CONNECTION-ID that names no connection that waits is 400.
         let held = self.connections.entry(connection).ok_or(Refusal::ConnectionUnknown)?;
         let allocation = self.allocations.of_relay(held.relay, now.monotonic_ms);
         let allocation = allocation.ok_or(Refusal::ConnectionUnknown)?;

@@ -139,8 +139,15 @@ impl Model {
         faults.when(held.is_some(), 446);
         let relays: Vec<RelayId> = found.relays.iter().map(|relay| relay.id).collect();
         faults.when(!self.has_room(now, &relays), 508);
+        let limits = self.limits_of(sender.account.turn_key);
+        let new_peers = Self::new_peers(now, &limits, &found, [peer.ip()]);
+        faults.when(new_peers.is_none(), 508);
         match relay {
             Some(relay) if faults.0.is_empty() => {
+                let mut held = self.allocations.iter_mut();
+                if let Some(held) = held.find(|held| held.has(relay)) {
+                    held.new_peers = new_peers.unwrap_or_default();
+                }
                 let answer = Answer {
                     transaction: message.transaction(),
                     proof: sender.proof.clone(),

@@ -2,15 +2,16 @@
 //! carries IPv4, by every method that can name a peer. What is expected is worked out from the registries' own table
 //! (the columns "Address Block" and "Globally Reachable"), not from the server's lists.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use stun::{AttributeType as A, Method};
-use testkit::message::{self, FAMILY_IPV6};
-use turn::{Command, DropReason, Limits, PeerPolicy, RelayId};
+use testkit::message::{self, FAMILY_IPV6, REQUESTED_TCP};
+use turn::{Command, DropReason, Limits, PeerPolicy, RelayId, Transport};
 
-use crate::fixture::{Fixture, Outcome, alice, all_relayed, udp};
+use crate::fixture::{Fixture, Outcome, alice, all_relayed, client, udp};
 
 /// IPv4: the block, and whether it is globally reachable; then multicast, which has a registry of its own.
 const V4: [(&str, u8, bool); 26] = [
@@ -201,6 +202,61 @@ fn rfc8656_21_2_every_edge_by_every_request() {
         // Beside a good address in one request it is no better.
         let both = [crate::fixture::PEER, &peer];
         assert_eq!(fixture.permit(alice(), &credential, &both), expected, "CreatePermission {both:?}");
+    }
+    assert!(counts[0] > 800 && counts[1] > 100, "refused and allowed: {counts:?}");
+}
+
+fn both_over_tcp(writer: &mut stun::MessageWriter<'_>) {
+    writer.attribute(A::REQUESTED_TRANSPORT, &REQUESTED_TCP);
+    writer.attribute(A::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_IPV6);
+}
+
+/// Connect, and peers that connect: with a permission from a time at which all was allowed.
+#[test]
+fn rfc6062_5_2_every_edge_by_connect_and_from_peers() {
+    let everything = || ["0.0.0.0/0", "::/0"].map(|cidr| cidr.parse().unwrap()).to_vec();
+    let mut fixture = Fixture::configured(|config| {
+        config.limits =
+            Limits { permissions: 10_000, connections: 10_000, all_connections: 10_000, ..Limits::default() };
+    });
+    let (credential, control) = (fixture.mint(3_600), client(Transport::Tcp, "81.0.0.1:4000"));
+    let relayed = all_relayed(&fixture.ask(control, &credential, Method::ALLOCATE, both_over_tcp));
+    assert_eq!(relayed.len(), 2);
+    fixture.command(Command::Policy(Arc::new(PeerPolicy::new(everything(), vec![]))));
+    for ip in edges() {
+        let peer = SocketAddr::new(ip, 5_000).to_string();
+        assert_eq!(fixture.permit(control, &credential, &[&peer]), 0, "{peer} while all is allowed");
+    }
+    fixture.command(Command::Policy(Arc::new(PeerPolicy::default())));
+    let mut counts = [0; 2];
+    let mut seen = BTreeSet::new();
+    for ip in edges() {
+        let is_new = seen.insert(ip);
+        let peer = SocketAddr::new(ip, 5_000);
+        let relay: RelayId =
+            relayed.iter().find(|a| a.is_ipv4() == ip.is_ipv4()).and_then(|a| fixture.socket_of(*a)).unwrap();
+        let request = fixture.signed(control, &credential, Method::CONNECT, |writer| {
+            writer.xor_address(A::XOR_PEER_ADDRESS, peer);
+        });
+        let connect = fixture.give(control, &request);
+        // From another port: one peer can be connected to once.
+        let (now, from) = (fixture.now(), SocketAddr::new(ip, 6_000));
+        let accepted = fixture.server.accepted(now, relay, from);
+        counts[usize::from(is_allowed(ip))] += 1;
+        if !is_allowed(ip) {
+            assert_eq!(connect.code(), 403, "{peer}");
+            assert_eq!(accepted, Err(DropReason::PeerForbidden), "{peer}");
+        } else if is_new {
+            assert!(
+                matches!(connect, Outcome::Connect(_, via, to) if (via, to) == (relay, peer)),
+                "{peer}: {connect:?}"
+            );
+            assert!(accepted.is_ok(), "{peer}: {accepted:?}");
+        } else {
+            // It stands in two blocks' edges.
+            assert_eq!(connect.code(), 446, "{peer}");
+        }
+        fixture.drain();
     }
     assert!(counts[0] > 800 && counts[1] > 100, "refused and allowed: {counts:?}");
 }

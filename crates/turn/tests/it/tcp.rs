@@ -279,6 +279,11 @@ fn a_bind_for_another_worker_is_handed_over_when_it_is_authentic() {
         writer.attribute_u32(A::CONNECTION_ID, connection.0);
     });
     assert_eq!(sibling.give(data(), &request), Outcome::HandOver(WorkerId(0)));
+    // Where there is no such worker it is nobody's.
+    let mut only = Fixture::configured(|config| config.workers = 1);
+    let credential = only.mint(3_600);
+    let elsewhere = ConnectionId(0x01AD_BEEF);
+    assert_eq!(only.bind_connection(data(), &credential, elsewhere).code(), 400);
     assert!(matches!(fixture.give(data(), &request), Outcome::Bind(..)), "the same bytes, the same nonce");
     let mut damaged = request;
     let place = damaged.len() - 30;
@@ -372,4 +377,22 @@ fn an_operator_may_refuse_tcp_relays() {
     });
     assert_eq!(code(&reply), 442);
     fixture.allocate(control(), &credential);
+}
+
+#[test]
+fn connect_names_new_peers_as_create_permission_does() {
+    let mut fixture = Fixture::configured(|config| config.key_limits.new_peers_per_second = Some(2));
+    let credential = fixture.mint(3_600);
+    fixture.allocate_tcp(&credential);
+    fixture.permit(control(), &credential, &[PEER]);
+    // One with a permission is not new; each of the others is, the second time too.
+    fixture.connected(&credential, PEER);
+    let (connection, _) = fixture.connected(&credential, "9.9.9.9:5000");
+    fixture.server.disconnected(connection);
+    assert_eq!(fixture.connect(&credential, "9.9.9.9:5000").code(), 508);
+    assert_eq!(fixture.permit(control(), &credential, &["9.9.9.10:5000"]), 508);
+    fixture.connected(&credential, "8.8.8.8:7000");
+    fixture.now_ms += 500;
+    assert!(matches!(fixture.connect(&credential, "9.9.9.9:5000"), Outcome::Connect(..)));
+    assert_eq!(fixture.connect(&credential, "9.9.9.10:5000").code(), 508);
 }
