@@ -13,8 +13,9 @@ use crate::StreamLimits;
 use crate::sys::{Epoll, Event, Interest};
 use crate::worker::Token;
 
-/// The most that is read at once, and so the most that waits for either side of a pair.
-pub(crate) const CHUNK: usize = 64 << 10;
+/// The most that is read at once, and so the most that waits for either side of a pair: 512 MiB when all pairs that a
+/// worker may have wait on both sides.
+pub(crate) const CHUNK: usize = 16 << 10;
 /// Peers' connections to a relayed address that may wait to be accepted.
 const BACKLOG: i32 = 16;
 /// Reads from one side before the worker looks at other sockets again.

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::connection::Written;
 use crate::counters::Counters;
 use crate::mailbox::{Colleagues, Inbox, Letter};
-use crate::splice::{Side, Splices};
+use crate::splice::{CHUNK, Side, Splices};
 use crate::stream::{Connections, Refused};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
@@ -442,7 +442,13 @@ impl Worker {
 
     fn read_connection(&mut self, now: Time, id: usize) {
         let mut buffer = mem::take(&mut self.stream_buffer);
-        let read = self.connections.entry(id).map(|connection| connection.read(&mut buffer));
+        let server = &self.server;
+        let read = self.connections.entry(id).map(|connection| {
+            // What comes behind a ConnectionBind may have to wait for the peer: no more of it than of other data.
+            let is_stranger = !server.has_allocation(&connection.client.five_tuple);
+            let most = if is_stranger { CHUNK } else { STREAM_BUFFER };
+            connection.read(buffer.get_mut(..most).unwrap_or_default())
+        });
         let read = match read {
             None => Read::Gone,
             Some(Ok(Some(length))) => self.handle_frames(now, id, buffer.get(..length).unwrap_or_default()),
