@@ -5,7 +5,7 @@ use std::process::Command;
 
 use turn::Transport;
 
-use crate::fixture::{finish, known, start_command};
+use crate::fixture::{LONG, finish, finish_within, known, start_command};
 
 /// The suite is another package's binary: cargo builds it, if the same build has not done so already.
 fn suite() -> PathBuf {
@@ -35,7 +35,8 @@ fn every_requirement_holds_over_udp_and_tcp() {
             .args(["--transport", name])
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
-        let output = finish(command);
+        // One check watches a connection that is closed after 30 seconds.
+        let output = finish_within(2 * LONG, command);
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{name}: {told}{}", String::from_utf8_lossy(&output.stderr));
         // A run in which nothing applies would pass too.

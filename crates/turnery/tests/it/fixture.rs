@@ -62,9 +62,14 @@ pub(crate) fn known(dir: &Path, more: &[&str]) -> Command {
 }
 
 /// A process that must end by itself.
-pub(crate) fn finish(mut command: Command) -> Output {
+pub(crate) fn finish(command: Command) -> Output {
+    finish_within(LONG, command)
+}
+
+/// The same where it takes its time.
+pub(crate) fn finish_within(patience: Duration, mut command: Command) -> Output {
     let child = Running(command.spawn().unwrap());
-    child.wait_with_output()
+    child.wait_with_output(patience)
 }
 
 /// A child that is killed when it goes out of scope.
@@ -83,7 +88,7 @@ impl Running {
         }
     }
 
-    fn wait_with_output(mut self) -> Output {
+    fn wait_with_output(mut self, patience: Duration) -> Output {
         let mut stdout = self.0.stdout.take().unwrap();
         let mut stderr = self.0.stderr.take().unwrap();
         let errors = std::thread::spawn(move || {
@@ -96,7 +101,7 @@ impl Running {
             stdout.read_to_end(&mut bytes).unwrap();
             bytes
         });
-        let status = self.wait(LONG);
+        let status = self.wait(patience);
         // What has not ended by now has to, or the threads would read for ever.
         drop(self);
         let (stdout, stderr) = (output.join().unwrap(), errors.join().unwrap());

@@ -1,6 +1,7 @@
 //! What ends a credential ends the traffic that runs on it within a second, while its client keeps sending.
 
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +15,9 @@ use crate::fixture::{
 };
 
 const INTERVAL: Duration = Duration::from_millis(5);
+/// How long a peer waits for a packet before it looks whether it is to end.
+const POLL: Duration = Duration::from_millis(100);
+const MESSAGE: &[u8] = b"still here";
 /// What is promised, and how long silence is watched for after that.
 const CUT_WITHIN_MS: u64 = 1_000;
 const WATCHED_MS: u64 = 1_800;
@@ -24,7 +28,29 @@ fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// A client that sends through a channel until it is dropped, and what its peer sees of it.
+/// How a client reaches its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through a channel, from a client on this transport.
+    Channel(Transport),
+    /// Through a data connection of a TCP allocation. RFC 6062.
+    DataConnection,
+}
+
+impl Way {
+    /// Every way.
+    const ALL: [Self; 3] =
+        [Self::Channel(Transport::Udp), Self::Channel(Transport::Tcp), Self::DataConnection];
+
+    fn transport(self) -> Transport {
+        match self {
+            Self::Channel(transport) => transport,
+            Self::DataConnection => Transport::Tcp,
+        }
+    }
+}
+
+/// A client that sends until it is dropped, and what its peer sees of it.
 struct Flow {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
@@ -33,35 +59,79 @@ struct Flow {
 }
 
 impl Flow {
-    fn start(server: &Server, transport: Transport, minted: &Minted) -> Self {
+    fn start(server: &Server, way: Way, minted: &Minted) -> Self {
+        let flow = match way {
+            Way::Channel(transport) => Self::through_channel(server, transport, minted),
+            Way::DataConnection => Self::through_data_connection(server, minted),
+        };
+        flow.wait_until_alive();
+        flow
+    }
+
+    fn through_channel(server: &Server, transport: Transport, minted: &Minted) -> Self {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        peer.set_read_timeout(Some(POLL)).unwrap();
         let address = peer.local_addr().unwrap();
         let mut client = server.client(transport, minted);
         client.allocate().unwrap();
         client.channel_bind(address).unwrap();
+        Self::run(
+            // Over TCP the connection may be closed: that is one way of being cut.
+            move || drop(client.send_to(address, MESSAGE)),
+            move || peer.recv_from(&mut [0; 64]).is_ok(),
+        )
+    }
+
+    fn through_data_connection(server: &Server, minted: &Minted) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = server.client(Transport::Tcp, minted);
+        client.allocate_tcp().unwrap();
+        let connection = client.connect_peer(listener.local_addr().unwrap()).unwrap();
+        let (mut near, _) = client.data_connection(connection).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.set_read_timeout(Some(POLL)).unwrap();
+        Self::run(
+            move || {
+                // The allocation lives as long as the control connection.
+                let _ = (&client, near.write_all(MESSAGE));
+            },
+            move || match far.read(&mut [0; 64]) {
+                Ok(length) => length > 0,
+                Err(error) => {
+                    let is_cut = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+                    assert!(is_cut || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+                    false
+                }
+            },
+        )
+    }
+
+    /// Calls both again and again, each on a thread of its own; the second tells whether something arrived.
+    fn run(
+        mut send: impl FnMut() + Send + 'static,
+        mut receive: impl FnMut() -> bool + Send + 'static,
+    ) -> Self {
         let (stop, count, last_ms) = <(Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
         let (stopped, ended) = (Arc::clone(&stop), Arc::clone(&stop));
         let (counted, last) = (Arc::clone(&count), Arc::clone(&last_ms));
         let sender = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // Over TCP the connection may be closed: that is one way of being cut.
-                let _ = client.send_to(address, b"still here");
+                send();
                 std::thread::sleep(INTERVAL);
             }
         });
         let receiver = std::thread::spawn(move || {
-            let mut buffer = [0; 64];
             while !ended.load(Ordering::Relaxed) {
-                if peer.recv_from(&mut buffer).is_ok() {
+                if receive() {
                     last.store(now_ms(), Ordering::Relaxed);
                     counted.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    // A connection that is cut tells so at once, again and again.
+                    std::thread::sleep(INTERVAL);
                 }
             }
         });
-        let flow = Self { stop, count, last_ms, threads: vec![sender, receiver] };
-        flow.wait_until_alive();
-        flow
+        Self { stop, count, last_ms, threads: vec![sender, receiver] }
     }
 
     fn wait_until_alive(&self) {
@@ -97,7 +167,7 @@ impl Drop for Flow {
     }
 }
 
-/// Cuts a flow over UDP and one over TCP of the same key; another key's flow must go on.
+/// Cuts a flow of every way; another key's flow must go on.
 fn check(what: &str, cut: impl Fn(&Server, &Key, &Minted)) {
     check_flows(
         what,
@@ -122,14 +192,14 @@ fn check_flows<S>(
 ) {
     let server = start();
     let (key, other) = (server.create_key(), server.create_key());
-    let bystander = Flow::start(&server, Transport::Udp, &server.mint(&other, 600));
-    for transport in [Transport::Udp, Transport::Tcp] {
-        let key = if transport == Transport::Udp { key.clone() } else { server.create_key() };
+    let bystander = Flow::start(&server, Way::Channel(Transport::Udp), &server.mint(&other, 600));
+    for way in Way::ALL {
+        let key = if way == Way::ALL[0] { key.clone() } else { server.create_key() };
         let (minted, with) = mint(&server, &key);
-        let flow = Flow::start(&server, transport, &minted);
+        let flow = Flow::start(&server, way, &minted);
         cut(&server, &key, &minted, with);
-        flow.check_cut(now_ms(), &format!("{what}, {transport:?}"));
-        assert_eq!(server.refusal(transport, &minted), Some(401), "{what}, {transport:?}");
+        flow.check_cut(now_ms(), &format!("{what}, {way:?}"));
+        assert_eq!(server.refusal(way.transport(), &minted), Some(401), "{what}, {way:?}");
     }
     bystander.wait_until_alive();
 }
@@ -194,15 +264,13 @@ fn an_expired_credential() {
     let server = start();
     let key = server.create_key();
     let secret = server.add_secret(&key);
-    for (transport, time_limited) in
-        [(Transport::Udp, false), (Transport::Tcp, false), (Transport::Udp, true)]
-    {
+    for (way, time_limited) in Way::ALL.map(|way| (way, false)).into_iter().chain([(Way::ALL[0], true)]) {
         let minted = if time_limited { secret.mint(3) } else { server.mint(&key, 3) };
         // The time of issue is a whole second that has begun.
         let expires_ms = (now_ms() / 1_000 + 3) * 1_000;
-        let flow = Flow::start(&server, transport, &minted);
-        flow.check_cut(expires_ms, &format!("expiry, {transport:?}"));
-        assert_eq!(server.refusal(transport, &minted), Some(401));
+        let flow = Flow::start(&server, way, &minted);
+        flow.check_cut(expires_ms, &format!("expiry, {way:?}"));
+        assert_eq!(server.refusal(way.transport(), &minted), Some(401));
     }
 }
 
