@@ -1,7 +1,7 @@
 //! The long-term credential mechanism. RFC 8489 §9.2, RFC 8656 §5.
 
 use credentials::{CredentialId, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId};
-use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, PasswordAlgorithm};
+use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, PasswordAlgorithm};
 
 use crate::shared_secrets::{MAX_TRIED_BYTES, Payer, SecretRef, SharedSecrets, blocks};
 use crate::{DropReason, FiveTuple, NonceKey, Refusal, Time};
@@ -86,6 +86,17 @@ pub(crate) fn is_known(kind: AttributeType) -> bool {
     )
 }
 
+/// Requests that a client makes on several connections with one nonce: each of its data connections is another one than
+/// that which it allocates on. RFC 6062 §4.
+fn is_about_connections(method: Method) -> bool {
+    matches!(method, Method::CONNECT | Method::CONNECTION_BIND)
+}
+
+/// Whom the nonce of an answer to this method is good for: a data connection's is for all connections of the client.
+pub(crate) fn nonce_holder(method: Method, client: FiveTuple) -> FiveTuple {
+    if method == Method::CONNECTION_BIND { client.any_port() } else { client }
+}
+
 /// What authentication is checked against.
 pub(crate) struct Authority<'s> {
     pub(crate) keyring: &'s Keyring,
@@ -125,8 +136,11 @@ impl Authority<'_> {
         if realm != self.realm.as_bytes() {
             return Err(Refusal::UnknownUsername.into());
         }
+        let is_for = |client: &FiveTuple| {
+            self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs)
+        };
         let accepts =
-            || self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs);
+            || is_for(client) || (is_about_connections(message.method()) && is_for(&client.any_port()));
         // RFC 8489 §9.2.4: integrity that does not verify is 401.
         let check = Check { message, username, realm, algorithm, integrity };
         let (authenticated, has_nonce) = match user {

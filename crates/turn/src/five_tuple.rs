@@ -30,6 +30,13 @@ pub struct FiveTuple {
     pub server: SocketAddr,
 }
 
+impl FiveTuple {
+    /// Any connection of this client's address to the server.
+    pub(crate) fn any_port(self) -> Self {
+        Self { client: SocketAddr::new(self.client.ip(), 0), ..self }
+    }
+}
+
 /// A client and the way to send to it. RFC 8656 §2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {

@@ -8,7 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method};
 
 use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
-use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known};
+use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known, nonce_holder};
 use crate::binding::{binding, known_at};
 use crate::connection::Connections;
 use crate::discovery::Place;
@@ -424,7 +424,8 @@ impl Server {
             key: key.as_ref().map(|(algorithm, key)| (*algorithm, key)),
             realm: &self.config.realm,
             nonce: Some(&|| {
-                self.shared.nonces.issue(now, &client.five_tuple, self.config.offer_password_algorithms)
+                let holder = nonce_holder(method, client.five_tuple);
+                self.shared.nonces.issue(now, &holder, self.config.offer_password_algorithms)
             }),
             offers_algorithms: self.config.offer_password_algorithms,
             known,

@@ -317,7 +317,7 @@ impl Model {
         ensure(marked == (response.fingerprint() == Fingerprint::Verified), "FINGERPRINT")?;
         ensure(padding_is_zero(&response), "padding is not zero")?;
         if let Some(nonce) = response.attribute(A::NONCE) {
-            self.learn_nonce(now, client, nonce);
+            self.learn_nonce(now, client, request.method(), nonce);
         }
         if response.class() == Class::Error {
             return self.check_refusal(expected, reply, &response).map(|()| false);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use credentials::TimeLimited;
 use stun::{AttributeType as A, Integrity, IntegrityAlgorithm, Message, Method, PasswordAlgorithm, address};
-use turn::{Client, Time};
+use turn::{Client, FiveTuple, Time};
 
 use super::expected::Expected;
 use super::{
@@ -180,7 +180,12 @@ impl Model {
         let account = valid.cloned().ok_or(Unproven::Refused(401))?;
         let told = self.nonces.get(nonce).filter(|(transport, address, at)| {
             let age = (now.monotonic_ms / 1_000).checked_sub(*at);
-            (*transport, *address) == (client.five_tuple.transport, client.five_tuple.client)
+            let FiveTuple { transport: own_transport, client: own, .. } = client.five_tuple;
+            // One told to a data connection is good on all of the client's connections.
+            let any_port = matches!(message.method(), Method::CONNECT | Method::CONNECTION_BIND)
+                && *address == SocketAddr::new(own.ip(), 0);
+            *transport == own_transport
+                && (*address == own || any_port)
                 && age.is_some_and(|age| age <= self.rules.nonce_lifetime_secs)
         });
         if told.is_none() {
@@ -351,8 +356,10 @@ impl Model {
         Ok(Expected::Done { proof })
     }
 
-    pub(super) fn learn_nonce(&mut self, now: Time, client: Client, nonce: &[u8]) {
-        let told = (client.five_tuple.transport, client.five_tuple.client, now.monotonic_ms / 1_000);
+    pub(super) fn learn_nonce(&mut self, now: Time, client: Client, method: Method, nonce: &[u8]) {
+        let FiveTuple { transport, client, .. } = client.five_tuple;
+        let port = if method == Method::CONNECTION_BIND { 0 } else { client.port() };
+        let told = (transport, SocketAddr::new(client.ip(), port), now.monotonic_ms / 1_000);
         self.nonces.insert(nonce.to_vec(), told);
         if self.nonces.len() > KEPT_NONCES {
             // One that is too old for long is refused like one that never was.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stun::{AttributeType as A, Class, Integrity, Message, Method, address};
-use testkit::message::{EVEN, FAMILY_IPV6, REQUESTED_TCP};
+use testkit::message::{self, EVEN, FAMILY_IPV6, REQUESTED_TCP, Signature};
 use turn::{
     Client, Command, ConnectFailed, ConnectionId, DropReason, EndReason, Limits, PeerPolicy, RelayId,
     Transport, WorkerId,
@@ -395,4 +395,28 @@ fn connect_names_new_peers_as_create_permission_does() {
     fixture.now_ms += 500;
     assert!(matches!(fixture.connect(&credential, "9.9.9.9:5000"), Outcome::Connect(..)));
     assert_eq!(fixture.connect(&credential, "9.9.9.10:5000").code(), 508);
+}
+
+/// A client that keeps one nonce for all its connections, as coturn's does, would have its Connects refused otherwise.
+#[test]
+fn rfc6062_4_a_data_connections_nonce_is_good_on_all_of_the_clients_connections() {
+    let (mut fixture, credential) = ready();
+    let ask = |fixture: &mut Fixture, from: Client, method, nonce: &[u8]| {
+        let mut signature = Signature::new(&credential.username, &credential.password, b"turnery", nonce);
+        signature.nonce = nonce.to_vec();
+        let request = message::request(method, fixture.dice.transaction(), |writer| {
+            writer.attribute_u32(A::CONNECTION_ID, 1);
+            writer.xor_address(A::XOR_PEER_ADDRESS, PEER.parse().unwrap());
+            signature.sign(writer);
+        });
+        fixture.give(from, &request)
+    };
+    let bare = message::request(Method::CONNECTION_BIND, fixture.dice.transaction(), |_| {});
+    let challenge = fixture.give(data(), &bare).reply();
+    let nonce = value(&challenge, A::NONCE).unwrap();
+    assert_eq!(ask(&mut fixture, data(), Method::CONNECTION_BIND, &nonce).code(), 400, "no such connection");
+    let elsewhere = client(Transport::Tcp, "82.0.0.1:4001");
+    assert_eq!(ask(&mut fixture, elsewhere, Method::CONNECTION_BIND, &nonce).code(), 438, "another address");
+    assert!(matches!(ask(&mut fixture, control(), Method::CONNECT, &nonce), Outcome::Connect(..)));
+    assert_eq!(ask(&mut fixture, control(), Method::REFRESH, &nonce).code(), 438, "nothing else");
 }
