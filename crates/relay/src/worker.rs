@@ -1,36 +1,37 @@
 //! One worker: a loop around one TURN server, waiting on epoll only.
 
+mod framed;
+mod moves;
 mod tcp;
+mod token;
 
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::sync::Arc;
 
 use stun::Kind;
-use stun::framing::{self, Frame};
+use stun::framing;
 use turn::{
-    Action, Client, Command, DropReason, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time,
-    Transport, WorkerId,
+    Action, Client, DropReason, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport,
+    WorkerId,
 };
 
 use crate::Listener;
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
-use crate::connection::Written;
 use crate::counters::Counters;
 use crate::mailbox::{Colleagues, Inbox, Letter};
-use crate::splice::{CHUNK, Side, Splices};
-use crate::stream::{Connections, Refused};
+use crate::splice::{Side, Splices};
+use crate::stream::Connections;
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
 
-mod moves;
-
 pub(crate) use moves::Move;
+pub(crate) use token::Token;
 
-use tcp::{Passage, Read};
+use framed::write_frame;
+use tcp::Passage;
 
 /// Room for the longest frame, begun in an earlier read, and as much again.
 const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
@@ -46,51 +47,6 @@ const ERRORS_PER_ROUND: usize = 64;
 pub(crate) struct Sockets {
     pub(crate) udp: Vec<UdpListener>,
     pub(crate) tcp: Vec<(TcpListener, Listener)>,
-}
-
-/// What an epoll event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Token {
-    Wake,
-    Udp(u32),
-    Tcp(u32),
-    Relay(RelayId),
-    Connection(u32),
-    RelayListener(RelayId),
-    /// A connection with a peer.
-    Peer(u32),
-    /// Its data connection.
-    Data(u32),
-}
-
-impl Token {
-    pub(crate) fn pack(self) -> u64 {
-        let (kind, index) = match self {
-            Self::Wake => (0, 0),
-            Self::Udp(index) => (1, index),
-            Self::Tcp(index) => (2, index),
-            Self::Relay(RelayId(index)) => (3, index),
-            Self::Connection(index) => (4, index),
-            Self::RelayListener(RelayId(index)) => (5, index),
-            Self::Peer(index) => (6, index),
-            Self::Data(index) => (7, index),
-        };
-        kind << 32 | u64::from(index)
-    }
-
-    fn unpack(bits: u64) -> Self {
-        let index = u32::try_from(bits & 0xFFFF_FFFF).unwrap_or_default();
-        match bits >> 32 {
-            1 => Self::Udp(index),
-            2 => Self::Tcp(index),
-            3 => Self::Relay(RelayId(index)),
-            4 => Self::Connection(index),
-            5 => Self::RelayListener(RelayId(index)),
-            6 => Self::Peer(index),
-            7 => Self::Data(index),
-            _ => Self::Wake,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -430,81 +386,6 @@ impl Worker {
         }
     }
 
-    fn flush_connection(&mut self, id: usize) {
-        let Some(connection) = self.connections.entry(id) else { return };
-        let token = Connections::token(&connection.client).pack();
-        match connection.flush() {
-            Ok(false) => {}
-            Ok(true) if self.epoll.modify(connection, token, Interest::Read).is_ok() => {}
-            Ok(true) | Err(_) => self.broken.push(id),
-        }
-    }
-
-    fn read_connection(&mut self, now: Time, id: usize) {
-        let mut buffer = mem::take(&mut self.stream_buffer);
-        let server = &self.server;
-        let read = self.connections.entry(id).map(|connection| {
-            // What comes behind a ConnectionBind may have to wait for the peer: no more of it than of other data.
-            let is_stranger = !server.has_allocation(&connection.client.five_tuple);
-            let most = if is_stranger { CHUNK } else { STREAM_BUFFER };
-            connection.read(buffer.get_mut(..most).unwrap_or_default())
-        });
-        let read = match read {
-            None => Read::Gone,
-            Some(Ok(Some(length))) => self.handle_frames(now, id, buffer.get(..length).unwrap_or_default()),
-            Some(Ok(None) | Err(_)) => Read::Broken,
-        };
-        self.settle_read(now, id, read, &mut buffer);
-        self.stream_buffer = buffer;
-    }
-
-    /// Handles every whole frame of what was read, and keeps the rest.
-    fn handle_frames(&mut self, now: Time, id: usize, mut rest: &[u8]) -> Read {
-        match self.connections.read_front(id, rest, now.monotonic_ms) {
-            Ok(Some(behind)) => rest = behind,
-            // The rest of a proxy's header has to come first.
-            Ok(None) => return Read::GoesOn,
-            Err(Refused) => {
-                self.counters.connections_refused.add(1);
-                return Read::Broken;
-            }
-        }
-        let Some(client) = self.connections.entry(id).map(|connection| connection.client) else {
-            return Read::Gone;
-        };
-        let mut completed = false;
-        loop {
-            match framing::next(rest) {
-                Ok(Frame::Complete { length }) => {
-                    let Some((frame, behind)) = rest.split_at_checked(length) else { return Read::Broken };
-                    completed = true;
-                    if self.batch.is_full() {
-                        self.flush();
-                    }
-                    let Some(place) = self.batch.put(frame) else { return Read::Broken };
-                    if let Some(connection) = self.connections.entry(id) {
-                        connection.heard_ms = now.monotonic_ms;
-                    }
-                    if let Some(passage) = self.handle_client_packet(now, client, place) {
-                        return self.hand_on(now, id, passage, rest, length);
-                    }
-                    rest = behind;
-                }
-                Ok(Frame::Incomplete { needed }) => {
-                    let bounded = needed <= self.connections.limits.unallocated_frame_bytes;
-                    if !bounded && !self.server.has_allocation(&client.five_tuple) {
-                        return Read::Broken;
-                    }
-                    if let Some(connection) = self.connections.entry(id) {
-                        connection.keep(rest, completed, now.monotonic_ms);
-                    }
-                    return Read::GoesOn;
-                }
-                Err(framing::NotAFrame) => return Read::Broken,
-            }
-        }
-    }
-
     /// Sends what is queued when there may be no room for what one more packet brings.
     fn make_room(&mut self) {
         if self.batch.is_crowded() {
@@ -518,23 +399,6 @@ impl Worker {
         self.counters.allocations.set(self.server.allocation_count() as u64);
         let failed = self.batch.flush();
         self.counters.send_failures.add(failed as u64);
-    }
-
-    fn close_connections(&mut self, now: Time) {
-        let server = &self.server;
-        while let Some(id) =
-            self.connections.overdue(now.monotonic_ms, |five_tuple| server.has_allocation(five_tuple))
-        {
-            self.counters.connections_refused.add(1);
-            self.broken.push(id);
-        }
-        while let Some(id) = self.broken.pop() {
-            if let Some(five_tuple) = self.connections.close(id) {
-                // It cannot fail: only a denial can.
-                let _ = self.server.command(now, Command::ClientGone(five_tuple));
-            }
-        }
-        self.counters.connections.set(self.connections.len() as u64);
     }
 
     /// Does what the server wants done: after the flush, for packets to send may refer to sockets that it closes.
@@ -569,32 +433,5 @@ impl Worker {
         }
         self.sweep_pairs();
         self.counters.allocations.set(self.server.allocation_count() as u64);
-    }
-}
-
-/// Sends a whole frame to a client on a stream, or queues it, or loses it.
-fn write_frame(
-    client: &Client,
-    frame: &[u8],
-    (server, connections, epoll): (&Server, &mut Connections, &Epoll),
-    broken: &mut Vec<usize>,
-    counters: &Counters,
-) {
-    let limit = connections.limits.outbound_bytes;
-    let Some((id, connection)) = connections.of_client(client) else { return };
-    match connection.write(frame, limit) {
-        Ok(Written::Sent) => {}
-        // A stranger who does not read is not worth a buffer.
-        Ok(Written::Waits | Written::Dropped) if !server.has_allocation(&client.five_tuple) => {
-            broken.push(id);
-        }
-        Ok(Written::Waits) => {
-            let token = Connections::token(client).pack();
-            if epoll.modify(connection, token, Interest::ReadWrite).is_err() {
-                broken.push(id);
-            }
-        }
-        Ok(Written::Dropped) => counters.send_failures.add(1),
-        Err(_) => broken.push(id),
     }
 }

@@ -11,7 +11,8 @@ use crate::port::Parity;
 use crate::quota::{Meter, Quota};
 use crate::reply::{Allocated, Answer};
 use crate::reservation::{self, Due, Reservation, Reserved, Room, Token};
-use crate::server::{OpenError, RelaySockets, Server};
+use crate::server::Server;
+use crate::sockets::{OpenError, RelaySockets};
 use crate::{Client, Config, Refusal, RelayAddress, Time, Transport};
 
 const PROTOCOL_TCP: u8 = 6;

@@ -6,7 +6,8 @@ use rand_chacha::rand_core::Rng;
 use stun::{AttributeType, Class, MessageWriter, Method, TransactionId};
 
 use crate::allocation::Whereabouts;
-use crate::server::{Action, DropReason, RelayId, Server};
+use crate::server::{Action, DropReason, Server};
+use crate::sockets::RelayId;
 use crate::{Packet, Time};
 
 /// The longest indication: a header, an IPv6 XOR-PEER-ADDRESS and ICMP.

@@ -5,9 +5,6 @@
 //! its tables and sends it along as a [`Traveller`], with what is needed to answer the client. Until the client is
 //! heard at its new place, or its old connection is closed, the old one goes on: what arrives there is passed on.
 
-use std::collections::{HashMap, VecDeque};
-
-use foldhash::fast::FixedState;
 use rand_chacha::rand_core::Rng;
 use stun::{AttributeType, Message, Method, TransactionId};
 
@@ -15,9 +12,10 @@ use crate::allocate::{Family, Protocol, lifetime, requested_family, requested_li
 use crate::allocation::{Allocation, AllocationId, Whereabouts};
 use crate::auth::Authenticated;
 use crate::reply::{Answer, Asked, Response};
-use crate::server::{Action, DropReason, EndReason, Output, RelayId, RelaySockets, Server};
+use crate::server::{EndReason, Output, Server};
+use crate::sockets::RelayId;
 use crate::ticket::{GENERATIONS, Identity, Sealed, Ticket};
-use crate::{Client, FiveTuple, Packet, Refusal, Reply, Time, WorkerId};
+use crate::{Client, FiveTuple, Refusal, Reply, Time, WorkerId};
 
 /// What makes an allocation mobile.
 #[derive(Debug)]
@@ -87,71 +85,6 @@ impl Traveller {
     /// Its relay sockets, in an order that stays: to be replaced by the numbers they get where it arrives.
     pub fn relays_mut(&mut self) -> impl Iterator<Item = &mut RelayId> {
         self.allocation.relays_mut().map(|relay| &mut relay.id)
-    }
-}
-
-/// Clients that are heard here although their allocation is another worker's: bounded like allocations, and each for
-/// the longest lifetime.
-#[derive(Debug)]
-pub(crate) struct Departed {
-    by_client: HashMap<FiveTuple, Gone, FixedState>,
-    /// When each is forgotten, in monotonic milliseconds; those that were removed before are still in it.
-    due: VecDeque<(u64, FiveTuple, u64)>,
-    entries: u64,
-}
-
-#[derive(Debug)]
-struct Gone {
-    to: WorkerId,
-    /// Tells it from an earlier entry of the same client.
-    entry: u64,
-}
-
-impl Departed {
-    pub(crate) fn new(hash_seed: u64) -> Self {
-        Self {
-            by_client: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
-            due: VecDeque::new(),
-            entries: 0,
-        }
-    }
-
-    /// Who has this client's allocation.
-    pub(crate) fn of_client(&self, client: &FiveTuple) -> Option<WorkerId> {
-        self.by_client.get(client).map(|gone| gone.to)
-    }
-
-    fn insert(&mut self, client: FiveTuple, to: WorkerId, until_ms: u64, limit: usize) {
-        let limit = limit.max(1);
-        while self.by_client.len() >= limit {
-            self.forget_first();
-        }
-        // Half of it is of no use then: so seldom that it costs each client next to nothing.
-        if self.due.len() >= 2 * limit {
-            let held = &self.by_client;
-            self.due.retain(|(_, client, entry)| held.get(client).is_some_and(|gone| gone.entry == *entry));
-        }
-        self.entries += 1;
-        self.by_client.insert(client, Gone { to, entry: self.entries });
-        self.due.push_back((until_ms, client, self.entries));
-    }
-
-    fn remove(&mut self, client: &FiveTuple) -> Option<WorkerId> {
-        self.by_client.remove(client).map(|gone| gone.to)
-    }
-
-    fn forget_first(&mut self) {
-        let Some((_, client, entry)) = self.due.pop_front() else { return };
-        if self.by_client.get(&client).is_some_and(|gone| gone.entry == entry) {
-            self.by_client.remove(&client);
-        }
-    }
-
-    /// Forgets those whose time is over.
-    pub(crate) fn expire(&mut self, now_ms: u64) {
-        while self.due.front().is_some_and(|(until_ms, ..)| *until_ms <= now_ms) {
-            self.forget_first();
-        }
     }
 }
 
@@ -398,12 +331,6 @@ impl Server {
         }
     }
 
-    /// Passes on what arrives from this client, from now on.
-    fn note_departure(&mut self, now: Time, client: FiveTuple, to: WorkerId) {
-        let until_ms = now.after_secs(self.config.max_lifetime_secs);
-        self.departed.insert(client, to, until_ms, self.config.limits.allocations);
-    }
-
     /// Data for a client on a stream, sent by another worker's server, has found no connection here. Outputs may
     /// follow: what told that server so was lost.
     pub fn unreachable(&mut self, client: &FiveTuple, from: WorkerId) {
@@ -550,51 +477,5 @@ impl Server {
         let bytes = buffer.get(..length).unwrap_or_default().to_vec();
         let reply = outcome.map_or_else(Reply::Refused, |_| Reply::Success(Method::REFRESH));
         self.outputs.push_back(Output::Reply { client: claim.client, reply, bytes });
-    }
-
-    /// Where a client's packets go that has no allocation here.
-    pub(crate) fn elsewhere(&self, client: &FiveTuple) -> Action {
-        self.departed.of_client(client).map_or(Action::Drop(DropReason::NoAllocation), Action::Pass)
-    }
-
-    /// The worker that a client's request is for, if its allocation is there: any request but those of a client
-    /// that comes with a ticket, for it is here that it wants to be.
-    pub(crate) fn request_goes_to(&self, client: &Client, message: &Message<'_>) -> Option<WorkerId> {
-        let to = self.departed.of_client(&client.five_tuple)?;
-        let comes_back = message.method() == Method::REFRESH
-            && message.attribute(AttributeType::MOBILITY_TICKET).is_some();
-        (!comes_back && message.method() != Method::BINDING).then_some(to)
-    }
-
-    /// Handles what [`Action::Pass`] has brought from another worker. If the allocation's client is there no more,
-    /// the answer is [`Action::Pass`] to whom it came from, and it is for that one's [`Server::passed_back`].
-    pub fn passed(
-        &mut self,
-        now: Time,
-        from: WorkerId,
-        client: Client,
-        packet: &mut Packet<'_>,
-        sockets: &mut impl RelaySockets,
-    ) -> Action {
-        if self.allocations.holds(&client.five_tuple) {
-            return self.from_client(now, client, packet, sockets);
-        }
-        Action::Pass(from)
-    }
-
-    /// Handles what another worker has passed back: the client has no allocation there. It may have gone on from there
-    /// to a third one: then that is what [`Action::Pass`] names.
-    pub fn passed_back(
-        &mut self,
-        now: Time,
-        from: WorkerId,
-        client: Client,
-        packet: &mut Packet<'_>,
-        sockets: &mut impl RelaySockets,
-    ) -> Action {
-        if self.departed.of_client(&client.five_tuple) == Some(from) {
-            self.departed.remove(&client.five_tuple);
-        }
-        self.from_client(now, client, packet, sockets)
     }
 }

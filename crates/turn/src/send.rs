@@ -10,7 +10,8 @@ use crate::allocation::Whereabouts;
 use crate::auth::is_known;
 use crate::permission::peer;
 use crate::quota::Direction;
-use crate::server::{Action, DropReason, RelayId, Server};
+use crate::server::{Action, DropReason, Server};
+use crate::sockets::RelayId;
 use crate::{Client, Packet, Time};
 
 impl Server {

@@ -1,8 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use credentials::{Denial, DenySet, DenySetFull, Keyring, SharedSecret, TurnKeyId};
+use credentials::{DenySet, TurnKeyId};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use stun::{AttributeType, Class, Fingerprint, Kind, Message, Method};
@@ -11,147 +10,22 @@ use crate::allocation::{Allocation, AllocationId, Allocations, Relayed};
 use crate::auth::{Authenticated, Authority, Unproven, integrity_algorithm, is_known, nonce_holder};
 use crate::binding::{binding, known_at};
 use crate::connection::Connections;
+use crate::departed::Departed;
 use crate::discovery::Place;
-use crate::mobility::Departed;
 pub(crate) use crate::outcome::{Action, DropReason, EndReason, Output};
 use crate::own_relays::OwnRelays;
-use crate::quota::AllocationLimits;
 use crate::reply::{Answer, Asked, Response};
-use crate::reservation::{Due, Reservations, ReservedSocket};
+use crate::reservation::Due;
 use crate::send;
 use crate::shared_secrets::SharedSecrets;
-use crate::stranger::Strangers;
 use crate::ticket::TicketKey;
 use crate::{
-    Client, Config, FiveTuple, KeyLimits, MAX_REPLY, NonceKey, Packet, PeerPolicy, Quotas, Refusal,
-    RelayPorts, Reply, Time, WorkerId,
+    Client, Config, FiveTuple, KeyLimits, MAX_REPLY, Packet, Refusal, RelayId, RelaySockets, Reply, Shared,
+    Time, WorkerId,
 };
 
 /// How often denials that refuse nothing any more are forgotten; nothing waits for it.
 const PURGE_INTERVAL_SECS: u32 = 60;
-
-/// How many TURN keys may have limits of their own.
-const MAX_LIMITED_KEYS: usize = 65_536;
-
-/// A relay socket, by the number the caller gave it: small and dense, for tables are indexed by it. The number
-/// may be used again once the socket's [`Output::Ended`] has been taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelayId(pub u32);
-
-impl RelayId {
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// The one thing a server asks for while it handles a request: so that Allocate is one step without a pending state.
-/// RFC 8656 §7.2.
-pub trait RelaySockets {
-    /// Opens a UDP socket bound to exactly this local address.
-    ///
-    /// # Errors
-    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
-    fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
-
-    /// Opens a TCP socket bound to exactly this local address and listening, of which peers' connections are told to
-    /// [`Server::accepted`]. RFC 6062 §5.1.
-    ///
-    /// # Errors
-    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
-    fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
-
-    /// Binds a UDP socket to exactly this local address, to be opened later, by this worker or another one.
-    ///
-    /// # Errors
-    /// [`OpenError::InUse`] when another process has the port: the server then tries another.
-    fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError>;
-
-    /// Opens a socket that was reserved.
-    ///
-    /// # Errors
-    /// [`OpenError::Failed`] when it cannot be waited for.
-    fn open_reserved(&mut self, socket: ReservedSocket) -> Result<RelayId, OpenError>;
-}
-
-/// Why a relay socket could not be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpenError {
-    /// The port is taken.
-    InUse,
-    /// Anything else, such as no more file descriptors.
-    Failed,
-}
-
-/// What is told to a server from outside its packets.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// Refuse this credential or key from now on, and end its allocations.
-    Deny(Denial),
-    /// Verify with this keyring from now on.
-    Keyring(Arc<Keyring>),
-    /// These are a TURN key's shared secrets from now on, all of them. Allocations made with one that is not among
-    /// them end.
-    SharedSecrets {
-        /// Which key's.
-        key: TurnKeyId,
-        /// None: the key's time-limited usernames are refused.
-        secrets: Arc<[SharedSecret]>,
-    },
-    /// Apply this policy to every permission, channel and Send from now on.
-    Policy(Arc<PeerPolicy>),
-    /// The client's connection is closed.
-    ClientGone(FiveTuple),
-    /// Answer every new Allocate with 300 and the first of these servers that has the client's address family;
-    /// none of them: take new allocations again.
-    Redirect(Vec<SocketAddr>),
-    /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
-    /// [`Config::key_limits`]. An allocation beyond a lowered limit stays.
-    KeyLimits {
-        /// Whose.
-        key: TurnKeyId,
-        /// Which.
-        limits: Option<KeyLimits>,
-    },
-}
-
-/// A command was not carried out in full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// A denial cannot be remembered; its live allocations are ended all the same.
-    #[error("a denial is lost")]
-    Denial(#[from] DenySetFull),
-    /// Too many TURN keys have limits of their own; this one has those of all.
-    #[error("the limits of a TURN key are lost: {MAX_LIMITED_KEYS} keys have some of their own")]
-    KeyLimits,
-}
-
-/// What all servers of a process have in common.
-#[derive(Debug, Clone)]
-pub struct Shared {
-    /// Opens usernames.
-    pub keyring: Arc<Keyring>,
-    /// Makes and checks nonces.
-    pub nonces: NonceKey,
-    /// The relay ports.
-    pub ports: Arc<RelayPorts>,
-    /// The ports kept for a second Allocate.
-    pub reservations: Arc<Reservations>,
-    /// How many allocations each key and credential have.
-    pub quotas: Arc<Quotas>,
-    strangers: Arc<Strangers>,
-    /// Those who signed, but not with a nonce of theirs.
-    signers: Arc<Strangers>,
-}
-
-impl Shared {
-    /// What servers with these ports share.
-    pub fn new(keyring: Arc<Keyring>, nonces: NonceKey, ports: RelayPorts) -> Self {
-        let (reservations, quotas) = (Arc::default(), Arc::default());
-        let [strangers, signers] =
-            [&b"strangers"[..], b"signers"].map(|purpose| Arc::new(Strangers::new(nonces.derive(purpose))));
-        Self { keyring, nonces, ports: Arc::new(ports), reservations, quotas, strangers, signers }
-    }
-}
 
 /// A TURN server: see the crate's documentation for how it is driven. RFC 8656 §5.
 #[derive(Debug)]
@@ -162,8 +36,8 @@ pub struct Server {
     pub(crate) allocations: Allocations,
     pub(crate) own_relays: OwnRelays,
     pub(crate) connections: Connections,
-    /// The limits of keys that have some of their own; at most [`MAX_LIMITED_KEYS`].
-    key_limits: BTreeMap<TurnKeyId, KeyLimits>,
+    /// The limits of keys that have some of their own; at most 65,536.
+    pub(crate) key_limits: BTreeMap<TurnKeyId, KeyLimits>,
     pub(crate) shared_secrets: SharedSecrets,
     pub(crate) tickets: TicketKey,
     pub(crate) departed: Departed,
@@ -173,7 +47,7 @@ pub struct Server {
     /// Reservations made here, in the order in which they expire.
     pub(crate) reservations_due: VecDeque<Due>,
     /// Where new allocations are sent to instead.
-    alternates: Vec<SocketAddr>,
+    pub(crate) alternates: Vec<SocketAddr>,
     /// At most one entry for the end of each relay socket, and two for each connection, not taken yet.
     pub(crate) outputs: VecDeque<Output>,
 }
@@ -240,44 +114,6 @@ impl Server {
     ) -> Action {
         let peer = self.own_relays.public(peer);
         self.data(now, relay, peer, packet)
-    }
-
-    /// Carries out a command. Outputs may follow.
-    ///
-    /// # Errors
-    /// When there is no room to remember what was told.
-    pub fn command(&mut self, now: Time, command: Command) -> Result<(), CommandError> {
-        match command {
-            Command::Deny(denial) => {
-                if let Denial::Key { key, .. } = denial {
-                    self.shared_secrets.set(key, Arc::default());
-                }
-                while let Some(id) = self.allocations.denied_by(denial) {
-                    self.end(id, EndReason::Denied);
-                }
-                if let Denial::Key { key, .. } = denial {
-                    self.key_limits.remove(&key);
-                }
-                self.denials.insert(denial, now.unix_secs())?;
-            }
-            Command::Keyring(keyring) => self.shared.keyring = keyring,
-            Command::SharedSecrets { key, secrets } => {
-                self.shared_secrets.set(key, secrets);
-                for id in self.allocations.without_secret(key, &self.shared_secrets) {
-                    self.end(id, EndReason::Denied);
-                }
-            }
-            Command::Policy(policy) => {
-                self.config.policy = PeerPolicy::clone(&policy);
-                self.end_forbidden();
-            }
-            Command::Redirect(alternates) => self.alternates = alternates,
-            Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
-            Command::ClientGone(five_tuple) => {
-                self.client_gone(&five_tuple, self.config.worker);
-            }
-        }
-        Ok(())
     }
 
     /// Does what time has made due. Outputs may follow.
@@ -509,28 +345,6 @@ impl Server {
             return Err(Refusal::WrongCredentials);
         }
         Ok((id, allocation))
-    }
-
-    /// The limits that hold for an allocation of this key now.
-    pub(crate) fn limits_of(&self, key: TurnKeyId) -> AllocationLimits {
-        AllocationLimits::new(self.key_limits(key), &self.config.limits)
-    }
-
-    pub(crate) fn key_limits(&self, key: TurnKeyId) -> &KeyLimits {
-        self.key_limits.get(&key).unwrap_or(&self.config.key_limits)
-    }
-
-    fn limit_key(&mut self, key: TurnKeyId, limits: Option<KeyLimits>) -> Result<(), CommandError> {
-        match limits {
-            Some(_) if self.key_limits.len() >= MAX_LIMITED_KEYS && !self.key_limits.contains_key(&key) => {
-                return Err(CommandError::KeyLimits);
-            }
-            Some(limits) => drop(self.key_limits.insert(key, limits)),
-            None => drop(self.key_limits.remove(&key)),
-        }
-        let limits = limits.unwrap_or(self.config.key_limits);
-        self.allocations.of_turn_key(key, |allocation| allocation.limit(&limits));
-        Ok(())
     }
 
     pub(crate) fn end_expired(&mut self, now: Time) {

@@ -11,7 +11,8 @@ use crate::auth::{Authenticated, is_known};
 use crate::connection::{Connect, ConnectionId, PeerConnection, State};
 use crate::permission::{check_family, peer};
 use crate::reply::{Answer, Asked, Response};
-use crate::server::{DropReason, EndReason, Output, RelayId, Server};
+use crate::server::{DropReason, EndReason, Output, Server};
+use crate::sockets::RelayId;
 use crate::{Client, MAX_REPLY, Refusal, Reply, Time};
 
 /// How long a connection to a peer may take to be made.

@@ -1,0 +1,118 @@
+//! What is told to a server from outside its packets: denials, keys and secrets, policies, limits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use credentials::{Denial, DenySetFull, Keyring, SharedSecret, TurnKeyId};
+
+use crate::quota::AllocationLimits;
+use crate::server::{EndReason, Server};
+use crate::{FiveTuple, KeyLimits, PeerPolicy, Time};
+
+/// How many TURN keys may have limits of their own.
+const MAX_LIMITED_KEYS: usize = 65_536;
+
+/// What is told to a server from outside its packets.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Refuse this credential or key from now on, and end its allocations.
+    Deny(Denial),
+    /// Verify with this keyring from now on.
+    Keyring(Arc<Keyring>),
+    /// These are a TURN key's shared secrets from now on, all of them. Allocations made with one that is not among
+    /// them end.
+    SharedSecrets {
+        /// Which key's.
+        key: TurnKeyId,
+        /// None: the key's time-limited usernames are refused.
+        secrets: Arc<[SharedSecret]>,
+    },
+    /// Apply this policy to every permission, channel and Send from now on.
+    Policy(Arc<PeerPolicy>),
+    /// The client's connection is closed.
+    ClientGone(FiveTuple),
+    /// Answer every new Allocate with 300 and the first of these servers that has the client's address family;
+    /// none of them: take new allocations again.
+    Redirect(Vec<SocketAddr>),
+    /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
+    /// [`Config::key_limits`]. An allocation beyond a lowered limit stays.
+    KeyLimits {
+        /// Whose.
+        key: TurnKeyId,
+        /// Which.
+        limits: Option<KeyLimits>,
+    },
+}
+
+/// A command was not carried out in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// A denial cannot be remembered; its live allocations are ended all the same.
+    #[error("a denial is lost")]
+    Denial(#[from] DenySetFull),
+    /// Too many TURN keys have limits of their own; this one has those of all.
+    #[error("the limits of a TURN key are lost: {MAX_LIMITED_KEYS} keys have some of their own")]
+    KeyLimits,
+}
+
+impl Server {
+    /// Carries out a command. Outputs may follow.
+    ///
+    /// # Errors
+    /// When there is no room to remember what was told.
+    pub fn command(&mut self, now: Time, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Deny(denial) => {
+                if let Denial::Key { key, .. } = denial {
+                    self.shared_secrets.set(key, Arc::default());
+                }
+                while let Some(id) = self.allocations.denied_by(denial) {
+                    self.end(id, EndReason::Denied);
+                }
+                if let Denial::Key { key, .. } = denial {
+                    self.key_limits.remove(&key);
+                }
+                self.denials.insert(denial, now.unix_secs())?;
+            }
+            Command::Keyring(keyring) => self.shared.keyring = keyring,
+            Command::SharedSecrets { key, secrets } => {
+                self.shared_secrets.set(key, secrets);
+                for id in self.allocations.without_secret(key, &self.shared_secrets) {
+                    self.end(id, EndReason::Denied);
+                }
+            }
+            Command::Policy(policy) => {
+                self.config.policy = PeerPolicy::clone(&policy);
+                self.end_forbidden();
+            }
+            Command::Redirect(alternates) => self.alternates = alternates,
+            Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
+            Command::ClientGone(five_tuple) => {
+                self.client_gone(&five_tuple, self.config.worker);
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits that hold for an allocation of this key now.
+    pub(crate) fn limits_of(&self, key: TurnKeyId) -> AllocationLimits {
+        AllocationLimits::new(self.key_limits(key), &self.config.limits)
+    }
+
+    pub(crate) fn key_limits(&self, key: TurnKeyId) -> &KeyLimits {
+        self.key_limits.get(&key).unwrap_or(&self.config.key_limits)
+    }
+
+    fn limit_key(&mut self, key: TurnKeyId, limits: Option<KeyLimits>) -> Result<(), CommandError> {
+        match limits {
+            Some(_) if self.key_limits.len() >= MAX_LIMITED_KEYS && !self.key_limits.contains_key(&key) => {
+                return Err(CommandError::KeyLimits);
+            }
+            Some(limits) => drop(self.key_limits.insert(key, limits)),
+            None => drop(self.key_limits.remove(&key)),
+        }
+        let limits = limits.unwrap_or(self.config.key_limits);
+        self.allocations.of_turn_key(key, |allocation| allocation.limit(&limits));
+        Ok(())
+    }
+}
