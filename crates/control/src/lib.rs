@@ -17,6 +17,6 @@ mod try_page;
 
 pub use control::{Config, Control, Dev};
 pub use feed::{Feed, KeySettings, News};
-pub use ice::{IceTransport, IceUrls};
+pub use ice::{IceTransport, IceUrlError, IceUrls};
 pub use rate::Rate;
 pub use serve::ServeError;

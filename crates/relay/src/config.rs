@@ -28,7 +28,8 @@ pub struct Config {
     pub stream_limits: StreamLimits,
 }
 
-/// An address that clients send to, written `udp://IP:PORT` or `tcp://IP:PORT`.
+/// An address that clients send to, written `udp://IP:PORT`; likewise `tcp`, `tls` and `dtls`. Two that differ only in
+/// whether they are secured share one socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
     /// How.
@@ -53,21 +54,24 @@ pub struct Alternate {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListenerError {
     /// No scheme, or one that is unknown.
-    #[error("{0:?} does not begin with udp:// or tcp://")]
+    #[error("{0:?} does not begin with udp://, tcp://, tls:// or dtls://")]
     Scheme(String),
     /// What follows is no address.
     #[error("{0:?}: behind the scheme comes IP:PORT, such as udp://0.0.0.0:3478 or tcp://[::]:3478")]
     Address(String),
 }
 
+const SCHEMES: [(&str, Transport); 4] =
+    [("udp", Transport::Udp), ("tcp", Transport::Tcp), ("tls", Transport::Tls), ("dtls", Transport::Dtls)];
+
 impl FromStr for Listener {
     type Err = ListenerError;
 
     fn from_str(text: &str) -> Result<Self, ListenerError> {
-        let schemes = [("udp://", Transport::Udp), ("tcp://", Transport::Tcp)];
-        let found =
-            schemes.iter().find_map(|(scheme, transport)| Some((text.strip_prefix(scheme)?, *transport)));
-        let (address, transport) = found.ok_or_else(|| ListenerError::Scheme(text.to_owned()))?;
+        let transport = |scheme: &str| SCHEMES.iter().find(|(name, _)| *name == scheme).map(|(_, it)| *it);
+        let found = text.split_once(':').and_then(|(scheme, rest)| Some((transport(scheme)?, rest)));
+        let (transport, rest) = found.ok_or_else(|| ListenerError::Scheme(text.to_owned()))?;
+        let address = rest.strip_prefix("//").unwrap_or(rest);
         let address = address.parse().map_err(|_| ListenerError::Address(text.to_owned()))?;
         Ok(Self { transport, address })
     }
@@ -75,11 +79,26 @@ impl FromStr for Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-        };
-        write!(f, "{scheme}://{}", self.address)
+        let named = SCHEMES.iter().find(|(_, transport)| *transport == self.transport);
+        write!(f, "{}://{}", named.map_or("", |(scheme, _)| scheme), self.address)
+    }
+}
+
+/// What a socket takes: messages as they are, or within TLS or DTLS, or both, told apart by their first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Takes {
+    pub(crate) plain: bool,
+    pub(crate) secured: bool,
+}
+
+impl Takes {
+    /// What one listener asks for.
+    pub(crate) fn of(transport: Transport) -> Self {
+        Self { plain: !transport.is_secured(), secured: transport.is_secured() }
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self { plain: self.plain || other.plain, secured: self.secured || other.secured }
     }
 }
 
@@ -139,13 +158,22 @@ mod tests {
 
     #[test]
     fn listeners_are_read_and_wrong_ones_explained() {
-        for good in ["udp://0.0.0.0:3478", "tcp://[::]:3478", "tcp://127.0.0.1:0"] {
-            assert_eq!(good.parse::<Listener>().unwrap().to_string(), good);
+        for good in [
+            "udp://0.0.0.0:3478",
+            "tcp://[::]:3478",
+            "tcp://127.0.0.1:0",
+            "tls://[::1]:443",
+            "dtls://1.2.3.4:5",
+        ] {
+            let read: Listener = good.parse().unwrap();
+            assert_eq!(read.to_string(), good);
+            assert_eq!(good.replace("//", "").parse(), Ok(read));
         }
         for (bad, hint) in [
-            ("", "udp:// or tcp://"),
-            ("0.0.0.0:3478", "udp:// or tcp://"),
-            ("http://0.0.0.0:3478", "udp:// or tcp://"),
+            ("", "udp://, tcp://"),
+            ("0.0.0.0:3478", "udp://, tcp://"),
+            ("http://0.0.0.0:3478", "udp://, tcp://"),
+            ("tlsv://0.0.0.0:3478", "udp://, tcp://"),
             ("udp://0.0.0.0", "IP:PORT"),
             ("udp://localhost:3478", "IP:PORT"),
             ("tcp://0.0.0.0:70000", "IP:PORT"),

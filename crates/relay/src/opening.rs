@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{Discovery, Source, Transport};
 
-use crate::config::{Alternate, BindError, Listener};
+use crate::config::{Alternate, BindError, Listener, Takes};
+use crate::stream::StreamListener;
 use crate::worker::Sockets;
 use crate::{sys, udp};
 
@@ -19,7 +20,7 @@ const TCP_BACKLOG: i32 = 1_024;
 pub(crate) struct Opening {
     /// One set of sockets for each worker.
     pub(crate) workers: Vec<Sockets>,
-    /// The UDP listeners, in each worker's order.
+    /// The UDP sockets, in each worker's order.
     pub(crate) udp: Vec<SocketAddr>,
 }
 
@@ -27,6 +28,9 @@ impl Opening {
     /// Opens a listener for every worker; the listener with the port that was really opened.
     pub(crate) fn open(&mut self, wanted: Listener) -> Result<Listener, BindError> {
         let failed = |source| BindError { listener: wanted, source };
+        if self.share(wanted) {
+            return Ok(wanted);
+        }
         // Without SO_REUSEPORT first: with it, another Turnery on this port would go unnoticed.
         let probe = open(wanted, false).map_err(failed)?;
         let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(wanted.address);
@@ -34,18 +38,40 @@ impl Opening {
         let listener = Listener { address, ..wanted };
         for worker in &mut self.workers {
             let socket = open(listener, true).map_err(failed)?;
-            match listener.transport {
-                Transport::Udp => worker.udp.push(udp::UdpListener::new(socket, listener).map_err(failed)?),
-                Transport::Tcp => {
-                    socket.listen(TCP_BACKLOG).map_err(failed)?;
-                    worker.tcp.push((socket.into(), listener));
-                }
+            let takes = Takes::of(listener.transport);
+            if listener.transport.is_datagram() {
+                worker.udp.push(udp::UdpListener::new(socket, address, takes).map_err(failed)?);
+            } else {
+                socket.listen(TCP_BACKLOG).map_err(failed)?;
+                worker.tcp.push(StreamListener { socket: socket.into(), address, takes });
             }
         }
-        if listener.transport == Transport::Udp {
+        if listener.transport.is_datagram() {
             self.udp.push(address);
         }
         Ok(listener)
+    }
+
+    /// Lets the socket that is open at this address take what this listener wants, too; whether there is one.
+    fn share(&mut self, wanted: Listener) -> bool {
+        let takes = Takes::of(wanted.transport);
+        let mut found = false;
+        for worker in &mut self.workers {
+            let there = if wanted.transport.is_datagram() {
+                let at = worker.udp.iter_mut().find(|it| it.address == wanted.address);
+                at.map(|listener| &mut listener.takes)
+            } else {
+                let at = worker.tcp.iter_mut().find(|it| it.address == wanted.address);
+                at.map(|listener| &mut listener.takes)
+            };
+            // The same listener twice is a mistake, which the system tells.
+            let there = there.filter(|there| there.or(takes) != **there);
+            if let Some(there) = there {
+                *there = there.or(takes);
+                found = true;
+            }
+        }
+        found
     }
 
     /// Opens what is missing of the four addresses of NAT behaviour discovery.
@@ -56,7 +82,7 @@ impl Opening {
             address.ip() == primary.local
                 || (address.ip().is_unspecified() && address.is_ipv4() == primary.local.is_ipv4())
         };
-        let Some(first) = self.udp.iter().find(covers).copied() else {
+        let Some(first) = self.plain().find(|address| covers(&address)) else {
             let listener = udp_at(primary.local, 0);
             let source = io::Error::new(io::ErrorKind::NotFound, "there is no UDP listener there");
             return Err(BindError { listener, source });
@@ -79,9 +105,15 @@ impl Opening {
         Ok(Discovery { sources })
     }
 
+    /// The UDP sockets that take messages outside of DTLS.
+    fn plain(&self) -> impl Iterator<Item = SocketAddr> {
+        let sockets = self.workers.first().map_or(&[][..], |worker| &worker.udp);
+        sockets.iter().filter(|listener| listener.takes.plain).map(|listener| listener.address)
+    }
+
     /// The number of the UDP listener on exactly this address, which is opened if there is none.
     fn index(&mut self, address: SocketAddr) -> Result<u32, BindError> {
-        if !self.udp.contains(&address) {
+        if !self.plain().any(|plain| plain == address) {
             self.open(udp_at(address.ip(), address.port()))?;
         }
         let index = self.udp.iter().position(|open| *open == address);
@@ -94,9 +126,10 @@ fn udp_at(ip: IpAddr, port: u16) -> Listener {
 }
 
 fn open(listener: Listener, reuse_port: bool) -> io::Result<Socket> {
-    let (kind, protocol) = match listener.transport {
-        Transport::Udp => (Type::DGRAM, Protocol::UDP),
-        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+    let (kind, protocol) = if listener.transport.is_datagram() {
+        (Type::DGRAM, Protocol::UDP)
+    } else {
+        (Type::STREAM, Protocol::TCP)
     };
     let domain = Domain::for_address(listener.address);
     let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
@@ -104,11 +137,11 @@ fn open(listener: Listener, reuse_port: bool) -> io::Result<Socket> {
         // An IPv6 listener is an IPv6 listener: the IPv4 one has its own socket.
         socket.set_only_v6(true)?;
     }
-    if listener.transport == Transport::Tcp {
+    if listener.transport.is_stream() {
         socket.set_reuse_address(true)?;
     }
     socket.set_reuse_port(reuse_port)?;
-    if listener.transport == Transport::Udp {
+    if listener.transport.is_datagram() {
         sys::set_receive_buffer(&socket, LISTENER_BUFFER_BYTES);
     }
     socket.bind(&SockAddr::from(listener.address))?;

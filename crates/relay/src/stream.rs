@@ -8,10 +8,11 @@ use slab::Slab;
 use stun::proxy_protocol::{self, BadHeader, Front};
 use turn::{Cidr, Client, FiveTuple, Transport, WorkerId};
 
+use crate::StreamLimits;
+use crate::config::Takes;
 use crate::connection::Connection;
 use crate::sys::{Epoll, Interest};
 use crate::worker::Token;
-use crate::{Listener, StreamLimits};
 
 /// How often a connection's deadlines are looked at, in milliseconds: how late one may be noticed.
 const CHECK_MS: u64 = 2_500;
@@ -20,6 +21,14 @@ const ACCEPTS_PER_ROUND: usize = 64;
 
 /// How many bits of a stream client's handle name its connection; those above name the worker that accepted it.
 const CONNECTION_BITS: u32 = 20;
+
+/// A socket at which stream clients come in.
+#[derive(Debug)]
+pub(crate) struct StreamListener {
+    pub(crate) socket: TcpListener,
+    pub(crate) address: SocketAddr,
+    pub(crate) takes: Takes,
+}
 
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -106,17 +115,12 @@ impl Connections {
     }
 
     /// Accepts what waits on a listener.
-    pub(crate) fn accept(
-        &mut self,
-        listener: &(TcpListener, Listener),
-        epoll: &Epoll,
-        now_ms: u64,
-    ) -> Accepted {
+    pub(crate) fn accept(&mut self, listener: &StreamListener, epoll: &Epoll, now_ms: u64) -> Accepted {
         let mut accepted = Accepted::default();
         for _ in 0..ACCEPTS_PER_ROUND {
-            match listener.0.accept() {
+            match listener.socket.accept() {
                 Ok((stream, from)) => {
-                    let admitted = self.admit(stream, from, listener.1, epoll, now_ms).unwrap_or(false);
+                    let admitted = self.admit(stream, from, listener, epoll, now_ms).unwrap_or(false);
                     accepted.refused += usize::from(!admitted);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -137,7 +141,7 @@ impl Connections {
         &mut self,
         stream: TcpStream,
         from: SocketAddr,
-        listener: Listener,
+        listener: &StreamListener,
         epoll: &Epoll,
         now_ms: u64,
     ) -> io::Result<bool> {
@@ -150,6 +154,7 @@ impl Connections {
         stream.set_nodelay(true)?;
         let server =
             if listener.address.ip().is_unspecified() { stream.local_addr()? } else { listener.address };
+        // Until its first byte says otherwise.
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
         Ok(self.insert(stream, five_tuple, is_proxy, epoll, now_ms)?.is_some())
     }
@@ -328,7 +333,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = (listener, Listener { transport: Transport::Tcp, address });
+        let takes = Takes::of(Transport::Tcp);
+        let listener = StreamListener { socket: listener, address, takes };
         let epoll = Epoll::new().unwrap();
         let mut connections = Connections::new(WorkerId(3), StreamLimits::default(), vec![]);
         let mut now_ms = 0;

@@ -8,26 +8,28 @@ use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets, ReservedSocket};
 
+use crate::config::Takes;
+use crate::splice;
 use crate::sys::{Epoll, Interest, keep_errors, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
-use crate::{Listener, splice};
 
 #[derive(Debug)]
 pub(crate) struct UdpListener {
     socket: Socket,
     pub(crate) address: SocketAddr,
+    pub(crate) takes: Takes,
     /// Bound to a wildcard address: replies must name the address they come from.
     pub(crate) is_wildcard: bool,
 }
 
 impl UdpListener {
-    pub(crate) fn new(socket: Socket, listener: Listener) -> io::Result<Self> {
-        let is_wildcard = listener.address.ip().is_unspecified();
+    pub(crate) fn new(socket: Socket, address: SocketAddr, takes: Takes) -> io::Result<Self> {
+        let is_wildcard = address.ip().is_unspecified();
         if is_wildcard {
-            receive_destination(&socket, listener.address.is_ipv4())?;
+            receive_destination(&socket, address.is_ipv4())?;
         }
         receive_coalesced(&socket);
-        Ok(Self { socket, address: listener.address, is_wildcard })
+        Ok(Self { socket, address, takes, is_wildcard })
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

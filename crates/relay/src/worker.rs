@@ -6,7 +6,7 @@ mod tcp;
 mod token;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,13 +17,12 @@ use turn::{
     WorkerId,
 };
 
-use crate::Listener;
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::mailbox::{Colleagues, Inbox, Letter};
 use crate::splice::{Side, Splices};
-use crate::stream::Connections;
+use crate::stream::{Connections, StreamListener};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
 
@@ -46,7 +45,7 @@ const ERRORS_PER_ROUND: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) udp: Vec<UdpListener>,
-    pub(crate) tcp: Vec<(TcpListener, Listener)>,
+    pub(crate) tcp: Vec<StreamListener>,
 }
 
 #[derive(Debug)]
@@ -128,8 +127,8 @@ impl Worker {
         for (listener, index) in self.sockets.udp.iter().zip(0..) {
             self.epoll.add(listener, Token::Udp(index).pack(), Interest::Read)?;
         }
-        for ((listener, _), index) in self.sockets.tcp.iter().zip(0..) {
-            self.epoll.add(listener, Token::Tcp(index).pack(), Interest::Read)?;
+        for (listener, index) in self.sockets.tcp.iter().zip(0..) {
+            self.epoll.add(&listener.socket, Token::Tcp(index).pack(), Interest::Read)?;
         }
         Ok(())
     }
@@ -142,8 +141,8 @@ impl Worker {
             self.paused.remove(0);
             match token {
                 Token::Tcp(index) => {
-                    if let Some((listener, _)) = self.sockets.tcp.get(index as usize) {
-                        self.epoll.add(listener, token.pack(), Interest::Read)?;
+                    if let Some(listener) = self.sockets.tcp.get(index as usize) {
+                        self.epoll.add(&listener.socket, token.pack(), Interest::Read)?;
                     }
                 }
                 Token::RelayListener(relay) => {
@@ -181,7 +180,7 @@ impl Worker {
                     let accepted = self.connections.accept(listener, &self.epoll, now.monotonic_ms);
                     self.counters.connections_refused.add(accepted.refused as u64);
                     self.counters.connections.set(self.connections.len() as u64);
-                    if accepted.is_starved && self.epoll.remove(&listener.0).is_ok() {
+                    if accepted.is_starved && self.epoll.remove(&listener.socket).is_ok() {
                         self.paused.push((now.monotonic_ms + ACCEPT_PAUSE_MS, Token::Tcp(index)));
                     }
                 }
@@ -375,7 +374,9 @@ impl Worker {
                 let source = listener.is_wildcard.then(|| client.five_tuple.server.ip());
                 self.batch.send(listener.raw_fd(), range, client.five_tuple.client, source);
             }
-            Transport::Tcp => {
+            // There are no such clients yet.
+            Transport::Dtls => {}
+            Transport::Tcp | Transport::Tls => {
                 if self.connections.of_client(client).is_none() {
                     let home = Connections::home_of(client);
                     return self.send_to_foreign_client(home, client, self.batch.bytes(range));

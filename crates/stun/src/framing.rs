@@ -50,10 +50,39 @@ pub fn next(bytes: &[u8]) -> Result<Frame, NotAFrame> {
             // RFC 8656 §12.5: over TCP and TLS ChannelData is padded to a multiple of four, not counted in its length.
             Ok(of_length(padded(channel_data::HEADER_LEN + usize::from(u16::from_be_bytes([l0, l1])))))
         }
-        (Kind::Unknown, [_, ..]) => Err(NotAFrame),
+        (Kind::Tls | Kind::Unknown, [_, ..]) => Err(NotAFrame),
         _ => Ok(Frame::Incomplete { needed: 4 }),
     }
 }
+
+/// What a stream carries, told by its first byte, behind a proxy's header if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Nothing has come yet.
+    Nothing,
+    /// A TLS handshake; frames will be within.
+    Tls,
+    /// Frames as they are.
+    Frames,
+    /// What can become neither.
+    Neither,
+}
+
+impl Opening {
+    /// Tells by the first byte only; nothing is validated. RFC 7983 §7, RFC 8446 §5.1.
+    pub fn of(bytes: &[u8]) -> Self {
+        match (Kind::of(bytes), bytes.first()) {
+            (_, None) => Self::Nothing,
+            (Kind::Stun | Kind::ChannelData, _) => Self::Frames,
+            // A client begins with a record of type handshake, and with no other.
+            (Kind::Tls, Some(&HANDSHAKE)) => Self::Tls,
+            (Kind::Tls | Kind::Unknown, _) => Self::Neither,
+        }
+    }
+}
+
+/// The type of TLS records that hold handshake messages. RFC 8446 §5.1.
+const HANDSHAKE: u8 = 22;
 
 #[cfg(test)]
 mod tests {
@@ -73,6 +102,24 @@ mod tests {
         assert_eq!(next(&[0, 1, 0, 8]), Ok(Frame::Incomplete { needed: 28 }));
         assert_eq!(next(&[0x40, 0, 0, 5]), Ok(Frame::Incomplete { needed: 12 }));
         assert_eq!(next(&[0x4F, 0xFF, 0xFF, 0xFF]), Ok(Frame::Incomplete { needed: 65_540 }));
+    }
+
+    #[test]
+    fn the_first_byte_tells_what_a_stream_carries() {
+        assert_eq!(Opening::of(&[]), Opening::Nothing);
+        for first in 0..=u8::MAX {
+            let expected = match first {
+                0..=3 | 64..=127 => Opening::Frames,
+                22 => Opening::Tls,
+                _ => Opening::Neither,
+            };
+            assert_eq!(Opening::of(&[first]), expected, "{first}");
+            assert_eq!(Opening::of(&[first, 22, 0, 64]), expected, "{first}: one byte is enough");
+        }
+        for (first, kind) in [(19, Kind::Unknown), (20, Kind::Tls), (63, Kind::Tls), (64, Kind::ChannelData)]
+        {
+            assert_eq!(Kind::of(&[first]), kind, "{first}");
+        }
     }
 
     fn frame() -> impl Strategy<Value = Vec<u8>> {

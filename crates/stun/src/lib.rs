@@ -33,7 +33,9 @@ pub enum Kind {
     Stun,
     /// `ChannelData`: first byte 64 to 79, or to 127 as RFC 5766 had it.
     ChannelData,
-    /// Neither.
+    /// A record of TLS or DTLS: first byte 20 to 63. RFC 7983 §7.
+    Tls,
+    /// None of these.
     Unknown,
 }
 
@@ -46,6 +48,8 @@ impl Kind {
             // RFC 8656 §12: channel numbers are 0x4000 to 0x4FFF, so the first byte is 64 to 79; RFC 5766 §11 went up
             // to 0x7FFF.
             Some(0x40..=0x7F) => Self::ChannelData,
+            // RFC 7983 §7: a first byte of 20 to 63 is DTLS.
+            Some(20..=63) => Self::Tls,
             _ => Self::Unknown,
         }
     }

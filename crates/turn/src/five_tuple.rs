@@ -7,14 +7,31 @@ pub enum Transport {
     Udp,
     /// A stream of frames.
     Tcp,
+    /// A stream of frames within TLS.
+    Tls,
+    /// Datagrams within DTLS. RFC 7350.
+    Dtls,
 }
 
 impl Transport {
     /// Whether messages follow each other on a stream, where ChannelData is padded. RFC 8656 §12.5.
     pub fn is_stream(self) -> bool {
         match self {
-            Self::Udp => false,
-            Self::Tcp => true,
+            Self::Udp | Self::Dtls => false,
+            Self::Tcp | Self::Tls => true,
+        }
+    }
+
+    /// Whether every message is a datagram of its own.
+    pub fn is_datagram(self) -> bool {
+        !self.is_stream()
+    }
+
+    /// Whether TLS or DTLS is below the messages. RFC 8656 §3.1.
+    pub fn is_secured(self) -> bool {
+        match self {
+            Self::Udp | Self::Tcp => false,
+            Self::Tls | Self::Dtls => true,
         }
     }
 }

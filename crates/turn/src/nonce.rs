@@ -90,6 +90,8 @@ impl NonceKey {
         mac.update(&[match client.transport {
             Transport::Udp => 0,
             Transport::Tcp => 1,
+            Transport::Tls => 2,
+            Transport::Dtls => 3,
         }]);
         match client.client.ip() {
             IpAddr::V4(ip) => mac.update(&ip.to_ipv6_mapped().octets()),

@@ -100,7 +100,7 @@ impl Server {
         match Kind::of(packet.bytes()) {
             Kind::ChannelData => self.channel_data(now, client, packet),
             Kind::Stun => self.message(now, client, packet, sockets).unwrap_or_else(Action::Drop),
-            Kind::Unknown => Action::Drop(DropReason::NotStun),
+            Kind::Tls | Kind::Unknown => Action::Drop(DropReason::NotStun),
         }
     }
 

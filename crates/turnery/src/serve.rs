@@ -385,9 +385,14 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
 }
 
 fn ice_urls(settings: &Settings, bound: &Bound) -> IceUrls {
+    if let Some(chosen) = &settings.ice {
+        return chosen.clone();
+    }
     let transport = |listener: &Listener| match listener.transport {
         Transport::Udp => IceTransport::Udp,
         Transport::Tcp => IceTransport::Tcp,
+        Transport::Tls => IceTransport::Tls,
+        Transport::Dtls => IceTransport::Dtls,
     };
     let open: Vec<_> = bound.listeners().iter().map(|it| (transport(it), it.address.port())).collect();
     IceUrls::new(&settings.public_host, &open)

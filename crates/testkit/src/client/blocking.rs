@@ -83,6 +83,7 @@ impl Socket {
                 SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
                 Self::Udp(socket)
             }
+            Transport::Tls | Transport::Dtls => return Err(io::Error::from(ErrorKind::Unsupported).into()),
             Transport::Tcp => {
                 let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
                 stream.set_nodelay(true)?;

@@ -383,7 +383,7 @@ impl Client {
                     _ => {}
                 }
             }
-            Kind::Unknown => {}
+            Kind::Tls | Kind::Unknown => {}
         }
     }
 

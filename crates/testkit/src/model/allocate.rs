@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use stun::{AttributeType as A, Message};
-use turn::{Client, RelayAddress, Time, Transport};
+use turn::{Client, RelayAddress, Time};
 
 use super::expected::{Expected, NewAllocation};
 use super::requests::{Faults, family_of, four, granted, lifetime};
@@ -48,7 +48,7 @@ impl Model {
             return Err(BTreeSet::from([437]));
         }
         let mut faults = Faults::default();
-        let stream = client.five_tuple.transport == Transport::Tcp;
+        let stream = client.five_tuple.transport.is_stream();
         match faults.take(four(message, A::REQUESTED_TRANSPORT)) {
             Some(None) => faults.when(true, 400),
             Some(Some([17, ..])) | None => {}

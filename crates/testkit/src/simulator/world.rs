@@ -298,9 +298,10 @@ impl World {
         let Some(station) = self.stations.get_mut(index) else { return };
         let FiveTuple { transport, client, server } = station.id.five_tuple;
         while let Some(packet) = station.client.poll_transmit() {
-            match transport {
-                Transport::Udp => self.network.send(self.now_ms, client, server, &packet),
-                Transport::Tcp => self.network.write(self.now_ms, client, server, &packet),
+            if transport.is_datagram() {
+                self.network.send(self.now_ms, client, server, &packet);
+            } else {
+                self.network.write(self.now_ms, client, server, &packet);
             }
             if station.sent.len() == KEPT {
                 station.sent.remove(0);
@@ -314,9 +315,10 @@ impl World {
             Sent::Nothing => {}
             Sent::ToClient(to, bytes) => {
                 let FiveTuple { transport, client, server } = to.five_tuple;
-                match transport {
-                    Transport::Udp => self.network.send(self.now_ms, server, client, &bytes),
-                    Transport::Tcp => self.network.write(self.now_ms, server, client, &bytes),
+                if transport.is_datagram() {
+                    self.network.send(self.now_ms, server, client, &bytes);
+                } else {
+                    self.network.write(self.now_ms, server, client, &bytes);
                 }
             }
             Sent::ToPeer { from, peer, bytes } => {

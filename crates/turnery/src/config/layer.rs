@@ -23,13 +23,18 @@ pub(crate) struct Layer {
     /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) api_listen: Option<String>,
-    /// Where TURN clients come in, repeatable: udp://IP:PORT or tcp://IP:PORT; port 0 takes any free one [default:
-    /// udp and tcp on 0.0.0.0:3478, with --dev on 127.0.0.1:3478]
+    /// Where TURN clients come in, repeatable: udp://IP:PORT, or tcp, tls or dtls instead of udp; tls beside tcp, and
+    /// dtls beside udp, may be at the same address; port 0 takes any free one [default: udp and tcp on 0.0.0.0:3478,
+    /// with --dev on 127.0.0.1:3478]
     #[arg(long, value_name = "URL")]
     pub(crate) turn_listen: Option<Vec<String>>,
     /// The host name or address in the URLs handed out: what clients connect to [default: the first relay address]
     #[arg(long, value_name = "NAME")]
     pub(crate) public_host: Option<String>,
+    /// What clients are handed instead of URLs of --public-host and the listeners, repeatable and in this order: such
+    /// as stun:HOST:PORT, turn:HOST:PORT?transport=udp or turns:HOST:PORT?transport=tcp
+    #[arg(long, value_name = "URL")]
+    pub(crate) ice_url: Option<Vec<String>>,
     /// The address that peers see and, behind a one-to-one NAT, after a slash the one to bind; at most one for IPv4
     /// and one for IPv6 [default: the machine's own, with --dev loopback]
     #[arg(long, value_name = "PUBLIC[/LOCAL]")]
@@ -199,6 +204,7 @@ impl Layer {
             api_listen: text("api_listen")?,
             turn_listen: list("turn_listen")?,
             public_host: text("public_host")?,
+            ice_url: list("ice_url")?,
             relay_address: list("relay_address")?,
             relay_ports: text("relay_ports")?,
             alternate_address: list("alternate_address")?,

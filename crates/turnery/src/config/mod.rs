@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use control::IceUrls;
 use control::store::{AccountId, TokenText};
 use credentials::MAX_USERNAME_LIFETIME_SECS;
 use relay::{Alternate, Listener};
@@ -71,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) turn_listen: Vec<Listener>,
     /// The host in the URLs handed out.
     pub(crate) public_host: String,
+    /// The URLs handed out, where they are chosen.
+    pub(crate) ice: Option<IceUrls>,
     /// At least one, at most one of each family.
     pub(crate) relay_addresses: Vec<RelayAddress>,
     /// The ports of relayed addresses.
@@ -147,6 +150,7 @@ impl Settings {
             alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
             turn_listen,
             public_host: public_host(&layers, dev, &relay_addresses)?,
+            ice: ice_urls(&layers)?,
             relay_ports: match layers.first("relay_ports", |layer| &layer.relay_ports) {
                 Some(given) => given.read(|text| text.parse().with_context(|| format!("{text:?}")))?,
                 None => PortRange::default(),
@@ -260,6 +264,11 @@ fn public_host(layers: &Layers, dev: bool, relay_addresses: &[RelayAddress]) -> 
     }
     let own = relay_addresses.first().filter(|_| !dev).map(|address| address.public.to_string());
     Ok(own.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string()))
+}
+
+fn ice_urls(layers: &Layers) -> Result<Option<IceUrls>> {
+    let Some(given) = layers.first("ice_url", |layer| &layer.ice_url) else { return Ok(None) };
+    given.read(|urls| Ok(IceUrls::chosen(urls)?)).map(Some)
 }
 
 fn relay_addresses(layers: &Layers, dev: bool, warnings: &mut Vec<String>) -> Result<Vec<RelayAddress>> {

@@ -189,6 +189,8 @@ fn parse_ready(ready: &str) -> (String, Vec<(Transport, SocketAddr)>) {
         let transport = match scheme {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
+            "tls" => Transport::Tls,
+            "dtls" => Transport::Dtls,
             _ => panic!("{listener}"),
         };
         (transport, address.parse().unwrap())

@@ -9,7 +9,7 @@ use stun::{
     AttributeType, ChannelNumber, Class, Integrity, IntegrityAlgorithm, Kind, LongTermKey, Message, Method,
     PasswordAlgorithm, address, channel_data,
 };
-use turn::{Client, ConnectionId, FiveTuple, RelayId, Reply, Time, Transport};
+use turn::{Client, ConnectionId, FiveTuple, RelayId, Reply, Time};
 
 use super::world::{Account, LISTENERS, REALM, address as socket_address};
 
@@ -205,7 +205,7 @@ impl Observer {
             assert_eq!(held.channel(number, now), Some(peer));
             let (sent, padding) = sent.get(4..).unwrap_or_default().split_at(length);
             assert_eq!(sent, data);
-            let is_stream = client.five_tuple.transport == Transport::Tcp;
+            let is_stream = client.five_tuple.transport.is_stream();
             assert!(padding.iter().all(|byte| *byte == 0));
             assert_eq!(padding.len(), if is_stream { channel_data::stream_padding(length) } else { 0 });
             return;
@@ -253,7 +253,7 @@ impl Observer {
         let link = self.links.get_mut(&connection).expect("what is bound is there");
         assert!(link.waits, "nothing is bound twice, or before it is made");
         link.waits = false;
-        assert_eq!(client.five_tuple.transport, Transport::Tcp);
+        assert!(client.five_tuple.transport.is_stream());
         assert!(!self.held.values().any(|held| held.client == client.five_tuple), "a connection of its own");
     }
 
@@ -264,7 +264,7 @@ impl Observer {
         let id = message.attribute(AttributeType::CONNECTION_ID);
         let id = id.and_then(|value| <[u8; 4]>::try_from(value).ok());
         let id = id.map(|id| ConnectionId(u32::from_be_bytes(id)));
-        assert_eq!(client.five_tuple.transport, Transport::Tcp);
+        assert!(client.five_tuple.transport.is_stream());
         match reply {
             None => assert_eq!(message.class(), Class::Indication),
             Some(Reply::Success(method)) => {
