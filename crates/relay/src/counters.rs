@@ -47,6 +47,8 @@ counters! {
     drops,
     /// Datagrams of allocations that were dropped because they came faster than a limit allows; among the drops.
     rate_drops,
+    /// Times that one way of a data connection was not read for a while because a limit's rate was used up.
+    rate_holds,
     /// Requests without authentication that were dropped because their prefix had its answers; among the drops.
     stranger_drops,
     /// Datagrams sent to peers.

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod connection;
 mod counters;
+mod held;
 mod mailbox;
 mod opening;
 mod splice;

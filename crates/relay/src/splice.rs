@@ -1,5 +1,6 @@
 //! Connections with peers, and the pairs that they and clients' data connections are spliced to: bytes in on one side,
-//! the same bytes out on the other, never waiting, never more of them held than one read brings. RFC 6062 §4.5.
+//! the same bytes out on the other, never waiting, never more of them held than one read brings, and none read while a
+//! rate is used up. RFC 6062 §4.5.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
@@ -7,9 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use turn::{ConnectFailed, ConnectionId};
+use turn::{Allowance, ConnectFailed, ConnectionId, Direction};
 
 use crate::StreamLimits;
+use crate::held::{Held, Hold};
 use crate::sys::{Epoll, Event, Interest};
 use crate::worker::Token;
 
@@ -29,6 +31,7 @@ pub(crate) struct Splices {
     /// When to look at a pair's deadline; entries may outlive their pair.
     checks: BTreeSet<(u64, usize)>,
     closed: Vec<usize>,
+    held: Held,
     limits: StreamLimits,
 }
 
@@ -45,7 +48,7 @@ enum Stage {
     Connecting,
     /// Nobody looks at it: what the peer sends stays in the system's buffer, whose room is what the peer may send.
     Waiting,
-    Open(Pair),
+    Open(Box<Pair>),
     /// Until the end of the round: events of it may be on their way, and its number must not be another's by then.
     Closed,
 }
@@ -67,6 +70,8 @@ struct Pair {
 struct End {
     stream: TcpStream,
     token: Token,
+    /// What was read of it before it became a side: to be read first.
+    early: Vec<u8>,
     /// What epoll waits for; `None`: it does not look at it.
     watched: Option<Interest>,
     /// Both ways are closed, and epoll would say so for ever; what was received can still be read.
@@ -85,6 +90,12 @@ struct Flow {
     is_ended: bool,
     /// And all that was read is sent, and the other side told so.
     is_done: bool,
+    /// A rate is used up until this moment, in monotonic milliseconds.
+    used_up_until_ms: Option<u64>,
+    /// While it is.
+    hold: Option<Hold>,
+    /// See [`Hold`].
+    turn: Option<u64>,
 }
 
 /// How many bytes went which way.
@@ -117,7 +128,19 @@ fn is_transient(error: &io::Error) -> bool {
 
 impl End {
     fn new(stream: TcpStream, token: Token) -> Self {
-        Self { stream, token, watched: None, is_hung: false, is_dead: false }
+        Self { stream, token, early: Vec::new(), watched: None, is_hung: false, is_dead: false }
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if self.early.is_empty() {
+            return self.stream.read(room);
+        }
+        let count = room.len().min(self.early.len());
+        room.iter_mut().zip(self.early.drain(..count)).for_each(|(to, byte)| *to = byte);
+        if self.early.is_empty() {
+            self.early = Vec::new();
+        }
+        Ok(count)
     }
 
     /// Has epoll wait for this and nothing else.
@@ -178,10 +201,18 @@ impl Flow {
         flushed
     }
 
-    /// Moves what can be moved from one side to the other; how many bytes went out.
-    fn pump(&mut self, from: &mut End, to: &mut End, buffer: &mut [u8]) -> u64 {
+    /// Moves what can be moved from one side to the other; how many bytes went out. `pass` is told what is read, and
+    /// says how much may be read next.
+    fn pump(
+        &mut self,
+        from: &mut End,
+        to: &mut End,
+        buffer: &mut [u8],
+        mut pass: impl FnMut(usize) -> Allowance,
+    ) -> u64 {
         let mut moved = 0;
         let mut reads = 0;
+        let mut allowance = None;
         while !self.is_done {
             moved += self.flush(to);
             if to.is_dead {
@@ -189,17 +220,30 @@ impl Flow {
                 (self.is_ended, self.is_done) = (true, true);
             } else if self.is_waiting() {
                 break;
-            } else if self.is_ended || from.is_dead {
+            } else if self.is_ended || (from.is_dead && from.early.is_empty()) {
                 // The end is passed on behind all that came before it. It fails where the other side is gone.
                 let _ = to.stream.shutdown(Shutdown::Write);
                 (self.is_ended, self.is_done) = (true, true);
-            } else if reads >= READS_PER_ROUND && !from.is_hung {
+            } else if self.hold.is_some() {
+                break;
+            } else if let Allowance::Until(until_ms) = *allowance.get_or_insert_with(|| pass(0)) {
+                self.used_up_until_ms = Some(until_ms);
+                break;
+            } else if reads >= READS_PER_ROUND && !from.is_hung && from.early.is_empty() {
                 break;
             } else {
                 reads += 1;
-                match from.stream.read(buffer) {
+                let most = match allowance.take() {
+                    Some(Allowance::Bytes(most)) => most.clamp(1, buffer.len()),
+                    _ => break,
+                };
+                match from.read(buffer.get_mut(..most).unwrap_or_default()) {
                     Ok(0) => self.is_ended = true,
-                    Ok(count) => moved += self.write(buffer.get(..count).unwrap_or_default(), to),
+                    Ok(count) => {
+                        allowance = Some(pass(count));
+                        self.turn = None;
+                        moved += self.write(buffer.get(..count).unwrap_or_default(), to);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_transient(&error) && !from.is_hung => break,
                     Err(_) => from.is_dead = true,
@@ -210,9 +254,10 @@ impl Flow {
     }
 }
 
-/// What to wait for on a side: reading while nothing waits for the other side, writing while something waits for it.
+/// What to wait for on a side: reading while nothing waits for the other side and no rate is used up, writing while
+/// something waits for it.
 fn interest(inward: &Flow, outward: &Flow) -> Interest {
-    let reads = !inward.is_ended && !inward.is_waiting();
+    let reads = !inward.is_ended && !inward.is_waiting() && inward.hold.is_none();
     match (reads, outward.is_waiting()) {
         (true, true) => Interest::ReadWrite,
         (true, false) => Interest::Read,
@@ -223,7 +268,14 @@ fn interest(inward: &Flow, outward: &Flow) -> Interest {
 
 impl Splices {
     pub(crate) fn new(limits: StreamLimits) -> Self {
-        Self { slab: Slab::new(), by_id: HashMap::new(), checks: BTreeSet::new(), closed: Vec::new(), limits }
+        Self {
+            slab: Slab::new(),
+            by_id: HashMap::new(),
+            checks: BTreeSet::new(),
+            closed: Vec::new(),
+            held: Held::default(),
+            limits,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -289,15 +341,18 @@ impl Splices {
         // So far it is waited for as what it was before.
         epoll.modify(&client.stream, token.pack(), Interest::Nothing)?;
         client.watched = Some(Interest::Nothing);
-        let to_peer = Flow { waiting: data.to_vec(), ..Flow::default() };
+        client.early = data.to_vec();
         let to_client = Flow { waiting: unsent, ..Flow::default() };
         let check_ms = now_ms.saturating_add(self.limits.pair_idle_ms);
-        splice.stage = Stage::Open(Pair { client, to_peer, to_client, moved_ms: now_ms, check_ms });
+        let to_peer = Flow::default();
+        let pair = Pair { client, to_peer, to_client, moved_ms: now_ms, check_ms };
+        splice.stage = Stage::Open(Box::new(pair));
         self.checks.insert((check_ms, index));
         Ok(index)
     }
 
-    /// Does what an event, or the making of a pair, allows.
+    /// Does what an event, the making of a pair, or a rate that is regained allows. `pass` is told what is read, and
+    /// says how much may be read next.
     pub(crate) fn ready(
         &mut self,
         index: usize,
@@ -305,6 +360,7 @@ impl Splices {
         epoll: &Epoll,
         buffer: &mut [u8],
         now_ms: u64,
+        pass: &mut impl FnMut(ConnectionId, Direction, usize) -> Allowance,
     ) -> Progress {
         let nothing = Progress::Moved(Moved::default());
         let Some(Splice { id, peer, stage }) = self.slab.get_mut(index) else { return nothing };
@@ -327,7 +383,8 @@ impl Splices {
             pair.hang_up(peer, side);
         }
         let was_half_open = pair.is_half_open();
-        let moved = pair.pump(peer, buffer);
+        let moved = pair.pump(peer, buffer, &mut |direction, bytes| pass(id, direction, bytes));
+        pair.hold(index, now_ms, &mut self.held);
         let ends_now = pair.is_half_open() && !was_half_open;
         if moved != Moved::default() || ends_now {
             pair.moved_ms = now_ms;
@@ -348,6 +405,9 @@ impl Splices {
     pub(crate) fn close(&mut self, id: ConnectionId) {
         if let Some(index) = self.by_id.remove(&id) {
             if let Some(splice) = self.slab.get_mut(index) {
+                if let Stage::Open(pair) = &mut splice.stage {
+                    pair.let_go(index, &mut self.held);
+                }
                 splice.stage = Stage::Closed;
             }
             self.closed.push(index);
@@ -363,7 +423,40 @@ impl Splices {
 
     /// When a pair has to be looked at next.
     pub(crate) fn next_check(&self) -> Option<u64> {
-        self.checks.first().map(|(at, _)| *at)
+        let check = self.checks.first().map(|(at, _)| *at);
+        check.into_iter().chain(self.held.next_ms()).min()
+    }
+
+    /// A pair of which a rate is regained: [`Splices::ready`] without an event is next. Call until there is none.
+    pub(crate) fn resumed(&mut self, now_ms: u64) -> Option<usize> {
+        let (index, direction) = self.held.pop(now_ms)?;
+        if let Some(flow) = self.flow(index, direction) {
+            flow.hold = None;
+        }
+        Some(index)
+    }
+
+    /// Limits have changed: what is held is asked about again, in the same order.
+    pub(crate) fn reconsider(&mut self, now_ms: u64) {
+        for (index, direction) in self.held.pop_all() {
+            if let Some(turn) = self.flow(index, direction).and_then(|flow| flow.turn) {
+                let hold = self.held.insert((index, direction), (0, now_ms), Some(turn));
+                self.flow(index, direction).into_iter().for_each(|flow| flow.hold = Some(hold));
+            }
+        }
+    }
+
+    fn flow(&mut self, index: usize, direction: Direction) -> Option<&mut Flow> {
+        match (&mut self.slab.get_mut(index)?.stage, direction) {
+            (Stage::Open(pair), Direction::ToPeer) => Some(&mut pair.to_peer),
+            (Stage::Open(pair), Direction::ToClient) => Some(&mut pair.to_client),
+            _ => None,
+        }
+    }
+
+    /// How often a flow was held because a rate was used up.
+    pub(crate) fn hold_count(&self) -> u64 {
+        self.held.count()
     }
 
     /// A pair that has to be closed because a deadline has passed; call until there is none.
@@ -407,14 +500,43 @@ impl Pair {
     }
 
     /// Moves what can be moved, until neither side turns out to be dead.
-    fn pump(&mut self, peer: &mut End, buffer: &mut [u8]) -> Moved {
+    fn pump(
+        &mut self,
+        peer: &mut End,
+        buffer: &mut [u8],
+        pass: &mut impl FnMut(Direction, usize) -> Allowance,
+    ) -> Moved {
         let mut moved = Moved::default();
         loop {
             let before = (peer.is_dead, self.client.is_dead);
-            moved.to_peer += self.to_peer.pump(&mut self.client, peer, buffer);
-            moved.to_client += self.to_client.pump(peer, &mut self.client, buffer);
+            let Self { client, to_peer, to_client, .. } = self;
+            moved.to_peer += to_peer.pump(client, peer, buffer, |bytes| pass(Direction::ToPeer, bytes));
+            moved.to_client += to_client.pump(peer, client, buffer, |bytes| pass(Direction::ToClient, bytes));
             if before == (peer.is_dead, self.client.is_dead) {
                 return moved;
+            }
+        }
+    }
+
+    fn flows(&mut self) -> [(Direction, &mut Flow); 2] {
+        [(Direction::ToPeer, &mut self.to_peer), (Direction::ToClient, &mut self.to_client)]
+    }
+
+    /// Holds what has used up a rate.
+    fn hold(&mut self, index: usize, now_ms: u64, held: &mut Held) {
+        for (direction, flow) in self.flows() {
+            if let Some(until_ms) = flow.used_up_until_ms.take() {
+                let hold = held.insert((index, direction), (until_ms, now_ms), flow.turn);
+                (flow.hold, flow.turn) = (Some(hold), Some(hold.turn));
+            }
+        }
+    }
+
+    /// Holds nothing any more.
+    fn let_go(&mut self, index: usize, held: &mut Held) {
+        for (direction, flow) in self.flows() {
+            if let Some(hold) = flow.hold.take() {
+                held.remove((index, direction), hold);
             }
         }
     }
@@ -453,3 +575,6 @@ pub(crate) fn relay_socket(domain: Domain) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests;

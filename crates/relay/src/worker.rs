@@ -111,6 +111,7 @@ impl Worker {
             for event in &events {
                 self.ready(now, *event)?;
             }
+            self.resume_pairs(now);
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);

@@ -14,7 +14,7 @@ use crate::icmp::Told;
 use crate::mobility::Mobility;
 use crate::pace::Pace;
 use crate::port::RelayPort;
-use crate::quota::{Direction, KeyLimits, Meter, Quota};
+use crate::quota::{Allowance, Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
 use crate::shared_secrets::{SecretRef, SharedSecrets};
 use crate::ticket::{Identity, Ticket};
@@ -211,6 +211,15 @@ impl Allocation {
     #[inline]
     pub(crate) fn pass(&mut self, direction: Direction, now_ms: u64, bytes: usize) -> Result<(), DropReason> {
         self.meter.as_mut().map_or(Ok(()), |meter| meter.pass(direction, now_ms, bytes))
+    }
+
+    /// Counts what was read of a stream against its rates; how much may be read next.
+    pub(crate) fn stream(&mut self, direction: Direction, now_ms: u64, bytes: usize) -> Allowance {
+        let Some(meter) = &mut self.meter else { return Allowance::Bytes(usize::MAX) };
+        if bytes > 0 {
+            meter.charge(direction, now_ms, bytes);
+        }
+        meter.allowance(direction, now_ms)
     }
 
     /// Other limits from now on.

@@ -58,7 +58,7 @@ pub use outcome::{Action, DropReason, EndReason, Output};
 pub use packet::{HEADROOM, MAX_REPLY, NoRoom, Packet, TAILROOM};
 pub use policy::{Cidr, CidrError, Forbidden, PeerPolicy};
 pub use port::{PortRange, PortRangeError, RelayPort, RelayPorts};
-pub use quota::{KeyLimits, Quotas, Rate};
+pub use quota::{Allowance, Direction, KeyLimits, Quotas, Rate, STREAM_PACKET_BYTES};
 pub use reply::{Refusal, Reply};
 pub use reservation::{Reservations, ReservedSocket};
 pub use server::Server;

@@ -42,15 +42,45 @@ impl Pace {
     /// The bucket after this many units are taken from it, `None` when they are not in it. What is more than a full
     /// bucket is taken from a full one, which is then in debt.
     pub(crate) fn take(self, bucket: u64, now_ms: u64, units: u64) -> Option<u64> {
-        // Counted from a minute before the clock's zero: what is zero is full even then.
-        let now = now_ms.saturating_add(MAX_BURST_SECS * 1_000).saturating_mul(NANOS_PER_MS);
-        // Rounded up by less than a nanosecond.
-        let rate = NonZero::new(self.rate)?;
-        let cost = units.saturating_mul(NANOS_PER_SEC).div_ceil(rate.get());
-        let full_ns = self.burst_ns + self.rate.min(MAX_SLACK_NS);
-        let emptied = bucket.max(now.saturating_sub(full_ns));
-        let has_enough = emptied.saturating_add(cost.min(self.burst_ns)) <= now;
+        let cost = self.cost(units)?;
+        let emptied = self.emptied(bucket, now_ms);
+        let has_enough = emptied.saturating_add(cost.min(self.burst_ns)) <= nanos(now_ms);
         has_enough.then(|| emptied.saturating_add(cost))
+    }
+
+    /// How long it takes until so much has come in, rounded up by less than a nanosecond; `None`: for ever.
+    fn cost(self, units: u64) -> Option<u64> {
+        let rate = NonZero::new(self.rate)?;
+        Some(units.saturating_mul(NANOS_PER_SEC).div_ceil(rate.get()))
+    }
+
+    /// The bucket without what has overflowed by now.
+    fn emptied(self, bucket: u64, now_ms: u64) -> u64 {
+        let full_ns = self.burst_ns + self.rate.min(MAX_SLACK_NS);
+        bucket.max(nanos(now_ms).saturating_sub(full_ns))
+    }
+
+    /// The bucket after this many units are taken from it, whether or not they are in it: it may be in debt then.
+    pub(crate) fn charge(self, bucket: u64, now_ms: u64, units: u64) -> u64 {
+        // What costs for ever is held back before, and what was not is forgotten.
+        self.cost(units).map_or(bucket, |cost| self.emptied(bucket, now_ms).saturating_add(cost))
+    }
+
+    /// The same of a bucket that others take from, too.
+    pub(crate) fn charge_shared(self, bucket: &AtomicU64, now_ms: u64, units: u64) {
+        let charge = |held| Some(self.charge(held, now_ms, units));
+        // It never is without an answer.
+        let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge);
+    }
+
+    /// Until when a bucket is in debt, in monotonic milliseconds rounded up; `None` when it is not. With a rate of zero
+    /// it is for ever.
+    pub(crate) fn in_debt_until_ms(self, bucket: u64, now_ms: u64) -> Option<u64> {
+        if self.rate == 0 {
+            return Some(u64::MAX);
+        }
+        let until_ms = || bucket.div_ceil(NANOS_PER_MS).saturating_sub(MAX_BURST_SECS * 1_000);
+        (bucket > nanos(now_ms)).then(until_ms)
     }
 
     /// The same of a bucket that others take from, too; whether it had enough.
@@ -58,6 +88,11 @@ impl Pace {
         let take = |held| self.take(held, now_ms, units);
         bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
+}
+
+/// Counted from a minute before the clock's zero: what is zero is full even then.
+fn nanos(now_ms: u64) -> u64 {
+    now_ms.saturating_add(MAX_BURST_SECS * 1_000).saturating_mul(NANOS_PER_MS)
 }
 
 #[cfg(test)]
@@ -109,6 +144,28 @@ mod tests {
             assert!(pace.take(full, 501, rate).is_none());
         }
         assert!(Pace::is_full_at_ms(u64::MAX) > 0);
+    }
+
+    #[test]
+    fn a_debt_is_paid_back_at_the_rate() {
+        for now_ms in [0, 5, 1_000_000] {
+            let pace = Pace::per_second(1_000);
+            let full = pace.charge(0, now_ms, 1_000);
+            assert_eq!(pace.in_debt_until_ms(full, now_ms), None, "all of it, and no more");
+            // Bought with the slack of a full bucket, which is less than a unit.
+            let owing = pace.charge(full, now_ms, 250);
+            assert_eq!(pace.in_debt_until_ms(owing, now_ms), Some(now_ms + 250));
+            assert_eq!(pace.in_debt_until_ms(owing, now_ms + 249), Some(now_ms + 250));
+            assert_eq!(pace.in_debt_until_ms(owing, now_ms + 250), None);
+            assert_eq!(pace.take(owing, now_ms + 250, 1), None, "out of debt is not in credit");
+            let shared = AtomicU64::new(0);
+            pace.charge_shared(&shared, now_ms, 1_000);
+            pace.charge_shared(&shared, now_ms, 250);
+            assert_eq!(shared.into_inner(), owing);
+        }
+        let none = Pace::per_second(0);
+        assert_eq!((none.charge(7, 5, 1), none.in_debt_until_ms(7, 5)), (7, Some(u64::MAX)));
+        assert!(Pace::per_second(1).in_debt_until_ms(u64::MAX, 5).is_some());
     }
 
     #[test]

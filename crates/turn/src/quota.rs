@@ -31,20 +31,45 @@ pub struct KeyLimits {
     pub key_rate: Rate,
 }
 
-/// How much may be relayed in a second, in each of the two directions for itself; more is dropped. What comes in one
-/// second may come at once. `None`, the default of both, is no limit.
+/// How much may be relayed in a second, in each of the two directions for itself. Of datagrams more is dropped; a
+/// stream is read no faster. What comes in one second may come at once. `None`, the default of both, is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rate {
-    /// Datagrams a second.
+    /// Datagrams a second; of a stream, for each that is read at once, so many times [`STREAM_PACKET_BYTES`] bytes,
+    /// rounded up.
     pub packets_per_second: Option<u64>,
     /// Bits of application data a second, without headers.
     pub bits_per_second: Option<u64>,
 }
 
+/// Bytes of a stream that count as one packet, as many as a segment mostly holds; fewer, read at once, count as one,
+/// too.
+pub const STREAM_PACKET_BYTES: usize = 1_460;
+
 impl Rate {
     fn is_limited(self) -> bool {
         self != Self::default()
     }
+
+    /// How many bytes of a stream are read at once: what comes in a tenth of a second, so that it flows evenly and
+    /// never owes much, but at least a byte or packet.
+    fn portion(self) -> usize {
+        let bytes = |limit: Option<u64>, in_a_tenth: u64, of_each: usize| {
+            let tenth = limit.map(|limit| usize::try_from(limit / in_a_tenth).unwrap_or(usize::MAX));
+            tenth.map_or(usize::MAX, |tenth| tenth.max(1).saturating_mul(of_each))
+        };
+        let of_packets = bytes(self.packets_per_second, 10, STREAM_PACKET_BYTES);
+        of_packets.min(bytes(self.bits_per_second, 80, 1))
+    }
+}
+
+/// How much may be read next from one side of a data connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowance {
+    /// At most so many bytes, and at least one; `usize::MAX` where nothing is limited.
+    Bytes(usize),
+    /// Nothing before this moment, in monotonic milliseconds, unless limits change; `u64::MAX`: never.
+    Until(u64),
 }
 
 /// What bounds the permissions and channels of one allocation.
@@ -66,10 +91,12 @@ impl AllocationLimits {
     }
 }
 
-/// Which way a datagram goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+/// Which way data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// From the client.
     ToPeer,
+    /// From a peer.
     ToClient,
 }
 
@@ -285,9 +312,45 @@ impl Meter {
         *own = after;
         Ok(())
     }
+
+    /// How much of a stream may be read.
+    pub(crate) fn allowance(&self, direction: Direction, now_ms: u64) -> Allowance {
+        let (own, key) = match direction {
+            Direction::ToPeer => (self.to_peers, &self.key.to_peers),
+            Direction::ToClient => (self.to_clients, &self.key.to_clients),
+        };
+        let debts =
+            [own.in_debt_until_ms(self.rate, now_ms), key.now().in_debt_until_ms(self.key_rate, now_ms)];
+        let portion = || Allowance::Bytes(self.rate.portion().min(self.key_rate.portion()));
+        debts.into_iter().flatten().max().map_or_else(portion, Allowance::Until)
+    }
+
+    /// Counts what was read of a stream: afterwards, for a stream can lose none of it.
+    pub(crate) fn charge(&mut self, direction: Direction, now_ms: u64, bytes: usize) {
+        let (packets, bits) = (bytes.div_ceil(STREAM_PACKET_BYTES) as u64, bytes as u64 * 8);
+        let (own, key) = match direction {
+            Direction::ToPeer => (&mut self.to_peers, &self.key.to_peers),
+            Direction::ToClient => (&mut self.to_clients, &self.key.to_clients),
+        };
+        let charge = |limit: Option<u64>, bucket: &mut u64, units| {
+            *bucket = limit.map_or(*bucket, |limit| Pace::per_second(limit).charge(*bucket, now_ms, units));
+        };
+        charge(self.rate.packets_per_second, &mut own.packets, packets);
+        charge(self.rate.bits_per_second, &mut own.bits, bits);
+        let charge = |limit: Option<u64>, bucket, units| {
+            limit.map(|limit| Pace::per_second(limit).charge_shared(bucket, now_ms, units))
+        };
+        charge(self.key_rate.packets_per_second, &key.packets, packets);
+        charge(self.key_rate.bits_per_second, &key.bits, bits);
+    }
 }
 
 impl Buckets {
+    fn in_debt_until_ms(self, rate: Rate, now_ms: u64) -> Option<u64> {
+        let until = |limit: Option<u64>, bucket| Pace::per_second(limit?).in_debt_until_ms(bucket, now_ms);
+        until(rate.packets_per_second, self.packets).max(until(rate.bits_per_second, self.bits))
+    }
+
     fn take(self, rate: Rate, now_ms: u64, bits: u64) -> Option<Self> {
         let take = |limit: Option<u64>, bucket, units| match limit {
             Some(limit) => Pace::per_second(limit).take(bucket, now_ms, units),
@@ -299,6 +362,11 @@ impl Buckets {
 }
 
 impl SharedBuckets {
+    fn now(&self) -> Buckets {
+        let [packets, bits] = [&self.packets, &self.bits].map(|bucket| bucket.load(Ordering::Relaxed));
+        Buckets { packets, bits }
+    }
+
     fn take(&self, rate: Rate, now_ms: u64, bits: u64) -> bool {
         let take = |limit: Option<u64>, bucket: &AtomicU64, units| {
             limit.is_none_or(|limit| Pace::per_second(limit).take_shared(bucket, now_ms, units))

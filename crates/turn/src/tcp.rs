@@ -10,6 +10,7 @@ use crate::allocation::Allocation;
 use crate::auth::{Authenticated, is_known};
 use crate::connection::{Connect, ConnectionId, PeerConnection, State};
 use crate::permission::{check_family, peer};
+use crate::quota::{Allowance, Direction};
 use crate::reply::{Answer, Asked, Response};
 use crate::server::{DropReason, EndReason, Output, Server};
 use crate::sockets::RelayId;
@@ -203,6 +204,23 @@ impl Server {
         }
         self.connections.set_state(connection, State::Bound);
         Ok(Answer::Bound(connection))
+    }
+
+    /// Bytes were read from one side of a data connection, to be sent to the other; with none of them it is only asked.
+    /// How much may be read next: the limits on rates slow a stream down, since none of it can be dropped. Ask again
+    /// after [`crate::Command::KeyLimits`].
+    pub fn relayed(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        direction: Direction,
+        bytes: usize,
+    ) -> Allowance {
+        let bound = self.connections.entry(connection).filter(|held| matches!(held.state, State::Bound));
+        let allocation = bound.and_then(|held| self.allocations.of_relay(held.relay, now.monotonic_ms));
+        // What is over relays nothing any more, closed or not.
+        let over = Allowance::Until(u64::MAX);
+        allocation.map_or(over, |held| held.stream(direction, now.monotonic_ms, bytes))
     }
 
     /// A connection with a peer, or the data connection it was bound to, is closed.

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use socket2::Socket;
-use turn::{Action, Client, Note, RelayId, Reply, Time, Traveller, WorkerId};
+use turn::{Action, Client, Command, Note, RelayId, Reply, Time, Traveller, WorkerId};
 
 use super::Worker;
 use crate::batch::Place;
@@ -26,8 +26,12 @@ impl Worker {
                 Message::Admit => self.admit()?,
                 Message::Letter(letter) => self.read_letter(now, letter),
                 Message::Command(command) => {
+                    let limits_change = matches!(command, Command::KeyLimits { .. });
                     if let Err(error) = self.server.command(now, command) {
                         tracing::error!(%error, "a command was not carried out in full");
+                    }
+                    if limits_change {
+                        self.splices.reconsider(now.monotonic_ms);
                     }
                 }
             }

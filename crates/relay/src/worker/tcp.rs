@@ -110,7 +110,9 @@ impl Worker {
         buffer: &mut [u8],
     ) {
         let Some(buffer) = buffer.get_mut(..CHUNK) else { return };
-        match self.splices.ready(index, event, &self.epoll, buffer, now.monotonic_ms) {
+        let Self { splices, server, epoll, .. } = self;
+        let mut pass = |connection, direction, bytes| server.relayed(now, connection, direction, bytes);
+        match splices.ready(index, event, epoll, buffer, now.monotonic_ms, &mut pass) {
             Progress::Connected(connection, result) => self.server.connected(now, connection, result),
             Progress::Moved(moved) => self.count_moved(moved),
             Progress::Over(connection, moved) => {
@@ -118,6 +120,16 @@ impl Worker {
                 self.server.disconnected(connection);
             }
         }
+    }
+
+    /// Lets data connections go on that were held until now because a rate was used up.
+    pub(super) fn resume_pairs(&mut self, now: Time) {
+        let mut buffer = mem::take(&mut self.stream_buffer);
+        // Whatever is held again is so for a millisecond at least.
+        while let Some(index) = self.splices.resumed(now.monotonic_ms) {
+            self.move_data(now, index, None, &mut buffer);
+        }
+        self.stream_buffer = buffer;
     }
 
     fn count_moved(&self, moved: Moved) {
@@ -208,5 +220,6 @@ impl Worker {
     pub(super) fn sweep_pairs(&mut self) {
         self.splices.sweep();
         self.counters.peer_connections.set(self.splices.len() as u64);
+        self.counters.rate_holds.set(self.splices.hold_count());
     }
 }

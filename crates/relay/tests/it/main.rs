@@ -16,4 +16,5 @@ mod relay_to_relay;
 mod relaying;
 mod start;
 mod tcp;
+mod tcp_rates;
 mod trains;

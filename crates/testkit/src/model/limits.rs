@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use credentials::TurnKeyId;
-use turn::{Client, KeyLimits, Rate, RelayId, Time, Transport};
+use turn::{Allowance, Client, ConnectionId, Direction, KeyLimits, Rate, RelayId, Time, Transport};
 
 use super::expected::Expected;
 use super::{Account, Allocation, Model};
@@ -27,6 +27,22 @@ impl Debt {
         let fits = left_ns + cost_ns.min(burst_ns) <= burst_ns;
         fits.then_some(Self { ns: left_ns + cost_ns, since_ms: now.monotonic_ms })
     }
+
+    /// This much more, too much or not.
+    fn charged(self, now: Time, limit: Option<u64>, units: u64) -> Self {
+        let Some(cost_ns) = limit.and_then(|rate| (units * SECOND_NS).checked_div(rate)) else { return self };
+        let paid_ns = (now.monotonic_ms - self.since_ms) * 1_000_000;
+        Self { ns: self.ns.saturating_sub(paid_ns) + cost_ns, since_ms: now.monotonic_ms }
+    }
+
+    /// When it is no longer more than what comes in a second, if it is.
+    fn excess_until_ms(self, now: Time, limit: Option<u64>) -> Option<u64> {
+        let until_ms = match limit? {
+            0 => u64::MAX,
+            _ => self.since_ms + self.ns.saturating_sub(SECOND_NS).div_ceil(1_000_000),
+        };
+        (until_ms > now.monotonic_ms).then_some(until_ms)
+    }
 }
 
 /// What was relayed in one direction.
@@ -34,6 +50,30 @@ impl Debt {
 pub(super) struct Used {
     packets: Debt,
     bits: Debt,
+}
+
+impl Used {
+    fn charged(self, now: Time, rate: Rate, bytes: usize) -> Self {
+        let (packets, bits) = (bytes.div_ceil(1_460) as u64, bytes as u64 * 8);
+        Self {
+            packets: self.packets.charged(now, rate.packets_per_second, packets),
+            bits: self.bits.charged(now, rate.bits_per_second, bits),
+        }
+    }
+
+    fn excess_until_ms(self, now: Time, rate: Rate) -> Option<u64> {
+        let packets = self.packets.excess_until_ms(now, rate.packets_per_second);
+        packets.max(self.bits.excess_until_ms(now, rate.bits_per_second))
+    }
+}
+
+/// What is read of a stream at once: what comes in a tenth of a second.
+fn portion(rate: Rate) -> usize {
+    let tenth = |limit: Option<u64>, parts: u64| {
+        limit.map(|limit| usize::try_from((limit / parts).max(1)).unwrap_or(usize::MAX))
+    };
+    let of_packets = tenth(rate.packets_per_second, 10).map_or(usize::MAX, |packets| packets * 1_460);
+    of_packets.min(tenth(rate.bits_per_second, 80).unwrap_or(usize::MAX))
 }
 
 fn more(debt: Debt, now: Time, limit: Option<u64>, units: u64) -> Option<Debt> {
@@ -140,6 +180,35 @@ impl Model {
             *way.of_mut(&mut held.used) = Used { packets, bits: own_bits };
         }
         true
+    }
+
+    /// So many bytes were read of a data connection: how much may be read next.
+    pub fn streamed(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        direction: Direction,
+        bytes: usize,
+    ) -> Allowance {
+        let never = Allowance::Until(u64::MAX);
+        let way = match direction {
+            Direction::ToPeer => Way::ToPeer,
+            Direction::ToClient => Way::ToClient,
+        };
+        let Some(relay) = self.bound_to(connection) else { return never };
+        let held = self.allocations.iter().position(|held| held.has(relay) && held.is_live(now));
+        let Some(held) = held.and_then(|place| self.allocations.get_mut(place)) else { return never };
+        let Some(account) = self.accounts.get(&held.username) else { return never };
+        let limits = self.key_limits.get(&account.turn_key).copied().unwrap_or(self.rules.key_limits);
+        let own = way.of_mut(&mut held.used);
+        *own = own.charged(now, limits.allocation_rate, bytes);
+        let of_key = way.of_mut(self.key_used.entry(account.turn_key).or_default());
+        *of_key = of_key.charged(now, limits.key_rate, bytes);
+        let own_until_ms = own.excess_until_ms(now, limits.allocation_rate);
+        match own_until_ms.max(of_key.excess_until_ms(now, limits.key_rate)) {
+            Some(until_ms) => Allowance::Until(until_ms),
+            None => Allowance::Bytes(portion(limits.allocation_rate).min(portion(limits.key_rate))),
+        }
     }
 
     /// Whether an answer goes to someone who has not authenticated, and is counted for its prefix.

@@ -94,6 +94,12 @@ impl Model {
         self.links.iter().find(|link| link.connection == connection && !link.is_overdue(now))
     }
 
+    /// The socket of a connection that carries data.
+    pub(super) fn bound_to(&self, connection: ConnectionId) -> Option<RelayId> {
+        let mut bound = self.links.iter().filter(|link| matches!(link.stage, Stage::Bound));
+        bound.find(|link| link.connection == connection).map(|link| link.relay)
+    }
+
     fn has_room(&self, now: Time, relays: &[RelayId]) -> bool {
         let here = |link: &&Link| usize::from(link.connection.worker().0) == self.worker;
         let current = || self.links.iter().filter(here).filter(|link| !link.is_overdue(now));

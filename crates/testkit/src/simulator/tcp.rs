@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use stun::{AttributeType, Method};
-use turn::RelayId;
+use turn::{Allowance, ConnectionId, Direction, RelayId, Time};
 
-use super::lockstep::Sent;
+use super::lockstep::{Lockstep, Sent};
 use super::world::World;
 use crate::model::{Account, Allocation, Link, Stage};
 
@@ -14,6 +14,11 @@ impl World {
     pub(super) fn connections(&mut self, station: usize) -> Result<(), String> {
         let links: Vec<Link> = self.lockstep.model.links().cloned().collect();
         let link = links.get(self.dice.index(links.len())).cloned();
+        let bound = links.iter().filter(|link| matches!(link.stage, Stage::Bound));
+        let bound: Vec<ConnectionId> = bound.map(|link| link.connection).collect();
+        if !bound.is_empty() && self.dice.permille(400) {
+            self.stream(&bound)?;
+        }
         match (self.dice.below(10), link) {
             (..3, Some(Link { connection, stage: Stage::Connecting { .. }, .. })) => {
                 let works = self.dice.permille(700);
@@ -30,6 +35,27 @@ impl World {
             _ => self.peer_connects()?,
         }
         self.deliver_told()
+    }
+
+    /// Data is read from one side of data connections, as fast as it may be, or once it may be again.
+    fn stream(&mut self, bound: &[ConnectionId]) -> Result<(), String> {
+        let direction = self.dice.pick(&[Direction::ToPeer, Direction::ToClient]);
+        for _ in 0..self.dice.below(30) {
+            let connection = self.dice.pick(bound);
+            match self.lockstep.relayed(self.now(), connection, direction, 0)? {
+                Allowance::Bytes(most) => {
+                    let most = most.min(16_384);
+                    let bytes = if self.dice.permille(700) { most } else { 1 + self.dice.index(most) };
+                    self.lockstep.relayed(self.now(), connection, direction, bytes)?;
+                }
+                Allowance::Until(until_ms) if until_ms < self.now_ms + 3_000 => {
+                    let early_ms = self.dice.pick(&[0, 0, 1]);
+                    self.run_until(self.now_ms.max(until_ms - early_ms))?;
+                }
+                Allowance::Until(_) => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Binds a connection, mostly as who made it and from a station without an allocation.
@@ -121,5 +147,29 @@ impl World {
             _ => self.some_peer(),
         };
         self.lockstep.accepted(self.now(), relay, peer)
+    }
+}
+
+impl Lockstep {
+    /// So many bytes were read from one side of a data connection; what may be read next.
+    fn relayed(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        direction: Direction,
+        bytes: usize,
+    ) -> Result<Allowance, String> {
+        self.report.steps += 1;
+        let server = self.server(usize::from(connection.worker().0));
+        let given = server.relayed(now, connection, direction, bytes);
+        let what = format!("{} {bytes} bytes {direction:?} on {connection:?} -> {given:?}", now.monotonic_ms);
+        self.trace.record(what, &[]);
+        let wanted = self.model.streamed(now, connection, direction, bytes);
+        if given != wanted {
+            return Err(format!("{given:?} instead of {wanted:?}"));
+        }
+        self.count_feature(bytes > 0, "streamed");
+        self.count_feature(matches!(given, Allowance::Until(until_ms) if until_ms < u64::MAX), "held");
+        Ok(given)
     }
 }

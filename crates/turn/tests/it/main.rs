@@ -23,3 +23,4 @@ mod sha256;
 mod shared_secrets;
 mod stranger;
 mod tcp;
+mod tcp_rates;

@@ -13,16 +13,16 @@ use turn::{
 
 use crate::fixture::{Fixture, KEY, NOW, Outcome, PEER, PEER6, client, code, relayed, udp, value};
 
-fn control() -> Client {
+pub(crate) fn control() -> Client {
     client(Transport::Tcp, "81.0.0.1:4000")
 }
 
-fn data() -> Client {
+pub(crate) fn data() -> Client {
     client(Transport::Tcp, "81.0.0.1:4001")
 }
 
 impl Fixture {
-    fn allocate_tcp(&mut self, credential: &Credential) -> SocketAddr {
+    pub(crate) fn allocate_tcp(&mut self, credential: &Credential) -> SocketAddr {
         let reply = self.ask(control(), credential, Method::ALLOCATE, |writer| {
             writer.attribute(A::REQUESTED_TRANSPORT, &REQUESTED_TCP);
         });
@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     /// A connection that is made, and the answer to the client.
-    fn connected(&mut self, credential: &Credential, peer: &str) -> (ConnectionId, Vec<u8>) {
+    pub(crate) fn connected(&mut self, credential: &Credential, peer: &str) -> (ConnectionId, Vec<u8>) {
         let Outcome::Connect(connection, ..) = self.connect(credential, peer) else {
             panic!("no connection")
         };
@@ -56,7 +56,7 @@ impl Fixture {
         given
     }
 
-    fn bind_connection(
+    pub(crate) fn bind_connection(
         &mut self,
         from: Client,
         credential: &Credential,

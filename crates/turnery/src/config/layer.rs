@@ -114,11 +114,11 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) max_channels: Option<String>,
-    /// Datagrams that one allocation may relay in a second, each way; more are dropped [default: none]
+    /// Datagrams that one allocation may relay in a second, each way; more are dropped, TCP slows down [default: none]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) max_packets_per_second: Option<String>,
-    /// Bits of data that one allocation may relay in a second, each way, such as 10M; more are dropped [default:
+    /// Bits of data that one allocation may relay in a second, each way, such as 10M; as with packets [default:
     /// none]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
