@@ -1,5 +1,6 @@
 //! Every byte format of STUN and TURN: messages and attributes (RFC 8489, RFC 8656), integrity and
-//! fingerprint, `ChannelData`, how frames follow each other on a stream, and the header that a proxy may put before.
+//! fingerprint, `ChannelData`, how frames follow each other on a stream, the header that a proxy may put before, and the
+//! gate before DTLS sessions.
 //!
 //! Parsing borrows, never allocates, never panics and looks at no clock; writing goes into a buffer the caller
 //! gives. What a message *means* is not decided here.
@@ -9,6 +10,7 @@
 pub mod address;
 mod attribute;
 pub mod channel_data;
+pub mod dtls;
 mod error_code;
 pub mod framing;
 mod integrity;
