@@ -42,6 +42,11 @@ impl Place {
         self.start - self.base >= HEADROOM && self.limit - self.start >= self.length + TAILROOM
     }
 
+    /// Where its bytes are.
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start..self.start + self.length
+    }
+
     /// What became of the packet in its buffer.
     pub(crate) fn narrowed(self, to: &Range<usize>) -> Self {
         Self { start: to.start, length: to.len(), ..self }
@@ -140,12 +145,9 @@ impl Batch {
         if place.is_roomy() {
             return place;
         }
-        let base = SLOTS * STRIDE + self.spilled;
-        let start = base + HEADROOM;
-        let limit = start + behind.max(place.length + TAILROOM);
-        self.memory.copy_within(place.start..place.start + place.length, start);
-        self.spilled = (limit - SLOTS * STRIDE).next_multiple_of(64);
-        Place { base, start, limit, length: place.length }
+        let start = SLOTS * STRIDE + self.spilled + HEADROOM;
+        self.memory.copy_within(place.range(), start);
+        self.claim(place.length, behind)
     }
 
     /// Copies a frame of a stream into a free slot. `None` when it is too long or no slot is free.
@@ -158,6 +160,30 @@ impl Batch {
         self.memory.get_mut(start..start + frame.len())?.copy_from_slice(frame);
         self.used += 1;
         Some(Place { base, start, limit: base + STRIDE, length: frame.len() })
+    }
+
+    /// Room for the longest packet, to be written and then claimed. There is none unless the batch is not crowded.
+    pub(crate) fn spare(&mut self) -> &mut [u8] {
+        let start = SLOTS * STRIDE + self.spilled + HEADROOM;
+        self.memory.get_mut(start..start + PAYLOAD).unwrap_or_default()
+    }
+
+    /// Makes a packet of what was written into the spare room, with `behind` bytes from its first one on.
+    pub(crate) fn claim(&mut self, length: usize, behind: usize) -> Place {
+        let base = SLOTS * STRIDE + self.spilled;
+        let start = base + HEADROOM;
+        let limit = start + behind.max(length + TAILROOM);
+        self.spilled = (limit - SLOTS * STRIDE).next_multiple_of(64);
+        Place { base, start, limit, length }
+    }
+
+    /// Copies a packet into the spare room.
+    pub(crate) fn put_spare(&mut self, packet: &[u8]) -> Place {
+        let length = packet.len().min(PAYLOAD);
+        if let (Some(room), Some(packet)) = (self.spare().get_mut(..length), packet.get(..length)) {
+            room.copy_from_slice(packet);
+        }
+        self.claim(length, 0)
     }
 
     /// The packet at a place, with its room, and where in memory its buffer begins.

@@ -9,8 +9,13 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { start: Instant::now() }
+    }
+
+    /// When the monotonic clock was zero.
+    pub(crate) fn start(self) -> Instant {
+        self.start
     }
 
     pub(crate) fn now(self) -> Time {

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use credentials::Keyring;
 use turn::{Cidr, PortRange, RelayAddress, Transport};
+
+use crate::DtlsIdentity;
 
 /// What a relay is started with.
 #[derive(Debug, Clone)]
@@ -26,6 +29,10 @@ pub struct Config {
     pub proxies: Vec<Cidr>,
     /// Bounds for TCP clients.
     pub stream_limits: StreamLimits,
+    /// What DTLS sessions are begun with; whoever begins one later finds what is there then. `None`: DTLS is not spoken.
+    pub dtls: Option<Arc<ArcSwap<DtlsIdentity>>>,
+    /// Bounds for DTLS clients.
+    pub dtls_limits: DtlsLimits,
 }
 
 /// An address that clients send to, written `udp://IP:PORT`; likewise `tcp`, `tls` and `dtls`. Two that differ only in
@@ -148,6 +155,33 @@ impl Default for StreamLimits {
             // RFC 5382 §5: no shorter than what a NAT must allow, two hours and four minutes, and four minutes.
             pair_idle_ms: 7_440_000,
             pair_half_open_ms: 240_000,
+        }
+    }
+}
+
+/// Bounds for clients on DTLS; each holds for one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DtlsLimits {
+    /// Sessions at once, in which handshakes are counted.
+    pub sessions: usize,
+    /// The same from one IPv4 address or one IPv6 /64.
+    pub sessions_per_address: usize,
+    /// Handshakes at once that are not complete.
+    pub handshakes: usize,
+    /// How long a session may be silent while it has no allocation, in milliseconds.
+    pub unallocated_idle_ms: u64,
+    /// How long a session may be without an allocation at all, in milliseconds.
+    pub unallocated_total_ms: u64,
+}
+
+impl Default for DtlsLimits {
+    fn default() -> Self {
+        Self {
+            sessions: 16_384,
+            sessions_per_address: 1_024,
+            handshakes: 4_096,
+            unallocated_idle_ms: 15_000,
+            unallocated_total_ms: 120_000,
         }
     }
 }

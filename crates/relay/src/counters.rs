@@ -37,6 +37,8 @@ counters! {
     moves,
     /// Stream connections open now.
     connections,
+    /// DTLS sessions open, or being begun, now.
+    sessions,
     /// Connections with peers of TCP allocations: open, or being made, now.
     peer_connections,
     /// Requests answered with success.
@@ -63,6 +65,8 @@ counters! {
     send_failures,
     /// Connections closed because a deadline passed or a bound was reached.
     connections_refused,
+    /// DTLS handshakes of clients with a cookie that were not begun: a bound was reached, or nothing is in common.
+    sessions_refused,
 }
 
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod connection;
 mod counters;
+mod dtls;
 mod held;
 mod mailbox;
 mod opening;
@@ -25,10 +26,12 @@ use std::thread::JoinHandle;
 
 use turn::{Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, WorkerId};
 
-pub use config::{Alternate, BindError, Config, Listener, ListenerError, StreamLimits};
+pub use config::{Alternate, BindError, Config, DtlsLimits, Listener, ListenerError, StreamLimits};
 pub use counters::Totals;
+pub use dtls::{DtlsIdentity, IdentityError};
 
 use counters::Counters;
+use dtls::Sessions;
 use mailbox::{Colleagues, Mailbox, Message};
 use opening::Opening;
 use stream::Connections;
@@ -84,6 +87,9 @@ impl Bound {
         for wanted in &config.listeners {
             listeners.push(opening.open(*wanted)?);
         }
+        if config.dtls.is_some() {
+            opening.secure_datagrams();
+        }
         let discovery = config.alternates.iter().map(|alternate| opening.discovery(alternate));
         let discovery = discovery.collect::<Result<_, _>>()?;
         Ok(Self { config, listeners, discovery, workers: opening.workers })
@@ -113,14 +119,15 @@ impl Bound {
     pub fn start(self) -> io::Result<Relay> {
         sys::raise_open_files();
         let listeners = self.own_listeners();
-        let Config { mut turn, relay_ports, keyring, proxies, stream_limits, .. } = self.config;
+        let Config { mut turn, relay_ports, keyring, proxies, stream_limits, dtls, dtls_limits, .. } =
+            self.config;
         let own = OwnAddresses { listeners, relay_addresses: turn.relay_addresses.clone(), relay_ports };
         turn.policy = own.tell(turn.policy);
         turn.discovery = self.discovery;
         let local = turn.relay_addresses.iter().map(|address| address.local);
         let nonces = NonceKey::new(sys::random()?);
         let shared = Shared::new(keyring, nonces, RelayPorts::new(relay_ports, local));
-        let clock = clock::Clock::start();
+        let clock = clock::Clock::begin();
         let boxes = self.workers.iter().map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let (mailboxes, inboxes): (Vec<Mailbox>, Vec<_>) = boxes.into_iter().unzip();
         let colleagues = Colleagues::new(&mailboxes);
@@ -135,7 +142,10 @@ impl Bound {
             let worker = Worker::new(
                 server,
                 sockets,
-                Connections::new(WorkerId(index), stream_limits, proxies.clone()),
+                (
+                    Connections::new(WorkerId(index), stream_limits, proxies.clone()),
+                    Sessions::new(WorkerId(index), dtls.clone(), dtls_limits, clock.start()),
+                ),
                 clock,
                 (inbox, colleagues.clone()),
                 Arc::clone(&counters),

@@ -105,6 +105,13 @@ impl Opening {
         Ok(Discovery { sources })
     }
 
+    /// Lets every UDP socket take DTLS, too.
+    pub(crate) fn secure_datagrams(&mut self) {
+        for listener in self.workers.iter_mut().flat_map(|worker| &mut worker.udp) {
+            listener.takes.secured = true;
+        }
+    }
+
     /// The UDP sockets that take messages outside of DTLS.
     fn plain(&self) -> impl Iterator<Item = SocketAddr> {
         let sockets = self.workers.first().map_or(&[][..], |worker| &worker.udp);

@@ -19,7 +19,8 @@ const CHECK_MS: u64 = 2_500;
 /// Connections taken from a listener before its worker looks at other sockets again.
 const ACCEPTS_PER_ROUND: usize = 64;
 
-/// How many bits of a stream client's handle name its connection; those above name the worker that accepted it.
+/// How many bits of the handle of a client on a stream or on DTLS name its connection or session; those above name the
+/// worker that has it.
 const CONNECTION_BITS: u32 = 20;
 
 /// A socket at which stream clients come in.
@@ -58,8 +59,20 @@ pub(crate) struct Accepted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused;
 
+/// The handle of a worker's connection or session, if there are enough bits for it.
+pub(crate) fn handle(worker: WorkerId, id: usize) -> Option<u32> {
+    let id = u32::try_from(id).ok().filter(|id| *id < 1 << CONNECTION_BITS)?;
+    let worker = u32::from(worker.0);
+    (worker < 1 << (u32::BITS - CONNECTION_BITS)).then_some(worker << CONNECTION_BITS | id)
+}
+
+/// Which of its worker's connections or sessions a client's is.
+pub(crate) fn number(client: &Client) -> u32 {
+    client.via & ((1 << CONNECTION_BITS) - 1)
+}
+
 /// What the connections from one place are counted under: an IPv6 host has a whole /64 of addresses.
-fn place(address: IpAddr) -> IpAddr {
+pub(crate) fn place(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
@@ -92,24 +105,13 @@ impl Connections {
         WorkerId(u16::try_from(client.via >> CONNECTION_BITS).unwrap_or_default())
     }
 
-    fn number(client: &Client) -> u32 {
-        client.via & ((1 << CONNECTION_BITS) - 1)
-    }
-
     pub(crate) fn token(client: &Client) -> Token {
-        Token::Connection(Self::number(client))
-    }
-
-    /// The handle of a connection, if there are enough bits for it.
-    fn handle(&self, id: usize) -> Option<u32> {
-        let id = u32::try_from(id).ok().filter(|id| *id < 1 << CONNECTION_BITS)?;
-        let worker = u32::from(self.worker.0);
-        (worker < 1 << (u32::BITS - CONNECTION_BITS)).then_some(worker << CONNECTION_BITS | id)
+        Token::Connection(number(client))
     }
 
     /// The connection of this client, if it is still the one that the handle meant.
     pub(crate) fn of_client(&mut self, client: &Client) -> Option<(usize, &mut Connection)> {
-        let id = Self::number(client) as usize;
+        let id = number(client) as usize;
         let connection = self.slab.get_mut(id)?;
         (connection.client == *client).then_some((id, connection))
     }
@@ -168,7 +170,7 @@ impl Connections {
         now_ms: u64,
     ) -> io::Result<Option<usize>> {
         let id = self.slab.vacant_key();
-        let Some(via) = self.handle(id) else { return Ok(None) };
+        let Some(via) = handle(self.worker, id) else { return Ok(None) };
         if self.five_tuples.contains(&five_tuple) {
             return Ok(None);
         }

@@ -1,5 +1,6 @@
 //! One worker: a loop around one TURN server, waiting on epoll only.
 
+mod dtls;
 mod framed;
 mod moves;
 mod tcp;
@@ -20,6 +21,7 @@ use turn::{
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::counters::Counters;
+use crate::dtls::{Gate, Sessions};
 use crate::mailbox::{Colleagues, Inbox, Letter};
 use crate::splice::{Side, Splices};
 use crate::stream::{Connections, StreamListener};
@@ -55,6 +57,12 @@ pub(crate) struct Worker {
     relays: Relays,
     connections: Connections,
     splices: Splices,
+    gate: Gate,
+    sessions: Sessions,
+    /// The session that is polled at this moment.
+    driven: Option<usize>,
+    /// Sessions that sending has shown to be over.
+    broken_sessions: Vec<usize>,
     /// Connections that a write has shown to be dead.
     broken: Vec<usize>,
     /// TCP listeners, of clients or relayed addresses, left alone until a moment, in its order.
@@ -75,7 +83,7 @@ impl Worker {
     pub(crate) fn new(
         server: Server,
         sockets: Sockets,
-        connections: Connections,
+        (connections, sessions): (Connections, Sessions),
         clock: Clock,
         (inbox, colleagues): (Inbox, Colleagues),
         counters: Arc<Counters>,
@@ -88,6 +96,10 @@ impl Worker {
             relays: Relays::default(),
             splices: Splices::new(connections.limits),
             connections,
+            gate: Gate::new()?,
+            sessions,
+            driven: None,
+            broken_sessions: Vec::new(),
             broken: Vec::new(),
             paused: Vec::new(),
             batch: Batch::new(),
@@ -108,10 +120,12 @@ impl Worker {
         while !self.stopping {
             self.epoll.wait(&mut events, self.timeout_ms())?;
             let now = self.clock.now();
+            self.sessions.now_ms = now.monotonic_ms;
             for event in &events {
                 self.ready(now, *event)?;
             }
             self.resume_pairs(now);
+            self.tend_sessions(now);
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);
@@ -120,6 +134,7 @@ impl Worker {
             self.pass_on();
             self.resume_accepting(now)?;
         }
+        self.end_sessions(self.clock.now());
         Ok(())
     }
 
@@ -160,7 +175,7 @@ impl Worker {
     /// Milliseconds until something is due.
     fn timeout_ms(&self) -> Option<u64> {
         let resume = self.paused.first().map(|(at, _)| *at);
-        let checks = [self.connections.next_check(), self.splices.next_check()];
+        let checks = [self.connections.next_check(), self.splices.next_check(), self.sessions.next_due()];
         let due = [self.server.poll_timeout(), resume].into_iter().chain(checks);
         let due = due.flatten().min()?;
         Some(due.saturating_sub(self.clock.now().monotonic_ms))
@@ -204,7 +219,7 @@ impl Worker {
             self.flush();
         }
         let Some(listener) = self.sockets.udp.get(index as usize) else { return };
-        let address = listener.address;
+        let (address, takes) = (listener.address, listener.takes);
         // An error is one of an earlier datagram; what else is wrong shows when nothing arrives.
         let _ = self.batch.receive(listener);
         let mut next = 0;
@@ -215,10 +230,16 @@ impl Worker {
             let client = Client { five_tuple, via: index };
             for place in Batch::packets(slot, &received) {
                 self.make_room();
-                // ChannelData only shrinks; a request's answer may need more room than a train leaves it.
-                let is_data = Kind::of(self.batch.peek(place)) == Kind::ChannelData;
-                let place = if is_data { place } else { self.batch.with_room(place, MAX_REPLY) };
-                self.handle_client_packet(now, client, place);
+                match Kind::of(self.batch.peek(place)) {
+                    Kind::Tls if takes.secured => self.read_dtls(now, client, place),
+                    _ if !takes.plain => self.counters.drops.add(1),
+                    kind => {
+                        // ChannelData only shrinks; a request's answer may need more room than a train leaves it.
+                        let is_data = kind == Kind::ChannelData;
+                        let place = if is_data { place } else { self.batch.with_room(place, MAX_REPLY) };
+                        self.handle_client_packet(now, client, place);
+                    }
+                }
             }
         }
     }
@@ -375,8 +396,7 @@ impl Worker {
                 let source = listener.is_wildcard.then(|| client.five_tuple.server.ip());
                 self.batch.send(listener.raw_fd(), range, client.five_tuple.client, source);
             }
-            // There are no such clients yet.
-            Transport::Dtls => {}
+            Transport::Dtls => self.send_in_record(client, range),
             Transport::Tcp | Transport::Tls => {
                 if self.connections.of_client(client).is_none() {
                     let home = Connections::home_of(client);

@@ -281,6 +281,13 @@ impl Server {
         if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
     }
 
+    /// Whether someone of whom nothing is known yet may have an answer of the caller's own; it is counted as one to a
+    /// stranger.
+    pub fn may_answer_anyone(&self, now: Time, client: Client) -> bool {
+        let Some(limit) = &self.config.stranger_limit else { return true };
+        self.shared.strangers.admit(limit, now.monotonic_ms, client)
+    }
+
     /// Whether someone who has not authenticated gets one more answer.
     fn may_answer_stranger(&self, now: Time, client: Client, outcome: Result<Answer, Refusal>) -> bool {
         let Some(limit) = &self.config.stranger_limit else { return true };

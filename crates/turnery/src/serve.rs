@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
 use control::{Control, Dev, IceTransport, IceUrls, KeySettings, News};
 use credentials::{Claims, Credential, CustomIdentifier, Keyring};
-use relay::{Bound, Listener, Relay, StreamLimits};
+use relay::{Bound, DtlsLimits, Listener, Relay, StreamLimits};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -381,6 +381,8 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
         keyring: Arc::new(keyring.clone()),
         proxies: settings.proxies.clone(),
         stream_limits: StreamLimits::default(),
+        dtls: None,
+        dtls_limits: DtlsLimits::default(),
     }
 }
 

@@ -68,12 +68,17 @@ impl Worker {
             }
             Letter::Connection { stream, client, bytes } => self.adopt(now, stream, client, &bytes),
             // Whoever sends it has not heard yet that the connection is closed, or never will.
-            Letter::ToClient { from, client, .. } if self.connections.of_client(&client).is_none() => {
+            Letter::ToClient { from, client, .. } if !self.has_connection(&client) => {
                 self.counters.send_failures.add(1);
                 self.server.unreachable(&client.five_tuple, from);
             }
             Letter::ToClient { client, parcel, .. } => self.send_bytes_to_client(&client, parcel.bytes()),
         }
+    }
+
+    /// Whether a client's connection or session is here.
+    fn has_connection(&mut self, client: &Client) -> bool {
+        self.connections.of_client(client).is_some() || self.sessions.of_client(client).is_some()
     }
 
     /// A note that cannot be posted is lost: see [`turn::Note`].
@@ -145,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// For a client on a stream that another worker has accepted.
+    /// For a client whose connection or session another worker has.
     pub(super) fn send_to_foreign_client(&self, to: WorkerId, client: &Client, bytes: &[u8]) {
         if to == self.server.worker() {
             return;

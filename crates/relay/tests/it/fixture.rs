@@ -2,9 +2,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use credentials::{Claims, Credential, CustomIdentifier, Keyring, TurnKeyId};
-use relay::{Bound, Config, Listener, Relay, StreamLimits, Totals};
+use relay::{Bound, Config, DtlsIdentity, DtlsLimits, Listener, Relay, StreamLimits, Totals};
 use testkit::client::BlockingClient;
+use testkit::client::dtls::self_signed;
 use turn::{PeerPolicy, PortRange, RelayAddress, Transport};
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([7; 16]);
@@ -38,7 +40,14 @@ pub(crate) fn config(listeners: &[&str]) -> Config {
         keyring: Arc::new(Keyring::generate(unix_now()).unwrap()),
         proxies: vec![],
         stream_limits: StreamLimits::default(),
+        dtls: listeners.iter().any(|listener| listener.starts_with("dtls")).then(identity),
+        dtls_limits: DtlsLimits::default(),
     }
+}
+
+fn identity() -> Arc<ArcSwap<DtlsIdentity>> {
+    let (certificate, key) = self_signed("localhost");
+    Arc::new(ArcSwap::from_pointee(DtlsIdentity::new(&certificate, &key).unwrap()))
 }
 
 impl Running {

@@ -8,6 +8,8 @@
 
 mod deadlines;
 mod discovery;
+mod dtls;
+mod dtls_tools;
 mod fixture;
 mod icmp;
 mod mobility;

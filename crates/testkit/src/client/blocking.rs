@@ -11,6 +11,7 @@ use socket2::SockRef;
 use stun::{ChannelNumber, ErrorCode};
 use turn::{Icmp, Transport};
 
+use super::dtls::{DtlsSocket, DtlsVersion};
 use super::{Client, Config, Event, Family, Frames};
 
 /// How long a call waits for its answer, unless [`BlockingClient::set_patience`] says otherwise.
@@ -71,6 +72,7 @@ impl From<io::Error> for Error {
 enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream, Frames),
+    Dtls(Box<DtlsSocket>),
 }
 
 impl Socket {
@@ -83,7 +85,12 @@ impl Socket {
                 SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
                 Self::Udp(socket)
             }
-            Transport::Tls | Transport::Dtls => return Err(io::Error::from(ErrorKind::Unsupported).into()),
+            Transport::Dtls => {
+                let session = DtlsSocket::connect(server, DtlsVersion::Either)?;
+                SockRef::from(session.socket()).set_recv_buffer_size(RECEIVE_BUFFER)?;
+                Self::Dtls(Box::new(session))
+            }
+            Transport::Tls => return Err(io::Error::from(ErrorKind::Unsupported).into()),
             Transport::Tcp => {
                 let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
                 stream.set_nodelay(true)?;
@@ -128,7 +135,17 @@ impl BlockingClient {
     /// When the socket cannot be made or connected.
     pub fn with_config(server: SocketAddr, config: Config) -> Result<Self, Error> {
         let socket = Socket::open(server, config.transport)?;
-        Ok(Self {
+        Ok(Self::over(socket, config))
+    }
+
+    /// A client within a DTLS session that is open.
+    pub fn within(session: DtlsSocket, username: &str, password: &str) -> Self {
+        let config = Config::new(username, password, Transport::Dtls);
+        Self::over(Socket::Dtls(Box::new(session)), config)
+    }
+
+    fn over(socket: Socket, config: Config) -> Self {
+        Self {
             client: Client::new(config, fresh_seed()),
             socket,
             buffer: vec![0; 1 << 16],
@@ -138,7 +155,18 @@ impl BlockingClient {
             undelivered: VecDeque::new(),
             attempts: VecDeque::new(),
             replies: VecDeque::new(),
-        })
+        }
+    }
+
+    /// Says farewell, where that is done, and closes the socket.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn close(self) -> Result<(), Error> {
+        match self.socket {
+            Socket::Dtls(mut session) => Ok(session.close()?),
+            Socket::Udp(_) | Socket::Tcp(..) => Ok(()),
+        }
     }
 
     /// A client with the same ticket, credential, relayed address and channels, from a fresh local port: it has asked
@@ -196,7 +224,7 @@ impl BlockingClient {
     pub fn into_udp_socket(self) -> Option<UdpSocket> {
         match self.socket {
             Socket::Udp(socket) => Some(socket),
-            Socket::Tcp(..) => None,
+            Socket::Tcp(..) | Socket::Dtls(_) => None,
         }
     }
 
@@ -208,6 +236,7 @@ impl BlockingClient {
         Ok(match &self.socket {
             Socket::Udp(socket) => socket.local_addr()?,
             Socket::Tcp(stream, _) => stream.local_addr()?,
+            Socket::Dtls(session) => session.socket().local_addr()?,
         })
     }
 
@@ -348,7 +377,7 @@ impl BlockingClient {
                 stream.set_read_timeout(None)?;
                 Ok((stream, frames.into_rest()))
             }
-            Socket::Udp(_) => Err(Error::Io(ErrorKind::Unsupported.into())),
+            Socket::Udp(_) | Socket::Dtls(_) => Err(Error::Io(ErrorKind::Unsupported.into())),
         }
     }
 
@@ -360,6 +389,7 @@ impl BlockingClient {
         let server = match &self.socket {
             Socket::Tcp(stream, _) => stream.peer_addr()?,
             Socket::Udp(socket) => socket.peer_addr()?,
+            Socket::Dtls(session) => session.socket().peer_addr()?,
         };
         let other = Self::with_config(server, self.client.config.clone())?;
         other.into_data_connection(connection)
@@ -382,6 +412,7 @@ impl BlockingClient {
         let sent = match &mut self.socket {
             Socket::Udp(socket) => socket.send(bytes).map(drop),
             Socket::Tcp(stream, _) => stream.write_all(bytes),
+            Socket::Dtls(session) => session.send(bytes),
         };
         match sent.map_err(|error| (error.kind(), error)) {
             // ConnectionRefused is an ICMP error about an earlier datagram: both were lost, no more.
@@ -511,6 +542,13 @@ impl BlockingClient {
 
     fn read_socket(&mut self, timeout: Duration) -> Result<(), Error> {
         let read = match &mut self.socket {
+            Socket::Dtls(session) => {
+                if let Some(datagram) = session.receive(timeout).map_err(closed)? {
+                    let now_ms = self.now_ms();
+                    self.client.handle_packet(now_ms, &datagram);
+                }
+                return Ok(());
+            }
             Socket::Udp(socket) => {
                 socket.set_read_timeout(Some(timeout))?;
                 socket.recv(&mut self.buffer)
@@ -537,12 +575,16 @@ impl BlockingClient {
         let now_ms = self.now_ms();
         let bytes = self.buffer.get(..length).unwrap_or_default();
         match &mut self.socket {
-            Socket::Udp(_) => self.client.handle_packet(now_ms, bytes),
+            Socket::Udp(_) | Socket::Dtls(_) => self.client.handle_packet(now_ms, bytes),
             Socket::Tcp(..) if length == 0 => return Err(Error::Closed),
             Socket::Tcp(_, frames) => frames.push(bytes),
         }
         Ok(())
     }
+}
+
+fn closed(error: io::Error) -> Error {
+    if error.kind() == ErrorKind::ConnectionReset { Error::Closed } else { error.into() }
 }
 
 /// Transaction ids must differ between clients and runs; they need not be secret here.

@@ -9,6 +9,7 @@
 //! and with their integrity.
 
 pub mod blocking;
+pub mod dtls;
 mod frames;
 mod pending;
 
