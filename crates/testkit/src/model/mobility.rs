@@ -287,9 +287,15 @@ impl Model {
             let next = held.mobile.as_ref().and_then(|mobile| mobile.next);
             held.place == Place::At(here) && next.is_some_and(|next| next.five_tuple == client.five_tuple)
         });
-        if let Some(held) = arriving {
-            held.end_old_path(here);
-        }
+        let Some(held) = arriving else { return };
+        let old = held.mobile.as_ref().map(|mobile| (mobile.home, held.client.five_tuple));
+        held.end_old_path(here);
+        self.over = old.filter(|(home, _)| *home != here);
+    }
+
+    /// The worker, another one, that has to be told that an old path which it has is over, and whose.
+    pub fn take_over(&mut self) -> Option<(usize, FiveTuple)> {
+        self.over.take()
     }
 
     /// A client's connection to the worker `at` is closed. Whether the worker that is told of it has the allocation.

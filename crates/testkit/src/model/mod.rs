@@ -254,6 +254,8 @@ pub struct Model {
     rules: Rules,
     /// The worker that hears what comes now, where a server is several.
     worker: usize,
+    /// An old path that has just ended, at another worker.
+    over: Option<(usize, FiveTuple)>,
     /// How many allocations there were.
     made: u64,
     /// Every ticket that was ever told.
@@ -287,6 +289,7 @@ impl Model {
         Self {
             rules,
             worker: 0,
+            over: None,
             made: 0,
             tickets: BTreeMap::new(),
             accounts: BTreeMap::new(),

@@ -16,6 +16,8 @@ pub(super) enum About {
     Answer(Claim, Box<Expected>),
     /// Whose connection was closed, and to which worker it was.
     Gone(FiveTuple, usize),
+    /// Whose old path is over.
+    Over(FiveTuple),
     Other,
 }
 
@@ -69,6 +71,11 @@ impl Lockstep {
         self.model.hear_at(worker);
         match letter {
             Letter::Note { note, about } => {
+                match &about {
+                    About::Over(client) => _ = self.over.insert((worker, *client)),
+                    // A client may have come to here, and gone.
+                    _ => self.over.retain(|(at, _)| *at != worker),
+                }
                 let due = self.due_of(now, about);
                 self.server(worker).told(now, note);
                 self.take_outputs(now, worker, None, due)?;
@@ -123,7 +130,7 @@ impl Lockstep {
                     due.gone = Some((client, at));
                 }
             }
-            About::Other => {}
+            About::Over(_) | About::Other => {}
         }
         due
     }
@@ -136,6 +143,7 @@ impl Lockstep {
         mut traveller: Box<Traveller>,
         due: Option<(usize, Claim, bool)>,
     ) -> Result<(), String> {
+        self.over.retain(|(at, _)| *at != worker);
         let Some((wanted, claim, returns)) = due else { return Err("an allocation departs".to_owned()) };
         if usize::from(to.0) != wanted {
             return Err(format!("an allocation departs to {to:?}"));

@@ -1,6 +1,6 @@
 //! The server and the model side by side: each input goes to both, and what comes out is compared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -62,6 +62,8 @@ pub(super) struct Lockstep {
     servers: Vec<Server>,
     /// What each is told by the others, and when it will read it.
     pub(super) inboxes: Vec<VecDeque<(u64, Letter)>>,
+    /// Workers, and clients whose old paths they have been told are over: they pass nothing on for them.
+    pub(super) over: BTreeSet<(usize, FiveTuple)>,
     /// Whether nothing gets into a mailbox now.
     pub(super) mailboxes_full: bool,
     pub(super) dice: Dice,
@@ -90,6 +92,7 @@ impl Lockstep {
         Self {
             servers,
             inboxes: (0..scenario.workers).map(|_| VecDeque::new()).collect(),
+            over: BTreeSet::new(),
             mailboxes_full: false,
             dice: Dice::new(dice.number()),
             model: Model::new(scenario.rules(), [1]),
@@ -171,6 +174,10 @@ impl Lockstep {
         if let Expected::Asked { claim } = expected {
             due.tell = Some((claim.owner, About::Claim(*claim)));
         }
+        if let Some((home, client)) = self.model.take_over() {
+            due.tell = Some((home, About::Over(client)));
+            self.count_feature(true, "old_path_over");
+        }
         // Answering takes nothing but what the request itself ends.
         self.take_outputs(now, worker, None, due)?;
         self.verify(now, false)?;
@@ -187,7 +194,10 @@ impl Lockstep {
     ) -> Result<(), String> {
         let to = usize::from(to.0);
         let may = match route {
-            Route::Direct => to != worker && to < self.servers.len(),
+            Route::Direct => {
+                let is_over = self.over.contains(&(worker, client.five_tuple));
+                to != worker && to < self.servers.len() && !is_over
+            }
             Route::PassedBy(from) => to == from,
             Route::Back(from) => to != worker && to != from,
         };
