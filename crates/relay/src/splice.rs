@@ -46,7 +46,8 @@ struct Splice {
 enum Stage {
     /// The peer has not answered yet.
     Connecting,
-    /// Nobody looks at it: what the peer sends stays in the system's buffer, whose room is what the peer may send.
+    /// Nobody looks at it. RFC 6062 §5.3: what the peer sends stays in the system's buffer, whose room is told as the
+    /// window.
     Waiting,
     Open(Box<Pair>),
     /// Until the end of the round: events of it may be on their way, and its number must not be another's by then.
@@ -202,7 +203,7 @@ impl Flow {
     }
 
     /// Moves what can be moved from one side to the other; how many bytes went out. `pass` is told what is read, and
-    /// says how much may be read next.
+    /// says how much may be read next. RFC 6062 §5.4: data goes on as it is.
     fn pump(
         &mut self,
         from: &mut End,
@@ -221,7 +222,8 @@ impl Flow {
             } else if self.is_waiting() {
                 break;
             } else if self.is_ended || (from.is_dead && from.early.is_empty()) {
-                // The end is passed on behind all that came before it. It fails where the other side is gone.
+                // RFC 6062 §5.5: when one side is closed, so is the other, behind all that came before. It fails where
+                // that side is gone.
                 let _ = to.stream.shutdown(Shutdown::Write);
                 (self.is_ended, self.is_done) = (true, true);
             } else if self.hold.is_some() {
@@ -254,6 +256,7 @@ impl Flow {
     }
 }
 
+// RFC 6062 §3: while one side cannot be written to, the other is not read.
 /// What to wait for on a side: reading while nothing waits for the other side and no rate is used up, writing while
 /// something waits for it.
 fn interest(inward: &Flow, outward: &Flow) -> Interest {

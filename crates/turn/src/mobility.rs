@@ -124,7 +124,7 @@ impl Server {
         self.tickets.seal(&Ticket { worker: self.config.worker, identity, generation })
     }
 
-    /// Refresh with MOBILITY-TICKET. RFC 8016 §3.2.2.
+    /// Refresh with MOBILITY-TICKET. RFC 8016 §5: it has the integrity of a long-term credential, or it is not here.
     pub(crate) fn refresh_with_ticket(
         &mut self,
         now: Time,
@@ -133,7 +133,7 @@ impl Server {
         identity: &Authenticated,
         ticket: &[u8],
     ) -> Result<Answer, Refusal> {
-        // RFC 8016 §3.4: what is valid but cannot be done for administrative reasons is 405.
+        // RFC 8016 §3.2.2: where mobility is forbidden now, a ticket is 405.
         if !self.config.mobility {
             return Err(Refusal::MobilityForbidden);
         }

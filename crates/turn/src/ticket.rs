@@ -1,5 +1,5 @@
 //! What MOBILITY-TICKET carries: sealed, so that nobody but this process can make one or read it, and no table of
-//! tickets is needed. RFC 8016 §3.3 and §6.
+//! tickets is needed. RFC 8016 §3.3 and §5.
 //!
 //! ```text
 //! tag         16 bytes   AES-SIV's synthetic IV over the rest
@@ -18,6 +18,7 @@ use zeroize::ZeroizeOnDrop;
 
 use crate::{NonceKey, WorkerId};
 
+// RFC 8016 §3.1.2: short, for nobody knows the MTU of the paths that answers with it will take.
 /// A ticket's length in bytes.
 pub(crate) const LEN: usize = 32;
 const PURPOSE: &[u8] = b"turnery mobility ticket v1";
@@ -56,7 +57,7 @@ impl TicketKey {
     pub(crate) fn seal(&self, ticket: &Ticket) -> Sealed {
         let mut cipher = self.cipher();
         let mut seal = |salt| {
-            // RFC 8016 §6: a ticket is authenticated and encrypted.
+            // RFC 8016 §5: a ticket is authenticated and encrypted.
             let sealed = cipher.encrypt([b""], &plain(ticket, salt)).expect("so few bytes can be sealed");
             Sealed::try_from(sealed).expect("a tag and the fields")
         };
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc8016_6_a_ticket_is_sealed() {
+    fn rfc8016_5_a_ticket_is_sealed() {
         let key = TicketKey::new(&NonceKey::new([7; 32]));
         let ticket = Ticket { worker: WorkerId(3), identity: *b"ten secret", generation: 0x0005_0607 };
         let sealed = key.seal(&ticket);

@@ -155,7 +155,7 @@ fn rfc6062_5_2_a_peer_that_refuses_is_447() {
 }
 
 #[test]
-fn ten_megabytes_arrive_whole_each_way_past_slow_readers() {
+fn rfc6062_5_4_ten_megabytes_arrive_whole_each_way_past_slow_readers() {
     let (running, _, mut client, _) = allocated(1);
     let (there, back) = (pattern(10 * MEGABYTE, 1), pattern(10 * MEGABYTE, 2));
     let (near, far) = connected(&mut client);
@@ -171,7 +171,7 @@ fn ten_megabytes_arrive_whole_each_way_past_slow_readers() {
 }
 
 #[test]
-fn a_side_that_does_not_read_stops_the_other_and_nobody_else() {
+fn rfc6062_3_a_side_that_does_not_read_stops_the_other_and_nobody_else() {
     let (running, _, mut client, _) = allocated(1);
     let (mut near, far) = connected(&mut client);
     near.set_nonblocking(true).unwrap();
@@ -225,7 +225,7 @@ fn one_side_can_end_and_still_hear_the_other() {
 }
 
 #[test]
-fn a_broken_side_ends_the_other() {
+fn rfc6062_5_5_a_broken_side_ends_the_other() {
     let (running, _, mut client, _) = allocated(1);
     for breaks_client in [true, false] {
         let (near, far) = connected(&mut client);
@@ -238,7 +238,7 @@ fn a_broken_side_ends_the_other() {
 }
 
 #[test]
-fn half_open_and_idle_pairs_are_closed() {
+fn rfc6062_5_5_half_open_and_idle_pairs_are_closed() {
     let mut config = config(&[TCP]);
     config.workers = 1;
     config.stream_limits.pair_idle_ms = 1_500;
@@ -283,7 +283,7 @@ fn data_connections_find_their_worker() {
 }
 
 #[test]
-fn data_behind_the_bind_in_one_write_is_not_lost() {
+fn rfc6062_5_4_data_behind_the_bind_in_one_write_is_not_lost() {
     let (running, credential, mut client, _) = allocated(4);
     for round in 0..30_u8 {
         let (listener, address) = peer();
@@ -309,7 +309,7 @@ fn data_behind_the_bind_in_one_write_is_not_lost() {
 }
 
 #[test]
-fn connections_end_with_their_allocation_within_a_second() {
+fn rfc6062_5_5_connections_end_with_their_allocation_within_a_second() {
     type End = fn(&Running, &Credential, &mut Option<BlockingClient>);
     let ends: [(&str, End); 3] = [
         ("deleted", |_, _, client| assert_eq!(client.as_mut().unwrap().refresh(0).unwrap(), 0)),

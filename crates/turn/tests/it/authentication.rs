@@ -6,6 +6,7 @@ use testkit::message::{self, Signature};
 use turn::{Command, DropReason, EndReason, Transport};
 
 use crate::fixture::{Fixture, KEY, NOW, Outcome, PEER, alice, client, code, udp, value};
+use crate::mobility::{elsewhere, refresh, ticketed};
 
 #[test]
 fn rfc8489_9_2_4_each_fault_has_its_code() {
@@ -204,4 +205,31 @@ fn rfc8489_9_2_4_nobody_is_found_by_userhash() {
     // RFC 8489 §9.2: "obMatJos2", then the security bits: only the first, password algorithms, is set.
     let nonce = value(&reply, A::NONCE).unwrap();
     assert!(nonce.starts_with(b"obMatJos2gAA"), "{}", String::from_utf8_lossy(&nonce));
+}
+
+#[test]
+fn rfc8016_5_a_ticket_without_a_credential_moves_nothing() {
+    let mut fixture = Fixture::new();
+    let (credential, ticket) = ticketed(&mut fixture);
+    let bare = message::request(Method::REFRESH, fixture.dice.transaction(), |writer| {
+        writer.attribute(A::MOBILITY_TICKET, &ticket);
+    });
+    assert!(matches!(fixture.give(elsewhere(), &bare), Outcome::Silence(_)));
+    assert!(!fixture.server.has_allocation(&elsewhere().five_tuple));
+    let moved = refresh(&mut fixture, elsewhere(), &credential, &ticket);
+    assert_eq!(code(&moved), 0, "the ticket is as good as before");
+}
+
+#[test]
+fn rfc8016_3_1_2_an_answer_with_a_ticket_fits_every_path() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    let reply = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
+        udp(writer);
+        writer.attribute(A::ADDITIONAL_ADDRESS_FAMILY, &message::FAMILY_IPV6);
+        writer.attribute(A::MOBILITY_TICKET, &[]);
+    });
+    assert_eq!(code(&reply), 0);
+    // RFC 8489 §6.1: 576 bytes over IPv4, with its header and UDP's.
+    assert!(reply.len() <= 576 - 28, "{} bytes", reply.len());
 }

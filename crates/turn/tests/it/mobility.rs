@@ -46,7 +46,7 @@ pub(crate) fn request(
     })
 }
 
-fn refresh(fixture: &mut Fixture, at: Client, credential: &Credential, ticket: &[u8]) -> Vec<u8> {
+pub(crate) fn refresh(fixture: &mut Fixture, at: Client, credential: &Credential, ticket: &[u8]) -> Vec<u8> {
     let request = request(fixture, at, credential, ticket, None);
     fixture.give(at, &request).reply()
 }
@@ -174,7 +174,7 @@ fn rfc8016_3_1_2_a_forbidden_one_is_405() {
 }
 
 #[test]
-fn rfc8016_3_4_where_mobility_is_off_a_ticket_is_405() {
+fn rfc8016_3_2_2_where_mobility_is_off_a_ticket_is_405() {
     let mut fixture = Fixture::configured(|config| config.mobility = false);
     let credential = fixture.mint(3_600);
     fixture.allocate(alice(), &credential);

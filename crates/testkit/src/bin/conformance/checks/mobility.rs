@@ -37,7 +37,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("rfc8016-3.2.2-ticket-of-a-deleted-allocation-437", of_a_deleted),
     check("rfc8016-3.2.2-altered-ticket-400", altered),
     check("rfc8016-3.2.2-another-users-ticket-441", another_user),
-    check("rfc8016-6-tickets-show-nothing", tickets_show_nothing),
+    check("rfc8016-5-tickets-show-nothing", tickets_show_nothing),
 ];
 
 /// A client and peer with a permission, and the allocation's ticket.
