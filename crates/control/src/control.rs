@@ -11,7 +11,7 @@ use crate::feed::{Feed, News};
 use crate::ice::IceUrls;
 use crate::keys::Keys;
 use crate::rate::{Buckets, Rate};
-use crate::serve::{self, ServeError};
+use crate::serve::{self, ServeError, Tls};
 use crate::store::{Store, StoreError, TokenId};
 
 /// What the HTTP side has to be told.
@@ -100,7 +100,7 @@ impl Control {
         api::router(Arc::clone(&self.shared))
     }
 
-    /// Serves until `shutdown` is ready: then takes no more connections, lets running requests end for a few
+    /// Serves, within TLS if that is given, until `shutdown` is ready: then takes no more connections, lets running requests end for a few
     /// seconds, and returns. Follows the feed meanwhile.
     ///
     /// # Errors
@@ -108,11 +108,12 @@ impl Control {
     pub async fn serve(
         &self,
         listener: TcpListener,
+        tls: Option<Tls>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let feed = self.feed();
         tokio::select! {
-            done = serve::serve(listener, self.router(), shutdown) => done,
+            done = serve::serve(listener, tls, self.router(), shutdown) => done,
             never = feed.run() => never,
         }
     }

@@ -19,4 +19,4 @@ pub use control::{Config, Control, Dev};
 pub use feed::{Feed, KeySettings, News};
 pub use ice::{IceTransport, IceUrlError, IceUrls};
 pub use rate::Rate;
-pub use serve::ServeError;
+pub use serve::{ServeError, Tls};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use credentials::Keyring;
+use rustls::ServerConfig;
 use turn::{Cidr, PortRange, RelayAddress, Transport};
 
 use crate::DtlsIdentity;
@@ -27,6 +28,8 @@ pub struct Config {
     pub keyring: Arc<Keyring>,
     /// Proxies, which are believed when they say with the PROXY protocol whose a TCP connection is.
     pub proxies: Vec<Cidr>,
+    /// What TLS is spoken with; whoever connects later finds what is there then. `None`: TLS is not spoken.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// Bounds for TCP clients.
     pub stream_limits: StreamLimits,
     /// What DTLS sessions are begun with; whoever begins one later finds what is there then. `None`: DTLS is not spoken.

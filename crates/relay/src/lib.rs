@@ -11,11 +11,13 @@ mod connection;
 mod counters;
 mod dtls;
 mod held;
+mod link;
 mod mailbox;
 mod opening;
 mod splice;
 mod stream;
 mod sys;
+mod tls;
 mod udp;
 mod worker;
 
@@ -87,6 +89,9 @@ impl Bound {
         for wanted in &config.listeners {
             listeners.push(opening.open(*wanted)?);
         }
+        if config.tls.is_some() {
+            opening.secure_streams();
+        }
         if config.dtls.is_some() {
             opening.secure_datagrams();
         }
@@ -119,7 +124,7 @@ impl Bound {
     pub fn start(self) -> io::Result<Relay> {
         sys::raise_open_files();
         let listeners = self.own_listeners();
-        let Config { mut turn, relay_ports, keyring, proxies, stream_limits, dtls, dtls_limits, .. } =
+        let Config { mut turn, relay_ports, keyring, proxies, stream_limits, tls, dtls, dtls_limits, .. } =
             self.config;
         let own = OwnAddresses { listeners, relay_addresses: turn.relay_addresses.clone(), relay_ports };
         turn.policy = own.tell(turn.policy);
@@ -143,7 +148,7 @@ impl Bound {
                 server,
                 sockets,
                 (
-                    Connections::new(WorkerId(index), stream_limits, proxies.clone()),
+                    Connections::new(WorkerId(index), stream_limits, proxies.clone(), tls.clone()),
                     Sessions::new(WorkerId(index), dtls.clone(), dtls_limits, clock.start()),
                 ),
                 clock,

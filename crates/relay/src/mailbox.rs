@@ -1,12 +1,12 @@
 //! What reaches a worker from other threads: commands for all of them, and letters from one worker to another.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use turn::{Client, Command, FiveTuple, Note, WorkerId};
 
+use crate::link::Link;
 use crate::sys::Wake;
 use crate::worker::Move;
 
@@ -45,7 +45,7 @@ pub(crate) enum Letter {
     ToClient { from: WorkerId, client: Client, parcel: Parcel },
     /// A client's connection that brought a ConnectionBind for one of your allocations: the request and what was read
     /// behind it. RFC 6062 §5.4.
-    Connection { stream: TcpStream, client: FiveTuple, bytes: Vec<u8> },
+    Connection { link: Box<Link>, client: FiveTuple, bytes: Vec<u8> },
 }
 
 /// How many packets are under way to one worker, and their bytes.

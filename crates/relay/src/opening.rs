@@ -105,6 +105,13 @@ impl Opening {
         Ok(Discovery { sources })
     }
 
+    /// Lets every TCP socket take TLS, too.
+    pub(crate) fn secure_streams(&mut self) {
+        for listener in self.workers.iter_mut().flat_map(|worker| &mut worker.tcp) {
+            listener.takes.secured = true;
+        }
+    }
+
     /// Lets every UDP socket take DTLS, too.
     pub(crate) fn secure_datagrams(&mut self) {
         for listener in self.workers.iter_mut().flat_map(|worker| &mut worker.udp) {

@@ -3,8 +3,8 @@
 //! rate is used up. RFC 6062 §4.5.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 
 use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -12,7 +12,9 @@ use turn::{Allowance, ConnectFailed, ConnectionId, Direction};
 
 use crate::StreamLimits;
 use crate::held::{Held, Hold};
+use crate::link::{Link, is_transient};
 use crate::sys::{Epoll, Event, Interest};
+use crate::tls::Records;
 use crate::worker::Token;
 
 /// The most that is read at once, and so the most that waits for either side of a pair: 512 MiB when all pairs that a
@@ -69,7 +71,7 @@ struct Pair {
 /// One side.
 #[derive(Debug)]
 struct End {
-    stream: TcpStream,
+    link: Link,
     token: Token,
     /// What was read of it before it became a side: to be read first.
     early: Vec<u8>,
@@ -123,25 +125,43 @@ pub(crate) enum Side {
     Client,
 }
 
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+/// What moving needs: a buffer as long as a record, room for records, and the time.
+#[derive(Debug)]
+pub(crate) struct Room<'r> {
+    pub(crate) buffer: &'r mut [u8],
+    pub(crate) records: &'r mut Records,
+    pub(crate) now_ms: u64,
 }
 
 impl End {
-    fn new(stream: TcpStream, token: Token) -> Self {
-        Self { stream, token, early: Vec::new(), watched: None, is_hung: false, is_dead: false }
+    fn new(link: Link, token: Token) -> Self {
+        Self { link, token, early: Vec::new(), watched: None, is_hung: false, is_dead: false }
     }
 
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        if self.early.is_empty() {
-            return self.stream.read(room);
+    /// Reads at most so many bytes.
+    fn read(&mut self, most: usize, room: &mut Room<'_>) -> io::Result<Option<usize>> {
+        let most = most.clamp(1, CHUNK);
+        if !self.early.is_empty() {
+            let count = most.min(self.early.len());
+            room.buffer.iter_mut().zip(self.early.drain(..count)).for_each(|(to, byte)| *to = byte);
+            if self.early.is_empty() {
+                self.early = Vec::new();
+            }
+            return Ok(Some(count));
         }
-        let count = room.len().min(self.early.len());
-        room.iter_mut().zip(self.early.drain(..count)).for_each(|(to, byte)| *to = byte);
-        if self.early.is_empty() {
-            self.early = Vec::new();
+        if !self.link.is_secured() {
+            let buffer = room.buffer.get_mut(..most).unwrap_or_default();
+            return self.link.read(buffer, room.records, room.now_ms);
         }
-        Ok(count)
+        let Some(count) = self.link.read(room.buffer, room.records, room.now_ms)? else { return Ok(None) };
+        // A record is opened whole, however little of it may be read.
+        self.early.extend_from_slice(room.buffer.get(most..count).unwrap_or_default());
+        Ok(Some(count.min(most)))
+    }
+
+    /// Whether there is something to read that no event will tell of.
+    fn has_more(&self) -> bool {
+        !self.early.is_empty() || self.link.is_ended()
     }
 
     /// Has epoll wait for this and nothing else.
@@ -151,9 +171,9 @@ impl End {
             return Ok(());
         }
         match (self.watched, wanted) {
-            (None, Some(interest)) => epoll.add(&self.stream, self.token.pack(), interest)?,
-            (Some(_), Some(interest)) => epoll.modify(&self.stream, self.token.pack(), interest)?,
-            (_, None) => epoll.remove(&self.stream)?,
+            (None, Some(interest)) => epoll.add(&self.link, self.token.pack(), interest)?,
+            (Some(_), Some(interest)) => epoll.modify(&self.link, self.token.pack(), interest)?,
+            (_, None) => epoll.remove(&self.link)?,
         }
         self.watched = wanted;
         Ok(())
@@ -166,8 +186,8 @@ impl Flow {
     }
 
     /// Sends `bytes` and keeps what the system does not take; how much it took.
-    fn write(&mut self, bytes: &[u8], to: &mut End) -> usize {
-        match to.stream.write(bytes) {
+    fn write(&mut self, bytes: &[u8], to: &mut End, records: &mut Records) -> usize {
+        match to.link.offer(bytes, records) {
             Ok(sent) => {
                 self.waiting.extend_from_slice(bytes.get(sent..).unwrap_or_default());
                 sent
@@ -184,10 +204,18 @@ impl Flow {
     }
 
     /// Sends what waits; how much.
-    fn flush(&mut self, to: &mut End) -> usize {
+    fn flush(&mut self, to: &mut End, records: &mut Records) -> usize {
         let before = self.sent;
+        match to.link.flush() {
+            Ok(true) => {}
+            Ok(false) => return 0,
+            Err(_) => {
+                to.is_dead = true;
+                return 0;
+            }
+        }
         while let Some(rest) = self.waiting.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match to.stream.write(rest) {
+            match to.link.offer(rest, records) {
                 Ok(sent) => self.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.sent - before,
@@ -208,43 +236,42 @@ impl Flow {
         &mut self,
         from: &mut End,
         to: &mut End,
-        buffer: &mut [u8],
+        room: &mut Room<'_>,
         mut pass: impl FnMut(usize) -> Allowance,
     ) -> u64 {
         let mut moved = 0;
         let mut reads = 0;
         let mut allowance = None;
         while !self.is_done {
-            moved += self.flush(to);
+            moved += self.flush(to, room.records);
             if to.is_dead {
                 (self.waiting, self.sent) = (Vec::new(), 0);
                 (self.is_ended, self.is_done) = (true, true);
-            } else if self.is_waiting() {
+            } else if self.is_waiting() || to.link.is_waiting() {
                 break;
             } else if self.is_ended || (from.is_dead && from.early.is_empty()) {
                 // RFC 6062 §5.5: when one side is closed, so is the other, behind all that came before. It fails where
                 // that side is gone.
-                let _ = to.stream.shutdown(Shutdown::Write);
+                let _ = to.link.end();
                 (self.is_ended, self.is_done) = (true, true);
             } else if self.hold.is_some() {
                 break;
             } else if let Allowance::Until(until_ms) = *allowance.get_or_insert_with(|| pass(0)) {
                 self.used_up_until_ms = Some(until_ms);
                 break;
-            } else if reads >= READS_PER_ROUND && !from.is_hung && from.early.is_empty() {
+            } else if reads >= READS_PER_ROUND && !from.is_hung && !from.has_more() {
                 break;
             } else {
                 reads += 1;
-                let most = match allowance.take() {
-                    Some(Allowance::Bytes(most)) => most.clamp(1, buffer.len()),
-                    _ => break,
-                };
-                match from.read(buffer.get_mut(..most).unwrap_or_default()) {
-                    Ok(0) => self.is_ended = true,
-                    Ok(count) => {
+                let Some(Allowance::Bytes(most)) = allowance.take() else { break };
+                match from.read(most, room) {
+                    Ok(None) => self.is_ended = true,
+                    Ok(Some(0)) => {}
+                    Ok(Some(count)) => {
                         allowance = Some(pass(count));
                         self.turn = None;
-                        moved += self.write(buffer.get(..count).unwrap_or_default(), to);
+                        let bytes = room.buffer.get(..count).unwrap_or_default();
+                        moved += self.write(bytes, to, room.records);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_transient(&error) && !from.is_hung => break,
@@ -259,9 +286,9 @@ impl Flow {
 // RFC 6062 §3: while one side cannot be written to, the other is not read.
 /// What to wait for on a side: reading while nothing waits for the other side and no rate is used up, writing while
 /// something waits for it.
-fn interest(inward: &Flow, outward: &Flow) -> Interest {
-    let reads = !inward.is_ended && !inward.is_waiting() && inward.hold.is_none();
-    match (reads, outward.is_waiting()) {
+fn interest((inward, to): (&Flow, &Link), (outward, own): (&Flow, &Link)) -> Interest {
+    let reads = !inward.is_ended && !inward.is_waiting() && !to.is_waiting() && inward.hold.is_none();
+    match (reads, outward.is_waiting() || own.is_waiting()) {
         (true, true) => Interest::ReadWrite,
         (true, false) => Interest::Read,
         (false, true) => Interest::Write,
@@ -289,7 +316,7 @@ impl Splices {
         let entry = self.slab.vacant_entry();
         let index = entry.key();
         let number = u32::try_from(index).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        entry.insert(Splice { id, peer: End::new(stream, Token::Peer(number)), stage });
+        entry.insert(Splice { id, peer: End::new(Link::new(stream), Token::Peer(number)), stage });
         self.by_id.insert(id, index);
         Ok(index)
     }
@@ -324,15 +351,14 @@ impl Splices {
         self.insert(id, stream, Stage::Waiting).map(|_| ())
     }
 
-    /// Makes a pair of a connection with a peer and a client's connection, on which `unsent` has to go out first. `data`
-    /// came behind the request.
+    /// Makes a pair of a connection with a peer and a client's connection. `data` came behind the request.
     ///
     /// # Errors
     /// When the client's connection cannot be used; the other one is as it was.
     pub(crate) fn bind(
         &mut self,
         id: ConnectionId,
-        (stream, unsent): (TcpStream, Vec<u8>),
+        link: Link,
         data: &[u8],
         epoll: &Epoll,
         now_ms: u64,
@@ -340,12 +366,12 @@ impl Splices {
         let index = self.by_id.get(&id).copied().ok_or(io::ErrorKind::NotFound)?;
         let token = Token::Data(u32::try_from(index).map_err(|_| io::ErrorKind::OutOfMemory)?);
         let splice = self.slab.get_mut(index).ok_or(io::ErrorKind::NotFound)?;
-        let mut client = End::new(stream, token);
+        let mut client = End::new(link, token);
         // So far it is waited for as what it was before.
-        epoll.modify(&client.stream, token.pack(), Interest::Nothing)?;
+        epoll.modify(&client.link, token.pack(), Interest::Nothing)?;
         client.watched = Some(Interest::Nothing);
         client.early = data.to_vec();
-        let to_client = Flow { waiting: unsent, ..Flow::default() };
+        let to_client = Flow::default();
         let check_ms = now_ms.saturating_add(self.limits.pair_idle_ms);
         let to_peer = Flow::default();
         let pair = Pair { client, to_peer, to_client, moved_ms: now_ms, check_ms };
@@ -361,16 +387,19 @@ impl Splices {
         index: usize,
         event: Option<(Side, Event)>,
         epoll: &Epoll,
-        buffer: &mut [u8],
-        now_ms: u64,
+        room: &mut Room<'_>,
         pass: &mut impl FnMut(ConnectionId, Direction, usize) -> Allowance,
     ) -> Progress {
+        let now_ms = room.now_ms;
         let nothing = Progress::Moved(Moved::default());
         let Some(Splice { id, peer, stage }) = self.slab.get_mut(index) else { return nothing };
         let id = *id;
         let pair = match stage {
             Stage::Connecting => {
-                let made = matches!(peer.stream.take_error(), Ok(None)) && peer.stream.peer_addr().is_ok();
+                let made = {
+                    let stream = peer.link.stream();
+                    matches!(stream.take_error(), Ok(None)) && stream.peer_addr().is_ok()
+                };
                 let made = made && peer.watch(epoll, None).is_ok();
                 if made {
                     *stage = Stage::Waiting;
@@ -386,7 +415,7 @@ impl Splices {
             pair.hang_up(peer, side);
         }
         let was_half_open = pair.is_half_open();
-        let moved = pair.pump(peer, buffer, &mut |direction, bytes| pass(id, direction, bytes));
+        let moved = pair.pump(peer, room, &mut |direction, bytes| pass(id, direction, bytes));
         pair.hold(index, now_ms, &mut self.held);
         let ends_now = pair.is_half_open() && !was_half_open;
         if moved != Moved::default() || ends_now {
@@ -506,15 +535,15 @@ impl Pair {
     fn pump(
         &mut self,
         peer: &mut End,
-        buffer: &mut [u8],
+        room: &mut Room<'_>,
         pass: &mut impl FnMut(Direction, usize) -> Allowance,
     ) -> Moved {
         let mut moved = Moved::default();
         loop {
             let before = (peer.is_dead, self.client.is_dead);
             let Self { client, to_peer, to_client, .. } = self;
-            moved.to_peer += to_peer.pump(client, peer, buffer, |bytes| pass(Direction::ToPeer, bytes));
-            moved.to_client += to_client.pump(peer, client, buffer, |bytes| pass(Direction::ToClient, bytes));
+            moved.to_peer += to_peer.pump(client, peer, room, |bytes| pass(Direction::ToPeer, bytes));
+            moved.to_client += to_client.pump(peer, client, room, |bytes| pass(Direction::ToClient, bytes));
             if before == (peer.is_dead, self.client.is_dead) {
                 return moved;
             }
@@ -546,8 +575,10 @@ impl Pair {
 
     /// Waits for what can happen next on either side.
     fn watch(&mut self, peer: &mut End, epoll: &Epoll) -> io::Result<()> {
-        peer.watch(epoll, Some(interest(&self.to_client, &self.to_peer)))?;
-        self.client.watch(epoll, Some(interest(&self.to_peer, &self.to_client)))
+        let of_peer = interest((&self.to_client, &self.client.link), (&self.to_peer, &peer.link));
+        let of_client = interest((&self.to_peer, &peer.link), (&self.to_client, &self.client.link));
+        peer.watch(epoll, Some(of_peer))?;
+        self.client.watch(epoll, Some(of_client))
     }
 }
 

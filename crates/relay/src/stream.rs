@@ -1,16 +1,21 @@
 //! The stream clients of one worker: accepted within bounds, looked at again before a deadline can be missed by much.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use slab::Slab;
-use stun::proxy_protocol::{self, BadHeader, Front};
+use stun::framing::Opening;
+use stun::proxy_protocol::{self, BadHeader};
 use turn::{Cidr, Client, FiveTuple, Transport, WorkerId};
 
 use crate::StreamLimits;
 use crate::config::Takes;
-use crate::connection::Connection;
+use crate::connection::{Connection, Stage};
+use crate::link::Link;
 use crate::sys::{Epoll, Interest};
 use crate::worker::Token;
 
@@ -41,6 +46,11 @@ pub(crate) struct Connections {
     five_tuples: HashSet<FiveTuple>,
     /// Who is believed when it says whose a connection is.
     proxies: Vec<Cidr>,
+    /// What TLS is spoken with.
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    /// Whose handshakes wait for their next step, in the order in which they do.
+    shaking: BTreeMap<u64, usize>,
+    next_place: u64,
     /// One entry for each connection: when to look at its deadlines.
     checks: BTreeSet<(u64, usize)>,
     pub(crate) limits: StreamLimits,
@@ -58,6 +68,17 @@ pub(crate) struct Accepted {
 /// The connection has to be closed: its proxy's header is malformed, or names a client that cannot be let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused;
+
+/// What is at the front of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Front<'b> {
+    /// More has to come first.
+    Incomplete,
+    /// Frames begin.
+    Frames(&'b [u8]),
+    /// A TLS handshake begins.
+    Tls(&'b [u8]),
+}
 
 /// The handle of a worker's connection or session, if there are enough bits for it.
 pub(crate) fn handle(worker: WorkerId, id: usize) -> Option<u32> {
@@ -80,13 +101,21 @@ pub(crate) fn place(address: IpAddr) -> IpAddr {
 }
 
 impl Connections {
-    pub(crate) fn new(worker: WorkerId, limits: StreamLimits, proxies: Vec<Cidr>) -> Self {
+    pub(crate) fn new(
+        worker: WorkerId,
+        limits: StreamLimits,
+        proxies: Vec<Cidr>,
+        tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    ) -> Self {
         Self {
             worker,
             slab: Slab::new(),
             per_address: HashMap::new(),
             five_tuples: HashSet::new(),
             proxies,
+            tls,
+            shaking: BTreeMap::new(),
+            next_place: 0,
             checks: BTreeSet::new(),
             limits,
         }
@@ -158,14 +187,16 @@ impl Connections {
             if listener.address.ip().is_unspecified() { stream.local_addr()? } else { listener.address };
         // Until its first byte says otherwise.
         let five_tuple = FiveTuple { transport: Transport::Tcp, client: from, server };
-        Ok(self.insert(stream, five_tuple, is_proxy, epoll, now_ms)?.is_some())
+        let takes = listener.takes;
+        let stage = if is_proxy { Stage::Unnamed(takes) } else { Stage::Unopened(takes) };
+        Ok(self.insert(Link::new(stream), five_tuple, stage, epoll, now_ms)?.is_some())
     }
 
     fn insert(
         &mut self,
-        stream: TcpStream,
+        link: Link,
         five_tuple: FiveTuple,
-        is_proxy: bool,
+        stage: Stage,
         epoll: &Epoll,
         now_ms: u64,
     ) -> io::Result<Option<usize>> {
@@ -175,8 +206,8 @@ impl Connections {
             return Ok(None);
         }
         let client = Client { five_tuple, via };
-        epoll.add(&stream, Self::token(&client).pack(), Interest::Read)?;
-        let connection = Connection::new(stream, client, is_proxy, now_ms);
+        epoll.add(&link, Self::token(&client).pack(), Interest::Read)?;
+        let connection = Connection::new(link, client, stage, now_ms);
         let connection = self.slab.vacant_entry().insert(connection);
         connection.check_ms = now_ms + CHECK_MS;
         self.count(five_tuple);
@@ -187,7 +218,7 @@ impl Connections {
     /// Takes over a connection that another worker accepted; its number, or `None` where a bound is reached.
     pub(crate) fn adopt(
         &mut self,
-        stream: TcpStream,
+        link: Link,
         client: FiveTuple,
         epoll: &Epoll,
         now_ms: u64,
@@ -195,40 +226,103 @@ impl Connections {
         if self.slab.len() >= self.limits.connections || self.is_crowded(client.client.ip(), 0) {
             return None;
         }
-        self.insert(stream, client, false, epoll, now_ms).ok().flatten()
+        self.insert(link, client, Stage::Framed, epoll, now_ms).ok().flatten()
     }
 
     /// Gives a connection away, with what was not sent to it yet.
-    pub(crate) fn detach(&mut self, id: usize) -> Option<(FiveTuple, TcpStream, Vec<u8>)> {
-        let connection = self.remove(id)?;
-        let five_tuple = connection.client.five_tuple;
-        let (stream, unsent) = connection.into_stream();
-        Some((five_tuple, stream, unsent))
+    pub(crate) fn detach(&mut self, id: usize) -> Option<(FiveTuple, Link)> {
+        self.remove(id).map(|connection| (connection.client.five_tuple, connection.link))
     }
 
-    /// Reads past a proxy's header at the front of a connection, if one may be there: what comes behind. `None` when
-    /// the rest of it has to come first.
+    /// Reads past a proxy's header at the front of a connection, if one may be there, and tells by the first byte
+    /// behind it what the connection carries.
     pub(crate) fn read_front<'b>(
         &mut self,
         id: usize,
         bytes: &'b [u8],
         now_ms: u64,
-    ) -> Result<Option<&'b [u8]>, Refused> {
-        let Some(connection) = self.slab.get_mut(id).filter(|connection| connection.is_unnamed) else {
-            return Ok(Some(bytes));
+    ) -> Result<Front<'b>, Refused> {
+        let mut bytes = bytes;
+        let Some(connection) = self.slab.get_mut(id) else { return Ok(Front::Incomplete) };
+        if let Stage::Unnamed(takes) = connection.stage {
+            let (length, named) = match proxy_protocol::read(bytes).map_err(|BadHeader| Refused)? {
+                proxy_protocol::Front::Incomplete { .. } => {
+                    connection.keep(bytes, false, now_ms);
+                    return Ok(Front::Incomplete);
+                }
+                proxy_protocol::Front::Absent => (0, None),
+                proxy_protocol::Front::Header { length, client } => (length, client),
+            };
+            connection.stage = Stage::Unopened(takes);
+            connection.keep(&[], true, now_ms);
+            self.name(id, named)?;
+            bytes = bytes.get(length..).unwrap_or_default();
+        }
+        let Some(connection) = self.slab.get_mut(id) else { return Ok(Front::Incomplete) };
+        let Stage::Unopened(takes) = connection.stage else { return Ok(Front::Frames(bytes)) };
+        let front = match Opening::of(bytes) {
+            Opening::Nothing => return Ok(Front::Incomplete),
+            Opening::Tls if takes.secured => Front::Tls(bytes),
+            // What is neither is told by the frame that it is not.
+            _ if takes.plain => Front::Frames(bytes),
+            _ => return Err(Refused),
         };
-        let (length, named) = match proxy_protocol::read(bytes).map_err(|BadHeader| Refused)? {
-            Front::Incomplete { .. } => {
-                connection.keep(bytes, false, now_ms);
-                return Ok(None);
-            }
-            Front::Absent => (0, None),
-            Front::Header { length, client } => (length, client),
+        connection.stage = Stage::Framed;
+        Ok(front)
+    }
+
+    /// Begins to speak TLS on a connection, which has brought these bytes.
+    pub(crate) fn secure(&mut self, id: usize, bytes: &[u8], now_ms: u64) -> Result<(), Refused> {
+        let config = self.tls.as_ref().ok_or(Refused)?.load_full();
+        let Some(connection) = self.slab.get_mut(id) else { return Err(Refused) };
+        let own = connection.client.five_tuple;
+        let five_tuple = FiveTuple { transport: Transport::Tls, ..own };
+        if self.five_tuples.contains(&five_tuple) {
+            return Err(Refused);
+        }
+        connection.link.secure(config, bytes, now_ms).map_err(|_| Refused)?;
+        connection.client.five_tuple = five_tuple;
+        self.uncount(own);
+        self.count(five_tuple);
+        Ok(())
+    }
+
+    /// Whether a connection's next bytes are for its handshake.
+    pub(crate) fn is_shaking_hands(&self, id: usize) -> bool {
+        self.slab.get(id).is_some_and(|connection| connection.link.is_shaking_hands())
+    }
+
+    /// Leaves a connection alone until its handshake's turn has come.
+    pub(crate) fn line_up(&mut self, id: usize, epoll: &Epoll) -> io::Result<()> {
+        let Some(connection) = self.slab.get_mut(id).filter(|connection| connection.place.is_none()) else {
+            return Ok(());
         };
-        connection.is_unnamed = false;
-        connection.keep(&[], true, now_ms);
-        self.name(id, named)?;
-        Ok(Some(bytes.get(length..).unwrap_or_default()))
+        epoll.modify(connection, Self::token(&connection.client).pack(), Interest::Nothing)?;
+        connection.place = Some(self.next_place);
+        self.shaking.insert(self.next_place, id);
+        self.next_place += 1;
+        Ok(())
+    }
+
+    /// Whether handshakes wait for their turn.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.shaking.is_empty()
+    }
+
+    /// Whether this connection's handshake waits for its turn.
+    pub(crate) fn is_in_line(&self, id: usize) -> bool {
+        self.slab.get(id).is_some_and(|connection| connection.place.is_some())
+    }
+
+    /// The connection whose handshake has its turn; it is looked at again.
+    pub(crate) fn next_in_line(&mut self, epoll: &Epoll) -> Option<usize> {
+        let (_, id) = self.shaking.pop_first()?;
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.place = None;
+            // Where that fails its deadline will close it.
+            let _ = epoll.modify(connection, Self::token(&connection.client).pack(), Interest::Read);
+        }
+        Some(id)
     }
 
     /// The connection is this client's, or the proxy's own, and counts as such.
@@ -277,12 +371,18 @@ impl Connections {
 
     /// Closes a connection; its client.
     pub(crate) fn close(&mut self, id: usize) -> Option<FiveTuple> {
-        self.remove(id).map(|connection| connection.client.five_tuple)
+        self.remove(id).map(|mut connection| {
+            connection.link.say_goodbye();
+            connection.client.five_tuple
+        })
     }
 
     fn remove(&mut self, id: usize) -> Option<Connection> {
         let connection = self.slab.try_remove(id)?;
         self.uncount(connection.client.five_tuple);
+        if let Some(place) = connection.place {
+            self.shaking.remove(&place);
+        }
         Some(connection)
     }
 
@@ -312,8 +412,8 @@ impl Connections {
             if allocated {
                 connection.allocated_until_ms = now_ms;
             }
-            let slow_frame =
-                connection.partial_since_ms.is_some_and(|ms| since(ms) >= limits.partial_frame_ms);
+            let begun = [connection.partial_since_ms, connection.link.record_since_ms()];
+            let slow_frame = begun.into_iter().flatten().any(|ms| since(ms) >= limits.partial_frame_ms);
             let idle = !allocated && since(connection.heard_ms) >= limits.unallocated_idle_ms;
             let useless = !allocated && since(connection.allocated_until_ms) >= limits.unallocated_total_ms;
             if slow_frame || idle || useless {
@@ -338,7 +438,7 @@ mod tests {
         let takes = Takes::of(Transport::Tcp);
         let listener = StreamListener { socket: listener, address, takes };
         let epoll = Epoll::new().unwrap();
-        let mut connections = Connections::new(WorkerId(3), StreamLimits::default(), vec![]);
+        let mut connections = Connections::new(WorkerId(3), StreamLimits::default(), vec![], None);
         let mut now_ms = 0;
         // Each takes the number of the one before it.
         for _ in 0..100 {

@@ -26,12 +26,13 @@ use crate::mailbox::{Colleagues, Inbox, Letter};
 use crate::splice::{Side, Splices};
 use crate::stream::{Connections, StreamListener};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
+use crate::tls::Records;
 use crate::udp::{Opener, Relays, UdpListener, send_whole};
 
 pub(crate) use moves::Move;
 pub(crate) use token::Token;
 
-use framed::write_frame;
+use framed::{HANDSHAKES_PER_ROUND, write_frame};
 use tcp::Passage;
 
 /// Room for the longest frame, begun in an earlier read, and as much again.
@@ -69,6 +70,9 @@ pub(crate) struct Worker {
     paused: Vec<(u64, Token)>,
     batch: Batch,
     stream_buffer: Box<[u8]>,
+    records: Records,
+    /// Steps of handshakes that may still be taken in this round.
+    handshakes_left: u32,
     epoll: Epoll,
     clock: Clock,
     inbox: Inbox,
@@ -104,6 +108,8 @@ impl Worker {
             paused: Vec::new(),
             batch: Batch::new(),
             stream_buffer: vec![0; STREAM_BUFFER].into(),
+            records: Records::new(),
+            handshakes_left: HANDSHAKES_PER_ROUND,
             epoll,
             clock,
             inbox,
@@ -126,6 +132,7 @@ impl Worker {
             }
             self.resume_pairs(now);
             self.tend_sessions(now);
+            self.resume_handshakes(now);
             self.flush();
             self.server.handle_timeout(now);
             self.close_connections(now);
@@ -174,6 +181,9 @@ impl Worker {
 
     /// Milliseconds until something is due.
     fn timeout_ms(&self) -> Option<u64> {
+        if self.connections.has_line() {
+            return Some(0);
+        }
         let resume = self.paused.first().map(|(at, _)| *at);
         let checks = [self.connections.next_check(), self.splices.next_check(), self.sessions.next_due()];
         let due = [self.server.poll_timeout(), resume].into_iter().chain(checks);
@@ -200,6 +210,10 @@ impl Worker {
                         self.paused.push((now.monotonic_ms + ACCEPT_PAUSE_MS, Token::Tcp(index)));
                     }
                 }
+            }
+            // It waits for nothing but its turn, and is gone.
+            Token::Connection(index) if event.hung && self.connections.is_in_line(index as usize) => {
+                self.broken.push(index as usize);
             }
             Token::Connection(index) => {
                 if event.writable {
@@ -402,8 +416,9 @@ impl Worker {
                     let home = Connections::home_of(client);
                     return self.send_to_foreign_client(home, client, self.batch.bytes(range));
                 }
-                let Self { server, connections, batch, epoll, broken, counters, .. } = self;
-                write_frame(client, batch.bytes(range), (server, connections, epoll), broken, counters);
+                let Self { server, connections, records, batch, epoll, broken, counters, .. } = self;
+                let to = (&*server, connections, &*epoll);
+                write_frame(client, batch.bytes(range), to, records, broken, counters);
             }
         }
     }
@@ -444,8 +459,8 @@ impl Worker {
                     if let Some(reply) = reply {
                         self.count(reply);
                     }
-                    let Self { server, connections, epoll, broken, counters, .. } = self;
-                    write_frame(&client, &message, (server, connections, epoll), broken, counters);
+                    let Self { server, connections, records, epoll, broken, counters, .. } = self;
+                    write_frame(&client, &message, (server, connections, epoll), records, broken, counters);
                 }
                 Output::Disconnect { connection, reason } => {
                     self.splices.close(connection);

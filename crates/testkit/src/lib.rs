@@ -11,3 +11,4 @@ pub mod model;
 pub mod network;
 pub mod rfc_pages;
 pub mod simulator;
+pub mod tls;

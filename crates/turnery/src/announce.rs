@@ -1,6 +1,6 @@
 //! What people read on standard output before the ready line, and the ready line itself.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -11,6 +11,20 @@ use control::store::{AccountId, Bootstrapped, TurnKey};
 use credentials::Credential;
 use relay::Listener;
 use serde_json::json;
+
+/// Where the API is served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Api {
+    pub(crate) address: SocketAddr,
+    /// Whether within TLS.
+    pub(crate) tls: bool,
+}
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+}
 
 /// What was made on the first start.
 #[derive(Debug)]
@@ -38,11 +52,7 @@ pub(crate) struct Trial<'a> {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub(crate) fn people(
-    api: SocketAddr,
-    first: Option<&FirstStart<'_>>,
-    trial: Option<&Trial<'_>>,
-) -> Result<()> {
+pub(crate) fn people(api: Api, first: Option<&FirstStart<'_>>, trial: Option<&Trial<'_>>) -> Result<()> {
     let base = base_url(api);
     let mut text = String::new();
     if let Some(first) = first {
@@ -58,9 +68,9 @@ pub(crate) fn people(
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub(crate) fn ready(api: SocketAddr, listeners: &[Listener]) -> Result<()> {
+pub(crate) fn ready(api: Api, listeners: &[Listener]) -> Result<()> {
     let turn: Vec<String> = listeners.iter().map(Listener::to_string).collect();
-    print(&format!("ready api=http://{api} turn={}\n", turn.join(",")))
+    print(&format!("ready api={api} turn={}\n", turn.join(",")))
 }
 
 fn print(text: &str) -> Result<()> {
@@ -69,14 +79,14 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Where a program on this machine reaches the API.
-fn base_url(mut api: SocketAddr) -> String {
-    if api.ip().is_unspecified() {
-        api.set_ip(match api.ip() {
+fn base_url(mut api: Api) -> String {
+    if api.address.ip().is_unspecified() {
+        api.address.set_ip(match api.address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{api}")
+    api.to_string()
 }
 
 fn write_first_start(text: &mut String, first: &FirstStart<'_>, base: &str) -> Result<()> {

@@ -30,6 +30,18 @@ pub(crate) struct Stamp {
     modified: (i64, i64),
 }
 
+impl Stamp {
+    /// Of this file, if it is there.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            length: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
 impl KeyringFile {
     pub(crate) fn in_dir(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), path: dir.join(NAME) }
@@ -87,12 +99,7 @@ impl KeyringFile {
 
     /// `None` while there is no such file.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
-        let metadata = fs::metadata(&self.path).ok()?;
-        Some(Stamp {
-            inode: metadata.ino(),
-            length: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        Stamp::of(&self.path)
     }
 
     fn read(&self) -> Result<Option<String>> {

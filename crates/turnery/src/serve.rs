@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -17,13 +17,16 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::{Command, Transport};
 
-use crate::announce::{self, FirstStart, Trial};
+use crate::announce::{self, Api, FirstStart, Trial};
+use crate::certificates::{self, Certificates, Files};
 use crate::config::Settings;
 use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
 use crate::listen;
 
-/// How often the keyring's file is looked at.
-const KEYRING_POLL: Duration = Duration::from_secs(1);
+/// How often the files of the keyring and of certificates are looked at.
+const FILES_POLL: Duration = Duration::from_secs(1);
+/// How often it is said that a certificate is about to expire: once a day.
+const WARNING_INTERVAL: Duration = Duration::from_hours(24);
 /// The key that `--dev` makes is found again by its name.
 const DEV_KEY_NAME: &str = "dev";
 const DEV_TTL_SECS: u32 = 86_400;
@@ -73,12 +76,22 @@ struct Service {
     control: Control,
     store: Store,
     api: Mutex<Option<TcpListener>>,
+    /// What the API speaks TLS with, if it does.
+    api_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     keyring_file: KeyringFile,
     keyring: Arc<ArcSwap<Keyring>>,
     /// What the keyring's file was when it was read.
     keyring_stamp: Option<Stamp>,
+    /// And the files that they came from.
+    certificates: Option<(Arc<Certificates>, CertificateFiles)>,
     /// Removed when the service is dropped.
     _data_dir: DataDir,
+}
+
+/// Certificates' files, and what they were when they were read.
+struct CertificateFiles {
+    files: Files,
+    stamp: Vec<Option<Stamp>>,
 }
 
 impl Service {
@@ -90,10 +103,14 @@ impl Service {
         let keyring = keyring_file.open_or_create()?;
         let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
         let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
-        let bound = listen::relay(relay_config(settings, &keyring))?;
+        let early_certificates_stamp = settings.certificates.stamp();
+        let certificates = certificates(settings)?.map(Arc::new);
+        let tls = certificates.as_ref().map(|certificates| certificates.relay());
+        let bound = listen::relay(relay::Config { tls, ..relay_config(settings, &keyring) })?;
         let api = listen::api(settings.api_listen).await?;
-        let api_address = api.local_addr().context("cannot tell the API listener's address")?;
-        warn(settings, &keyring_file);
+        let address = api.local_addr().context("cannot tell the API listener's address")?;
+        let api_address = Api { address, tls: settings.api_tls };
+        warn(settings, &keyring_file, certificates.as_deref());
 
         let listeners = bound.listeners().to_vec();
         for discovery in bound.discovery() {
@@ -126,7 +143,21 @@ impl Service {
         announce::ready(api_address, &listeners)?;
         tracing::info!(api = %api_address, turn = %join(&listeners), workers = settings.workers, "ready");
         let api = Mutex::new(Some(api));
-        Ok(Self { relay, control, store, api, keyring_file, keyring, keyring_stamp, _data_dir: data_dir })
+        let watched =
+            CertificateFiles { files: settings.certificates.clone(), stamp: early_certificates_stamp };
+        let api_tls = certificates.as_ref().filter(|_| settings.api_tls).map(|it| it.api());
+        Ok(Self {
+            relay,
+            control,
+            store,
+            api,
+            api_tls,
+            keyring_file,
+            keyring,
+            keyring_stamp,
+            certificates: certificates.map(|certificates| (certificates, watched)),
+            _data_dir: data_dir,
+        })
     }
 
     /// Serves until a signal ends it.
@@ -142,19 +173,33 @@ impl Service {
             tracing::info!("ending");
         };
         tokio::select! {
-            served = self.control.serve(api, ended) => served.context("the API ended by itself"),
-            never = self.watch_keyring(hangup) => never,
+            served = self.control.serve(api, self.api_tls.clone(), ended) => served.context("the API ended by itself"),
+            never = self.watch_files(hangup) => never,
         }
     }
 
-    /// Puts a changed keyring to use. One that cannot be read is logged, and the one in use stays.
-    async fn watch_keyring(&self, hangup: &mut Signal) -> ! {
+    /// Puts a changed keyring and changed certificates to use. What cannot be read is logged, and what is in use stays.
+    async fn watch_files(&self, hangup: &mut Signal) -> ! {
         let mut seen = self.keyring_stamp;
+        let mut seen_certificates = self.certificates.as_ref().map(|(_, watched)| watched.stamp.clone());
+        let mut warned_at = Instant::now();
         loop {
             let asked = tokio::select! {
-                () = tokio::time::sleep(KEYRING_POLL) => false,
+                () = tokio::time::sleep(FILES_POLL) => false,
                 _ = hangup.recv() => true,
             };
+            if let (Some((certificates, watched)), Some(seen)) = (&self.certificates, &mut seen_certificates)
+            {
+                let stamp = watched.files.stamp();
+                if (stamp != *seen || asked) && !watched.files.is_empty() {
+                    *seen = stamp;
+                    use_certificates(certificates, &watched.files);
+                    warned_at = Instant::now();
+                } else if warned_at.elapsed() >= WARNING_INTERVAL {
+                    warn_of_certificates(certificates);
+                    warned_at = Instant::now();
+                }
+            }
             let stamp = self.keyring_file.stamp();
             if stamp == seen && !asked {
                 continue;
@@ -380,6 +425,7 @@ fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {
         relay_ports: settings.relay_ports,
         keyring: Arc::new(keyring.clone()),
         proxies: settings.proxies.clone(),
+        tls: None,
         stream_limits: StreamLimits::default(),
         dtls: None,
         dtls_limits: DtlsLimits::default(),
@@ -400,7 +446,43 @@ fn ice_urls(settings: &Settings, bound: &Bound) -> IceUrls {
     IceUrls::new(&settings.public_host, &open)
 }
 
-fn warn(settings: &Settings, keyring_file: &KeyringFile) {
+/// What TLS is spoken with, if there is anything to speak it with.
+fn certificates(settings: &Settings) -> Result<Option<Certificates>> {
+    let is_wanted = settings.api_tls || settings.turn_listen.iter().any(|it| it.transport.is_secured());
+    let certified = if !settings.certificates.is_empty() {
+        settings.certificates.read()?
+    } else if is_wanted {
+        let addresses: Vec<_> = settings.relay_addresses.iter().map(|address| address.public).collect();
+        vec![Arc::new(certificates::self_signed(&settings.public_host, &addresses)?)]
+    } else {
+        return Ok(None);
+    };
+    Certificates::new(certified).map(Some)
+}
+
+/// Shows what the files hold now, or what was shown before.
+fn use_certificates(certificates: &Certificates, files: &Files) {
+    match files.read() {
+        Ok(certified) => {
+            certificates.install(certified);
+            tracing::info!(not_after = certificates.soonest_expiry(), "the certificates were read again");
+        }
+        Err(error) => tracing::error!("{error:#}; the certificates in use stay"),
+    }
+    warn_of_certificates(certificates);
+}
+
+fn warn_of_certificates(certificates: &Certificates) {
+    for warning in certificates.warnings(i64::try_from(unix_now()).unwrap_or(i64::MAX)) {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&Certificates>) {
+    if let Some(certificates) = certificates {
+        warn_of_certificates(certificates);
+    }
+
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -411,9 +493,9 @@ fn warn(settings: &Settings, keyring_file: &KeyringFile) {
         let path = keyring_file.path().display();
         tracing::warn!("others than its owner may read the keyring {path}; chmod 600 it");
     }
-    if !settings.api_listen.ip().is_loopback() {
+    if !settings.api_listen.ip().is_loopback() && !settings.api_tls {
         tracing::warn!(
-            "the API is served without TLS on {}; put a reverse proxy before it",
+            "the API is served without TLS on {}; give https:// to --api-listen, or put a reverse proxy before it",
             settings.api_listen
         );
     }

@@ -57,7 +57,7 @@ pub(crate) async fn server_with(
     let (stop, stopped) = oneshot::channel();
     let serving = control.clone();
     let task = tokio::spawn(async move {
-        serving.serve(listener, async { drop(stopped.await) }).await.unwrap();
+        serving.serve(listener, None, async { drop(stopped.await) }).await.unwrap();
     });
     let token = made.token.text.as_str().to_owned();
     Server { addr, store, keyring, control, account: made.account, token, dir, stop: Some(stop), task }

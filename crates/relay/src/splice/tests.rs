@@ -1,3 +1,4 @@
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 
 use super::*;
@@ -27,8 +28,8 @@ fn a_side_that_is_held_wakes_nobody_until_its_time() {
     splices.hold(id, peer).unwrap();
     epoll.add(&data, 1, Interest::Read).unwrap();
     client.write_all(&[1; 5_000]).unwrap();
-    let index = splices.bind(id, (data, Vec::new()), &[2; 1_000], &epoll, 0).unwrap();
-    let mut buffer = vec![0; CHUNK];
+    let index = splices.bind(id, Link::new(data), &[2; 1_000], &epoll, 0).unwrap();
+    let (mut buffer, mut records) = (vec![0; CHUNK], Records::new());
     let mut read = 0;
     let mut step = |splices: &mut Splices, now_ms, most: usize| {
         let mut pass = |_, direction, bytes| {
@@ -39,7 +40,10 @@ fn a_side_that_is_held_wakes_nobody_until_its_time() {
             }
             Allowance::Bytes(500)
         };
-        let progress = splices.ready(index, None, &epoll, &mut buffer, now_ms, &mut pass);
+        let progress = {
+            let mut room = Room { buffer: &mut buffer, records: &mut records, now_ms };
+            splices.ready(index, None, &epoll, &mut room, &mut pass)
+        };
         assert!(matches!(progress, Progress::Moved(_)), "{progress:?}");
         read
     };

@@ -66,7 +66,7 @@ impl Worker {
                     }
                 }
             }
-            Letter::Connection { stream, client, bytes } => self.adopt(now, stream, client, &bytes),
+            Letter::Connection { link, client, bytes } => self.adopt(now, *link, client, &bytes),
             // Whoever sends it has not heard yet that the connection is closed, or never will.
             Letter::ToClient { from, client, .. } if !self.has_connection(&client) => {
                 self.counters.send_failures.add(1);

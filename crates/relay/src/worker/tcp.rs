@@ -9,9 +9,11 @@ use std::ops::Range;
 use turn::{ConnectFailed, ConnectionId, FiveTuple, RelayId, Time, WorkerId};
 
 use super::{ACCEPT_PAUSE_MS, Token, Worker};
+use crate::link::Link;
 use crate::mailbox::Letter;
-use crate::splice::{CHUNK, Moved, Progress, Side};
+use crate::splice::{Moved, Progress, Room, Side};
 use crate::sys::Event;
+use crate::tls::MAX_RECORD;
 
 /// Connections taken from a relay socket before its worker looks at other sockets again.
 const ACCEPTS_PER_ROUND: usize = 16;
@@ -29,6 +31,8 @@ pub(super) enum Passage {
 pub(super) enum Read {
     GoesOn,
     Broken,
+    /// TLS has begun, and has to go on.
+    Secured,
     /// It is no longer among the connections.
     Gone,
     /// The same: it is one side of this pair.
@@ -109,10 +113,11 @@ impl Worker {
         event: Option<(Side, Event)>,
         buffer: &mut [u8],
     ) {
-        let Some(buffer) = buffer.get_mut(..CHUNK) else { return };
-        let Self { splices, server, epoll, .. } = self;
+        let Some(buffer) = buffer.get_mut(..MAX_RECORD) else { return };
+        let Self { splices, server, epoll, records, .. } = self;
+        let mut room = Room { buffer, records, now_ms: now.monotonic_ms };
         let mut pass = |connection, direction, bytes| server.relayed(now, connection, direction, bytes);
-        match splices.ready(index, event, epoll, buffer, now.monotonic_ms, &mut pass) {
+        match splices.ready(index, event, epoll, &mut room, &mut pass) {
             Progress::Connected(connection, result) => self.server.connected(now, connection, result),
             Progress::Moved(moved) => self.count_moved(moved),
             Progress::Over(connection, moved) => {
@@ -155,11 +160,12 @@ impl Worker {
                 let written = self
                     .connections
                     .entry(id)
-                    .map(|connection| connection.write(self.batch.bytes(response), limit).is_ok());
-                let Some((_, stream, unsent)) = self.connections.detach(id) else { return Read::Gone };
+                    .map(|connection| connection.write(self.batch.bytes(response), limit, &mut self.records));
+                let written = written.is_some_and(|written| written.is_ok());
+                let Some((_, link)) = self.connections.detach(id) else { return Read::Gone };
                 let data = bytes.get(request..).unwrap_or_default();
-                let bound = if written == Some(true) {
-                    self.splices.bind(connection, (stream, unsent), data, &self.epoll, now.monotonic_ms)
+                let bound = if written {
+                    self.splices.bind(connection, link, data, &self.epoll, now.monotonic_ms)
                 } else {
                     Err(io::ErrorKind::BrokenPipe.into())
                 };
@@ -174,10 +180,10 @@ impl Worker {
                 }
             }
             Passage::HandOver(worker) => {
-                let Some((client, stream, unsent)) = self.connections.detach(id) else { return Read::Gone };
+                let Some((client, link)) = self.connections.detach(id) else { return Read::Gone };
                 // Whoever does not read answers does not get another worker's time.
-                let passed = unsent.is_empty() && self.epoll.remove(&stream).is_ok();
-                let letter = Letter::Connection { stream, client, bytes: bytes.to_vec() };
+                let passed = !link.is_waiting() && self.epoll.remove(&link).is_ok();
+                let letter = Letter::Connection { link: Box::new(link), client, bytes: bytes.to_vec() };
                 if !passed || self.colleagues.post(worker, letter).is_err() {
                     self.counters.connections_refused.add(1);
                 }
@@ -187,8 +193,8 @@ impl Worker {
     }
 
     /// Takes over what another worker accepted.
-    pub(super) fn adopt(&mut self, now: Time, stream: TcpStream, client: FiveTuple, bytes: &[u8]) {
-        match self.connections.adopt(stream, client, &self.epoll, now.monotonic_ms) {
+    pub(super) fn adopt(&mut self, now: Time, link: Link, client: FiveTuple, bytes: &[u8]) {
+        match self.connections.adopt(link, client, &self.epoll, now.monotonic_ms) {
             Some(id) => {
                 let read = self.handle_frames(now, id, bytes);
                 let mut buffer = mem::take(&mut self.stream_buffer);
@@ -201,7 +207,7 @@ impl Worker {
 
     pub(super) fn settle_read(&mut self, now: Time, id: usize, read: Read, buffer: &mut [u8]) {
         match read {
-            Read::GoesOn | Read::Gone => {}
+            Read::GoesOn | Read::Secured | Read::Gone => {}
             Read::Broken => self.broken.push(id),
             Read::Bound(index) => self.move_data(now, index, None, buffer),
         }

@@ -161,12 +161,12 @@ fn an_allocation_ends_with_its_session() {
     let credential = running.credential(600);
     let session = DtlsSocket::connect(running.listeners[0].address, DtlsVersion::Either).unwrap();
     let socket = session.socket().try_clone().unwrap();
-    let mut client = BlockingClient::within(session, &credential.username, &credential.password);
+    let mut client = BlockingClient::within(session, &credential.username, &credential.password).unwrap();
     client.allocate().unwrap();
     assert_eq!(running.relay().totals().allocations, 1);
     // It begins again from the same port.
     let session = DtlsSocket::over(socket, DtlsVersion::Either).unwrap();
-    let mut again = BlockingClient::within(session, &credential.username, &credential.password);
+    let mut again = BlockingClient::within(session, &credential.username, &credential.password).unwrap();
     running.wait_for("the allocation ends", |totals| totals.allocations == 0);
     again.allocate().unwrap();
     assert_eq!(running.relay().totals().allocations, 1);

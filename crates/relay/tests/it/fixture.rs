@@ -39,6 +39,7 @@ pub(crate) fn config(listeners: &[&str]) -> Config {
         relay_ports: PortRange::default(),
         keyring: Arc::new(Keyring::generate(unix_now()).unwrap()),
         proxies: vec![],
+        tls: None,
         stream_limits: StreamLimits::default(),
         dtls: listeners.iter().any(|listener| listener.starts_with("dtls")).then(identity),
         dtls_limits: DtlsLimits::default(),

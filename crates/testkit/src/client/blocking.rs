@@ -13,6 +13,7 @@ use turn::{Icmp, Transport};
 
 use super::dtls::{DtlsSocket, DtlsVersion};
 use super::{Client, Config, Event, Family, Frames};
+use crate::tls;
 
 /// How long a call waits for its answer, unless [`BlockingClient::set_patience`] says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -76,8 +77,9 @@ enum Socket {
 }
 
 impl Socket {
-    fn open(server: SocketAddr, transport: Transport) -> Result<Self, Error> {
-        Ok(match transport {
+    /// A socket, and the client's end of it as the server sees it.
+    fn open(server: SocketAddr, transport: Transport) -> Result<(Self, SocketAddr), Error> {
+        let socket = match transport {
             Transport::Udp => {
                 let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
                 let socket = UdpSocket::bind(any)?;
@@ -90,13 +92,22 @@ impl Socket {
                 SockRef::from(session.socket()).set_recv_buffer_size(RECEIVE_BUFFER)?;
                 Self::Dtls(Box::new(session))
             }
-            Transport::Tls => return Err(io::Error::from(ErrorKind::Unsupported).into()),
             Transport::Tcp => {
                 let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
                 stream.set_nodelay(true)?;
                 Self::Tcp(stream, Frames::default())
             }
-        })
+            Transport::Tls => {
+                let secured = tls::connect(server)?;
+                return Ok((Self::Tcp(secured.stream, Frames::default()), secured.local));
+            }
+        };
+        let local = match &socket {
+            Self::Udp(socket) => socket.local_addr()?,
+            Self::Tcp(stream, _) => stream.local_addr()?,
+            Self::Dtls(session) => session.socket().local_addr()?,
+        };
+        Ok((socket, local))
     }
 }
 
@@ -105,6 +116,8 @@ impl Socket {
 pub struct BlockingClient {
     client: Client,
     socket: Socket,
+    server: SocketAddr,
+    local: SocketAddr,
     buffer: Vec<u8>,
     start: Instant,
     patience: Duration,
@@ -134,20 +147,26 @@ impl BlockingClient {
     /// # Errors
     /// When the socket cannot be made or connected.
     pub fn with_config(server: SocketAddr, config: Config) -> Result<Self, Error> {
-        let socket = Socket::open(server, config.transport)?;
-        Ok(Self::over(socket, config))
+        let (socket, local) = Socket::open(server, config.transport)?;
+        Ok(Self::over(socket, (server, local), config))
     }
 
     /// A client within a DTLS session that is open.
-    pub fn within(session: DtlsSocket, username: &str, password: &str) -> Self {
+    ///
+    /// # Errors
+    /// When the system does not say where it ends.
+    pub fn within(session: DtlsSocket, username: &str, password: &str) -> Result<Self, Error> {
         let config = Config::new(username, password, Transport::Dtls);
-        Self::over(Socket::Dtls(Box::new(session)), config)
+        let ends = (session.socket().peer_addr()?, session.socket().local_addr()?);
+        Ok(Self::over(Socket::Dtls(Box::new(session)), ends, config))
     }
 
-    fn over(socket: Socket, config: Config) -> Self {
+    fn over(socket: Socket, (server, local): (SocketAddr, SocketAddr), config: Config) -> Self {
         Self {
             client: Client::new(config, fresh_seed()),
             socket,
+            server,
+            local,
             buffer: vec![0; 1 << 16],
             start: Instant::now(),
             patience: PATIENCE,
@@ -208,7 +227,9 @@ impl BlockingClient {
     /// # Errors
     /// When refused or not answered, or the socket cannot be made.
     pub fn move_to(&mut self, server: SocketAddr, transport: Transport) -> Result<u32, Error> {
-        let old = std::mem::replace(&mut self.socket, Socket::open(server, transport)?);
+        let (socket, local) = Socket::open(server, transport)?;
+        let old = std::mem::replace(&mut self.socket, socket);
+        (self.server, self.local) = (server, local);
         self.client.move_to(self.now_ms(), transport);
         let lifetime_secs = self.wait_refreshed();
         drop(old);
@@ -234,8 +255,9 @@ impl BlockingClient {
     /// When the system does not say.
     pub fn local_address(&self) -> Result<SocketAddr, Error> {
         Ok(match &self.socket {
+            // Its address may be another one since it is connected.
             Socket::Udp(socket) => socket.local_addr()?,
-            Socket::Tcp(stream, _) => stream.local_addr()?,
+            Socket::Tcp(..) => self.local,
             Socket::Dtls(session) => session.socket().local_addr()?,
         })
     }
@@ -386,12 +408,7 @@ impl BlockingClient {
     /// # Errors
     /// When the connection cannot be made, or is refused or not answered.
     pub fn data_connection(&self, connection: u32) -> Result<(TcpStream, Vec<u8>), Error> {
-        let server = match &self.socket {
-            Socket::Tcp(stream, _) => stream.peer_addr()?,
-            Socket::Udp(socket) => socket.peer_addr()?,
-            Socket::Dtls(session) => session.socket().peer_addr()?,
-        };
-        let other = Self::with_config(server, self.client.config.clone())?;
+        let other = Self::with_config(self.server, self.client.config.clone())?;
         other.into_data_connection(connection)
     }
 

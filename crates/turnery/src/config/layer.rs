@@ -19,13 +19,21 @@ pub(crate) struct Layer {
     pub(crate) store: Option<String>,
     #[arg(skip)]
     pub(crate) log: Option<String>,
-    /// Where HTTP is served: both APIs and the try page. IP:PORT; port 0 takes any free one [default:
-    /// 127.0.0.1:8080]
+    /// Where HTTP is served: both APIs and the try page. IP:PORT, or https://IP:PORT with the certificates of
+    /// --tls-cert; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) api_listen: Option<String>,
+    /// A certificate for TLS, with those that lead to its authority behind it, in a PEM file; repeatable, each with its
+    /// --tls-key. Read again when the file changes. TCP listeners speak TLS, too, when there is one [default: none;
+    /// with --dev one that nobody trusts, where it is needed]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<Vec<String>>,
+    /// The key of a certificate, ECDSA, Ed25519 or RSA, in a PEM file; repeatable, in the same order
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<Vec<String>>,
     /// Where TURN clients come in, repeatable: udp://IP:PORT, or tcp, tls or dtls instead of udp; tls beside tcp, and
     /// dtls beside udp, may be at the same address; port 0 takes any free one [default: udp and tcp on 0.0.0.0:3478,
-    /// with --dev on 127.0.0.1:3478]
+    /// with --tls-cert tls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
     #[arg(long, value_name = "URL")]
     pub(crate) turn_listen: Option<Vec<String>>,
     /// The host name or address in the URLs handed out: what clients connect to [default: the first relay address]
@@ -202,6 +210,8 @@ impl Layer {
             store: text("store")?,
             log: text("log")?,
             api_listen: text("api_listen")?,
+            tls_cert: list("tls_cert")?,
+            tls_key: list("tls_key")?,
             turn_listen: list("turn_listen")?,
             public_host: text("public_host")?,
             ice_url: list("ice_url")?,

@@ -19,12 +19,16 @@ use relay::{Alternate, Listener};
 use tracing_subscriber::EnvFilter;
 use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
 
+use crate::certificates::{Files, Pair};
+
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
 
 const MAX_WORKERS: usize = 256;
 const DEFAULT_LISTENERS: [&str; 2] = ["udp://0.0.0.0:3478", "tcp://0.0.0.0:3478"];
+const TLS_LISTENER: &str = "tls://0.0.0.0:5349";
+const DEV_TLS_LISTENER: &str = "tls://127.0.0.1:5349";
 const DEV_LISTENERS: [&str; 2] = ["udp://127.0.0.1:3478", "tcp://127.0.0.1:3478"];
 /// What `--dev` lets peers be on: loopback, private networks and carriers' shared space. Not link-local, where clouds
 /// keep their metadata.
@@ -68,6 +72,10 @@ pub(crate) struct Settings {
     pub(crate) log: EnvFilter,
     /// Where HTTP is served.
     pub(crate) api_listen: SocketAddr,
+    /// Whether it is served within TLS.
+    pub(crate) api_tls: bool,
+    /// Where certificates are.
+    pub(crate) certificates: Files,
     /// Where TURN clients come in; at least one.
     pub(crate) turn_listen: Vec<Listener>,
     /// The host in the URLs handed out.
@@ -142,11 +150,18 @@ impl Settings {
         let dev = switch(layers.first("dev", |layer| &layer.dev), false)?;
         let mut warnings = Vec::new();
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
-        let turn_listen = turn_listen(&layers, dev)?;
+        let certificates = certificates(&layers)?;
+        let turn_listen = turn_listen(&layers, dev, !certificates.is_empty())?;
+        let (api_listen, api_tls) = api_listen(&layers)?;
+        if certificates.is_empty() && !dev {
+            ensure_no_tls(&layers, &turn_listen, api_tls)?;
+        }
         Ok(Self {
             place: Place::read(&layers, env, dev)?,
             log: log_filter(&layers)?,
-            api_listen: api_listen(&layers)?,
+            api_listen,
+            api_tls,
+            certificates,
             alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
             turn_listen,
             public_host: public_host(&layers, dev, &relay_addresses)?,
@@ -232,19 +247,64 @@ fn log_filter(layers: &Layers) -> Result<EnvFilter> {
     }
 }
 
-fn api_listen(layers: &Layers) -> Result<SocketAddr> {
-    match layers.first("api_listen", |layer| &layer.api_listen) {
-        Some(given) => given.read(|text| {
-            text.parse().map_err(|_| anyhow!("{text:?} is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080"))
-        }),
-        None => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
-    }
+/// Where, and whether within TLS.
+fn api_listen(layers: &Layers) -> Result<(SocketAddr, bool)> {
+    let Some(given) = layers.first("api_listen", |layer| &layer.api_listen) else {
+        return Ok((SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), false));
+    };
+    given.read(|text| {
+        let (address, tls) = match text.strip_prefix("https://") {
+            Some(address) => (address, true),
+            None => (text.strip_prefix("http://").unwrap_or(text), false),
+        };
+        let address = address.parse().map_err(|_| {
+            anyhow!("{text:?} is not IP:PORT or https://IP:PORT, such as 127.0.0.1:8080 or https://[::]:443")
+        });
+        Ok((address?, tls))
+    })
 }
 
-fn turn_listen(layers: &Layers, dev: bool) -> Result<Vec<Listener>> {
+fn certificates(layers: &Layers) -> Result<Files> {
+    let paths = |given: Option<Given<Vec<String>>>| {
+        given.map_or(Ok(Vec::new()), |given| {
+            given.read_each(|text| {
+                ensure!(!text.is_empty(), "is empty; name a PEM file");
+                Ok(PathBuf::from(text))
+            })
+        })
+    };
+    let certificates = paths(layers.first("tls_cert", |layer| &layer.tls_cert))?;
+    let keys = paths(layers.first("tls_key", |layer| &layer.tls_key))?;
+    ensure!(
+        certificates.len() == keys.len(),
+        "--tls-cert is given {} times and --tls-key {} times; each certificate goes with a key",
+        certificates.len(),
+        keys.len()
+    );
+    let pairs = certificates.into_iter().zip(keys).map(|(certificate, key)| Pair { certificate, key });
+    Ok(Files::new(pairs.collect()))
+}
+
+/// Without a certificate nothing can be within TLS.
+fn ensure_no_tls(layers: &Layers, turn_listen: &[Listener], api_tls: bool) -> Result<()> {
+    const HINT: &str = "needs a certificate: give --tls-cert and --tls-key";
+    if let Some(given) = layers.first("turn_listen", |layer| &layer.turn_listen)
+        && let Some(listener) = turn_listen.iter().find(|listener| listener.transport.is_secured())
+    {
+        return given.read(|_| bail!("{listener} {HINT}"));
+    }
+    if let Some(given) = layers.first("api_listen", |layer| &layer.api_listen).filter(|_| api_tls) {
+        return given.read(|text| bail!("{text:?} {HINT}"));
+    }
+    Ok(())
+}
+
+fn turn_listen(layers: &Layers, dev: bool, tls: bool) -> Result<Vec<Listener>> {
     let Some(given) = layers.first("turn_listen", |layer| &layer.turn_listen) else {
-        let defaults = if dev { DEV_LISTENERS } else { DEFAULT_LISTENERS };
-        return defaults.iter().map(|text| Ok(text.parse()?)).collect();
+        let (plain, secured) =
+            if dev { (DEV_LISTENERS, DEV_TLS_LISTENER) } else { (DEFAULT_LISTENERS, TLS_LISTENER) };
+        let defaults = plain.into_iter().chain(tls.then_some(secured));
+        return defaults.map(|text| Ok(text.parse()?)).collect();
     };
     let listeners: Vec<Listener> = given.read_each(|text| Ok(text.parse::<Listener>()?))?;
     given.read(|_| {

@@ -87,7 +87,10 @@ fn wrong_values_are_named() {
         (&["--allow-peer", "10.0.0.0/40"], &["--allow-peer", "10.0.0.0/40", "above 32"]),
         (&["--deny-peer", "10.0.0.1/8"], &["--deny-peer", "did you mean 10.0.0.0/8"]),
         (&["--deny-peer", "example.org"], &["--deny-peer", "example.org", "192.0.2.0/24"]),
-        (&["--turn-listen", "quic://0.0.0.0:1"], &["--turn-listen", "udp:// or tcp://"]),
+        (&["--turn-listen", "quic://0.0.0.0:1"], &["--turn-listen", "udp://, tcp://"]),
+        (&["--turn-listen", "tls://127.0.0.1:1"], &["--turn-listen", "--tls-cert and --tls-key"]),
+        (&["--tls-cert", "x.pem"], &["--tls-cert is given 1 times and --tls-key 0 times"]),
+        (&["--ice-url", "turn:host"], &["--ice-url", "\"turn:host\" is not"]),
         (&["--turn-listen", "udp://localhost:1"], &["--turn-listen", "IP:PORT"]),
         (
             &["--turn-listen", "udp://192.0.2.1:3478"],

@@ -155,7 +155,7 @@ impl<'t> Client<'t> {
 
     /// Sends data on a channel, padded where it must be.
     pub(crate) fn send_on_channel(&mut self, number: u16, data: &[u8]) -> Outcome {
-        let padded = self.target.transport == Transport::Tcp;
+        let padded = self.target.transport.is_stream();
         self.send(&channel_data_bytes(number, data, padded))
     }
 
@@ -232,7 +232,7 @@ impl<'t> Client<'t> {
         let alive = match self.try_answer(&request, PATIENCE)? {
             Some(_) => true,
             // A stream whose framing was lost is rightly closed or mute.
-            None => self.target.transport == Transport::Tcp,
+            None => self.target.transport.is_stream(),
         };
         ensure(alive, format!("{after}: the server no longer answers Binding requests afterwards"))
     }

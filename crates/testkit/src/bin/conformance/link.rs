@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use stun::framing::{self, Frame};
 
+use testkit::tls::Secured;
+
 use crate::outcome::{Verdict, fail};
 use crate::target::Transport;
 
@@ -22,7 +24,12 @@ pub(crate) enum Arrival {
 #[derive(Debug)]
 pub(crate) enum Link {
     Udp(UdpSocket),
-    Tcp { stream: TcpStream, unread: Vec<u8> },
+    /// With the client's end of it as the server sees it.
+    Tcp {
+        stream: TcpStream,
+        unread: Vec<u8>,
+        local: SocketAddr,
+    },
 }
 
 impl Link {
@@ -37,9 +44,14 @@ impl Link {
             Transport::Tcp => match TcpStream::connect_timeout(&server, Duration::from_secs(3)) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    Ok(Self::Tcp { stream, unread: Vec::new() })
+                    let local = stream.local_addr()?;
+                    Ok(Self::Tcp { stream, unread: Vec::new(), local })
                 }
                 Err(error) => fail(format!("cannot connect over TCP: {error}")),
+            },
+            Transport::Tls => match testkit::tls::connect(server) {
+                Ok(Secured { stream, local, .. }) => Ok(Self::Tcp { stream, unread: Vec::new(), local }),
+                Err(error) => fail(format!("cannot connect over TLS: {error}")),
             },
         }
     }
@@ -47,7 +59,7 @@ impl Link {
     pub(crate) fn local_address(&self) -> Result<SocketAddr, Verdict> {
         Ok(match self {
             Self::Udp(socket) => socket.local_addr()?,
-            Self::Tcp { stream, .. } => stream.local_addr()?,
+            Self::Tcp { local, .. } => *local,
         })
     }
 
@@ -119,7 +131,7 @@ impl Link {
     /// The connection itself, and what was read from it already.
     pub(crate) fn raw_stream(&mut self) -> Result<(TcpStream, Vec<u8>), Verdict> {
         match self {
-            Self::Tcp { stream, unread } => Ok((stream.try_clone()?, std::mem::take(unread))),
+            Self::Tcp { stream, unread, .. } => Ok((stream.try_clone()?, std::mem::take(unread))),
             Self::Udp(_) => fail("a UDP socket has no stream"),
         }
     }

@@ -10,6 +10,14 @@ use crate::outcome::{Verdict, skip};
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    Tls,
+}
+
+impl Transport {
+    /// Whether frames follow each other on a stream.
+    pub(crate) fn is_stream(self) -> bool {
+        self != Self::Udp
+    }
 }
 
 impl fmt::Display for Transport {
@@ -17,6 +25,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
         })
     }
 }
@@ -50,5 +59,9 @@ impl Target {
 
     pub(crate) fn needs(&self, transport: Transport) -> Result<(), Verdict> {
         if self.transport == transport { Ok(()) } else { skip(format!("only with --transport {transport}")) }
+    }
+
+    pub(crate) fn needs_a_stream(&self) -> Result<(), Verdict> {
+        if self.transport.is_stream() { Ok(()) } else { skip("only with --transport tcp or tls") }
     }
 }

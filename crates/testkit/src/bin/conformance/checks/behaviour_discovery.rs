@@ -94,7 +94,7 @@ pub(crate) const CHECKS: &[Check] = &[
         reply.refused("CHANGE-REQUEST in an Allocate", &[420])
     }),
     check("rfc5780-6.1-change-request-on-a-stream-420", |target| {
-        target.needs(Transport::Tcp)?;
+        target.needs_a_stream()?;
         let reply = Client::open(target)?.answer(&change_request(CHANGE_BOTH).bytes())?;
         reply.refused("CHANGE-REQUEST over TCP, where no answer can come from elsewhere", &[420])
     }),

@@ -150,7 +150,7 @@ fn longer_over_udp(target: &Target) -> Outcome {
 }
 
 fn padding_is_skipped(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut path = Path::bound(target, NUMBER)?;
     let lengths = [1, 2, 3, 5, 6, 7, 4];
     let all: Vec<u8> =
@@ -163,7 +163,7 @@ fn padding_is_skipped(target: &Target) -> Outcome {
 }
 
 fn padding_is_sent(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut path = Path::bound(target, NUMBER)?;
     for length in [1, 2, 3, 4, 5] {
         path.peer_sends(&pattern(length))?;

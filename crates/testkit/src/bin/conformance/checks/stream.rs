@@ -11,7 +11,7 @@ use crate::link::Arrival;
 use crate::message::{Request, channel_data_bytes, set_length};
 use crate::outcome::{Outcome, ensure, fail};
 use crate::path::Path;
-use crate::target::{Target, Transport};
+use crate::target::Target;
 
 /// How long a server may keep a connection that does not go on.
 const PATIENCE_OF_SERVERS: Duration = Duration::from_secs(25);
@@ -45,7 +45,7 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 fn several_in_one(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut path = Path::bound(target, NUMBER)?;
     let refresh = Request::refresh(600).signed(&path.client.signature());
     let data = channel_data_bytes(NUMBER, b"between", true);
@@ -69,7 +69,7 @@ fn several_in_one(target: &Target) -> Outcome {
 }
 
 fn one_and_a_half(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut client = Client::open(target)?;
     let (first, second) = (Request::new(Method::BINDING).bytes(), Request::new(Method::BINDING).bytes());
     let (front, back) = second.split_at_checked(11).unwrap_or_default();
@@ -82,7 +82,7 @@ fn one_and_a_half(target: &Target) -> Outcome {
 }
 
 fn byte_by_byte(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut client = Client::challenged(target)?;
     let bytes = Request::allocate().signed(&client.signature());
     let Some((last, front)) = bytes.split_last() else { return Ok(()) };
@@ -98,7 +98,7 @@ fn byte_by_byte(target: &Target) -> Outcome {
 }
 
 fn large_message(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut path = Path::permitted(target)?;
     for length in [16_000, 60_000] {
         let data = pattern(length);
@@ -109,7 +109,7 @@ fn large_message(target: &Target) -> Outcome {
 }
 
 fn closes(target: &Target, bytes: &[u8], what: &str) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut client = Client::open(target)?;
     client.send(bytes)?;
     expect_closed(&mut client, what)
@@ -131,7 +131,7 @@ fn expect_closed(client: &mut Client<'_>, what: &str) -> Outcome {
 
 /// An Allocate on a live 5-tuple (437 each time) and ChannelData, cut in two at every byte.
 fn every_split(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut path = Path::bound(target, NUMBER)?;
     let length = Request::allocate().signed(&path.client.signature()).len() + 4 + 12;
     for cut in 1..length {
@@ -154,7 +154,7 @@ fn every_split(target: &Target) -> Outcome {
 }
 
 fn half_a_frame(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let bytes = Request::new(Method::BINDING).bytes();
     let mut client = Client::open(target)?;
     client.send(bytes.get(..11).unwrap_or_default())?;
@@ -162,6 +162,6 @@ fn half_a_frame(target: &Target) -> Outcome {
 }
 
 fn says_nothing(target: &Target) -> Outcome {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     expect_closed(&mut Client::open(target)?, "a connection that says nothing")
 }

@@ -10,7 +10,7 @@ use crate::checks::data::pattern;
 use crate::client::{Client, PATIENCE};
 use crate::message::{Reply, Request, Signature, TCP, describe};
 use crate::outcome::{Outcome, Verdict, ensure, fail, skip};
-use crate::target::{Target, Transport};
+use crate::target::Target;
 use crate::tcp_peer::{Raw, TcpPeer};
 
 const CONNECTION_ID: AttributeType = AttributeType(0x002A);
@@ -120,7 +120,7 @@ fn tcp_request() -> Request {
 
 /// A client with a TCP allocation.
 fn allocated(target: &Target) -> Result<Client<'_>, Verdict> {
-    target.needs(Transport::Tcp)?;
+    target.needs_a_stream()?;
     let mut client = Client::challenged(target)?;
     let reply = client.ask(&tcp_request())?;
     match reply.code() {
