@@ -2,9 +2,10 @@
 
 import { chromium } from 'playwright-core';
 
-/** Headless Chromium that looks up and downloads nothing by itself. */
-export function launchBrowser() {
+/** Headless Chromium that looks up and downloads nothing by itself; `home` is where it finds whom it trusts. */
+export function launchBrowser({ home } = {}) {
   return chromium.launch({
+    env: home === undefined ? process.env : { ...process.env, HOME: home },
     executablePath: process.env.CHROMIUM_PATH ?? '/usr/bin/chromium',
     headless: true,
     args: [

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
 import { closePair, echoMessages, launchBrowser, openPair } from './browser.mjs';
-import { onlyTransport, startTurnery } from './turnery.mjs';
+import { makeTrusted } from './trust.mjs';
+import { LOOPBACK, onlyTransport, startTurnery } from './turnery.mjs';
 
 const COUNT = 1000;
 const LARGEST = 16 * 1024;
@@ -12,18 +13,22 @@ const LARGEST = 16 * 1024;
 describe('a browser relays through turnery', { timeout: 180_000 }, () => {
   let server;
   let browser;
+  let trusted;
 
   before(async () => {
-    server = await startTurnery();
-    browser = await launchBrowser();
+    trusted = await makeTrusted();
+    const tls = ['--turn-listen', 'tls://127.0.0.1:0', '--tls-cert', trusted.certificate, '--tls-key', trusted.key];
+    server = await startTurnery({ args: [...LOOPBACK, ...tls] });
+    browser = await launchBrowser({ home: trusted.home });
   });
 
   after(async () => {
     await browser?.close();
     await server?.stop();
+    await trusted?.remove();
   });
 
-  for (const transport of ['udp', 'tcp']) {
+  for (const transport of ['udp', 'tcp', 'tls']) {
     test(`${COUNT} messages come back whole and in order over ${transport}`, async (t) => {
       const key = await server.createKey(`browser ${transport}`);
       const near = onlyTransport(await server.mint(key), transport);

@@ -91,7 +91,7 @@ export function parseReady(text) {
   const fields = Object.fromEntries(text.trim().split(' ').map((field) => field.split(/=(.*)/s, 2)));
   assert.match(fields.api, /^http:\/\/\S+:\d+$/, `ready line: ${text}`);
   const turn = fields.turn.split(',').map((listener) => {
-    const [, transport, host, port] = /^(udp|tcp):\/\/(.+):(\d+)$/.exec(listener) ?? assert.fail(`ready line: ${text}`);
+    const [, transport, host, port] = /^(udp|tcp|tls|dtls):\/\/(.+):(\d+)$/.exec(listener) ?? assert.fail(`ready line: ${text}`);
     return { transport, host, port: Number(port) };
   });
   return { api: fields.api, turn };
@@ -166,9 +166,10 @@ class Turnery {
   }
 }
 
-/** The minted credential's `iceServers`, cut down to its one TURN URL of this transport. */
+/** The minted credential's `iceServers`, cut down to its one TURN URL of this transport: udp, tcp or tls. */
 export function onlyTransport({ urls, username, credential }, transport) {
-  const matching = urls.filter((url) => url.startsWith('turn:') && url.endsWith(`?transport=${transport}`));
+  const [scheme, below] = transport === 'tls' ? ['turns', 'tcp'] : ['turn', transport];
+  const matching = urls.filter((url) => url.startsWith(`${scheme}:`) && url.endsWith(`?transport=${below}`));
   assert.equal(matching.length, 1, `one ${transport} URL among ${urls}`);
   return [{ urls: matching, username, credential }];
 }

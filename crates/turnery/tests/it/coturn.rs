@@ -67,7 +67,11 @@ fn check_with_secret(server: &Server, peer: u16, flags: &[&str]) {
 
 fn check_as(server: &Server, peer: u16, user: &[&str], flags: &[&str]) {
     let over_tcp = flags.iter().any(|flag| ["-t", "-T"].contains(flag));
-    let transport = if over_tcp { Transport::Tcp } else { Transport::Udp };
+    let transport = match (over_tcp, flags.contains(&"-S")) {
+        (false, _) => Transport::Udp,
+        (true, false) => Transport::Tcp,
+        (true, true) => Transport::Tls,
+    };
     let peer_address = if flags.contains(&"-x") { "::1" } else { "127.0.0.1" };
     let mut command = tool("turnutils_uclient");
     command
@@ -93,14 +97,14 @@ fn check_as(server: &Server, peer: u16, user: &[&str], flags: &[&str]) {
 #[test]
 fn uclient_loses_no_packet() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start_command(known(dir.path(), &["--dev"]));
+    let server = start_command(known(dir.path(), &["--dev", "--turn-listen", "tls://127.0.0.1:0"]));
     let (_peer, port) = echo_peer();
     // ChannelData with a reserved port for each even one, without, Send, the same over TCP, from client to client
     // through two relayed addresses, with DONT-FRAGMENT, padded, with an IPv6 relayed address, moving to another port
-    // with a ticket, and through data connections of TCP allocations. `-P`, where peers connect, is not among them: the
+    // with a ticket, through data connections of TCP allocations, and the same within TLS. `-P`, where peers connect, is not among them: the
     // tool then loses half of its messages with coturn's own server, too.
     let with_secret: [&[&str]; 3] = [&[], &["-t"], &["-s"]];
-    let runs: [&[&str]; 15] = [
+    let runs: [&[&str]; 19] = [
         &[],
         &["-c"],
         &["-s"],
@@ -116,6 +120,10 @@ fn uclient_loses_no_packet() {
         &["-M", "-s"],
         &["-T"],
         &["-t", "-T"],
+        &["-t", "-S"],
+        &["-t", "-S", "-s"],
+        &["-t", "-S", "-y"],
+        &["-t", "-S", "-T"],
     ];
     // At once: each spends most of its time waiting for stragglers.
     std::thread::scope(|scope| {

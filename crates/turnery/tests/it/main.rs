@@ -11,3 +11,4 @@ mod revocation;
 mod serve;
 mod spoof;
 mod tidy;
+mod tls;
