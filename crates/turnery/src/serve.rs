@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
 use control::{Control, Dev, IceTransport, IceUrls, KeySettings, News};
@@ -106,7 +106,17 @@ impl Service {
         let early_certificates_stamp = settings.certificates.stamp();
         let certificates = certificates(settings)?.map(Arc::new);
         let tls = certificates.as_ref().map(|certificates| certificates.relay());
-        let bound = listen::relay(relay::Config { tls, ..relay_config(settings, &keyring) })?;
+        let dtls = certificates.as_ref().and_then(|certificates| certificates.dtls());
+        let mut listeners = settings.turn_listen.clone();
+        listeners.extend(settings.dtls_listen.filter(|_| dtls.is_some()));
+        if let Some(listener) = listeners.iter().find(|it| it.transport == Transport::Dtls) {
+            ensure!(
+                dtls.is_some(),
+                "{listener} needs a certificate with an ECDSA key: give it with --tls-cert"
+            );
+        }
+        let config = relay_config(settings, &keyring);
+        let bound = listen::relay(relay::Config { listeners, tls, dtls, ..config })?;
         let api = listen::api(settings.api_listen).await?;
         let address = api.local_addr().context("cannot tell the API listener's address")?;
         let api_address = Api { address, tls: settings.api_tls };

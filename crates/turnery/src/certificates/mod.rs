@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
+use relay::DtlsIdentity;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -30,7 +31,6 @@ pub(crate) struct Certified {
     /// DER, as it is sent.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// DER, in one of the forms that PEM files have.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for DTLS"))]
     pub(crate) key: PrivateKeyDer<'static>,
     /// Ready to sign.
     signing: Arc<CertifiedKey>,
@@ -79,6 +79,8 @@ pub(crate) struct Certificates {
     tickets: Arc<dyn ProducesTickets>,
     relay: Arc<ArcSwap<ServerConfig>>,
     api: Arc<ArcSwap<ServerConfig>>,
+    /// `None` if none of those at the start had a key that DTLS is spoken with.
+    dtls: Option<Arc<ArcSwap<DtlsIdentity>>>,
     changes: watch::Sender<u64>,
     /// Held while something is changed.
     changing: Mutex<()>,
@@ -90,6 +92,7 @@ impl Certificates {
     /// # Errors
     /// When the system gives no randomness.
     pub(crate) fn new(certified: Vec<Arc<Certified>>) -> Result<Self> {
+        let dtls = identity(&certified).map(|identity| Arc::new(ArcSwap::from_pointee(identity)));
         let shown = Arc::new(Resolver::new(certified));
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tickets = aws_lc_rs::Ticketer::new().context("cannot make a key for session tickets")?;
@@ -97,7 +100,7 @@ impl Certificates {
         let (relay, api) = (config(&RELAY_PROTOCOLS)?, config(&API_PROTOCOLS)?);
         let (relay, api) = (Arc::new(ArcSwap::from_pointee(relay)), Arc::new(ArcSwap::from_pointee(api)));
         let (changes, _) = watch::channel(0);
-        Ok(Self { shown, provider, tickets, relay, api, changes, changing: Mutex::new(()) })
+        Ok(Self { shown, provider, tickets, relay, api, dtls, changes, changing: Mutex::new(()) })
     }
 
     /// What the relay speaks TLS with: the same for as long as the process runs, its content changes.
@@ -110,9 +113,20 @@ impl Certificates {
         Arc::clone(&self.api)
     }
 
-    /// Shows others from now on. Connections that exist go on.
+    /// What the relay speaks DTLS with, if it can.
+    pub(crate) fn dtls(&self) -> Option<Arc<ArcSwap<DtlsIdentity>>> {
+        self.dtls.clone()
+    }
+
+    /// Shows others from now on. Connections that exist go on. Where none of them can be shown within DTLS, the one
+    /// before stays there.
     pub(crate) fn install(&self, certified: Vec<Arc<Certified>>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&self.dtls, identity(&certified)) {
+            (Some(dtls), Some(identity)) => dtls.store(Arc::new(identity)),
+            (Some(_), None) => tracing::error!("no certificate has an ECDSA key; DTLS shows the one before"),
+            (None, _) => {}
+        }
         self.shown.change(|shown| shown.certified = certified);
         self.changes.send_modify(|count| *count += 1);
     }
@@ -141,14 +155,14 @@ impl Certificates {
         Ok(())
     }
 
-    /// The one shown where no name fits: DTLS has no other.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for DTLS"))]
+    /// The one shown where no name fits.
+    #[cfg(test)]
     pub(crate) fn first(&self) -> Option<Arc<Certified>> {
         self.shown.load().certified.first().map(Arc::clone)
     }
 
     /// Counts changes of what is shown.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for DTLS"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever obtains certificates"))]
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -165,6 +179,11 @@ impl Certificates {
         let warned = shown.certified.iter().zip(1_usize..).filter_map(number);
         warned.map(|(n, warning)| format!("certificate {n} {warning}")).collect()
     }
+}
+
+/// The first that DTLS can be spoken with, alone: RSA keys and chains are not for DTLS here.
+fn identity(certified: &[Arc<Certified>]) -> Option<DtlsIdentity> {
+    certified.iter().find_map(|it| DtlsIdentity::new(it.chain.first()?, it.key.secret_der()).ok())
 }
 
 /// RFC 9325 §3.1 and §4.2: TLS 1.2 and 1.3, suites with forward secrecy and AEAD: the library has no others.
@@ -212,6 +231,7 @@ mod tests {
         assert_eq!(certificates.first().unwrap().chain, one.chain);
         certificates.install(vec![Arc::clone(&two)]);
         assert!(changes.has_changed().unwrap());
+        assert!(certificates.dtls().is_some(), "its key is an ECDSA key");
         assert_eq!(certificates.first().unwrap().chain, two.chain);
         assert_eq!(certificates.soonest_expiry(), Some(two.not_after()));
     }

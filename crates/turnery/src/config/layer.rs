@@ -33,7 +33,7 @@ pub(crate) struct Layer {
     pub(crate) tls_key: Option<Vec<String>>,
     /// Where TURN clients come in, repeatable: udp://IP:PORT, or tcp, tls or dtls instead of udp; tls beside tcp, and
     /// dtls beside udp, may be at the same address; port 0 takes any free one [default: udp and tcp on 0.0.0.0:3478,
-    /// with --tls-cert tls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
+    /// with --tls-cert tls and dtls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
     #[arg(long, value_name = "URL")]
     pub(crate) turn_listen: Option<Vec<String>>,
     /// The host name or address in the URLs handed out: what clients connect to [default: the first relay address]

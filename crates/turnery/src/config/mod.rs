@@ -17,7 +17,7 @@ use control::store::{AccountId, TokenText};
 use credentials::MAX_USERNAME_LIFETIME_SECS;
 use relay::{Alternate, Listener};
 use tracing_subscriber::EnvFilter;
-use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit};
+use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit, Transport};
 
 use crate::certificates::{Files, Pair};
 
@@ -78,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) certificates: Files,
     /// Where TURN clients come in; at least one.
     pub(crate) turn_listen: Vec<Listener>,
+    /// The same for DTLS by default, if there is a certificate that it can be spoken with.
+    pub(crate) dtls_listen: Option<Listener>,
     /// The host in the URLs handed out.
     pub(crate) public_host: String,
     /// The URLs handed out, where they are chosen.
@@ -152,6 +154,11 @@ impl Settings {
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
         let certificates = certificates(&layers)?;
         let turn_listen = turn_listen(&layers, dev, !certificates.is_empty())?;
+        let dtls_listen = match layers.first("turn_listen", |layer| &layer.turn_listen) {
+            Some(_) => None,
+            None => turn_listen.iter().find(|it| it.transport == Transport::Tls).copied(),
+        };
+        let dtls_listen = dtls_listen.map(|tls| Listener { transport: Transport::Dtls, ..tls });
         let (api_listen, api_tls) = api_listen(&layers)?;
         if certificates.is_empty() && !dev {
             ensure_no_tls(&layers, &turn_listen, api_tls)?;
@@ -164,6 +171,7 @@ impl Settings {
             certificates,
             alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
             turn_listen,
+            dtls_listen,
             public_host: public_host(&layers, dev, &relay_addresses)?,
             ice: ice_urls(&layers)?,
             relay_ports: match layers.first("relay_ports", |layer| &layer.relay_ports) {

@@ -193,6 +193,19 @@ fn a_new_certificate_is_shown_and_no_connection_drops() {
 }
 
 #[test]
+fn datagrams_go_through_dtls_with_the_same_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &["--dev", "--turn-listen", "dtls://127.0.0.1:0"]));
+    let minted = server.mint(&server.create_key(), 600);
+    relays(&mut server.client(Transport::Dtls, &minted));
+    // Where UDP is spoken DTLS is, too.
+    let at_udp = server.listener(Transport::Udp);
+    relays(
+        &mut BlockingClient::connect(at_udp, Transport::Dtls, &minted.username, &minted.password).unwrap(),
+    );
+}
+
+#[test]
 fn whoever_does_not_go_on_is_closed() {
     const HELLO: [u8; 9] = [22, 3, 1, 0, 200, 1, 0, 0, 196];
     let dir = tempfile::tempdir().unwrap();
