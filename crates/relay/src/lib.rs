@@ -14,6 +14,7 @@ mod held;
 mod link;
 mod mailbox;
 mod opening;
+mod relayed_tcp;
 mod splice;
 mod stream;
 mod sys;

@@ -7,12 +7,13 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr};
 use turn::{Allowance, ConnectFailed, ConnectionId, Direction};
 
 use crate::StreamLimits;
 use crate::held::{Held, Hold};
 use crate::link::{Link, is_transient};
+use crate::relayed_tcp::relay_socket;
 use crate::sys::{Epoll, Event, Interest};
 use crate::tls::Records;
 use crate::worker::Token;
@@ -20,8 +21,6 @@ use crate::worker::Token;
 /// The most that is read at once, and so the most that waits for either side of a pair: 512 MiB when all pairs that a
 /// worker may have wait on both sides.
 pub(crate) const CHUNK: usize = 16 << 10;
-/// Peers' connections to a relayed address that may wait to be accepted.
-const BACKLOG: i32 = 16;
 /// Reads from one side before the worker looks at other sockets again.
 const READS_PER_ROUND: usize = 4;
 
@@ -580,34 +579,6 @@ impl Pair {
         peer.watch(epoll, Some(of_peer))?;
         self.client.watch(epoll, Some(of_client))
     }
-}
-
-/// Opens a listening socket at a relayed address. RFC 6062 §5.1.
-pub(crate) fn listen(local: SocketAddr) -> io::Result<Socket> {
-    let local = SockAddr::from(local);
-    let domain = local.domain();
-    // Without SO_REUSEPORT first: with it, somebody else's listener on this port would go unnoticed.
-    let probe = relay_socket(domain)?;
-    probe.bind(&local)?;
-    probe.listen(1)?;
-    drop(probe);
-    let socket = relay_socket(domain)?;
-    // For the connections that are made from here.
-    socket.set_reuse_port(true)?;
-    socket.bind(&local)?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
-/// A TCP socket for one end of a relayed address, which it shares with others of the same.
-pub(crate) fn relay_socket(domain: Domain) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    Ok(socket)
 }
 
 #[cfg(test)]

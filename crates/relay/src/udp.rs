@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use turn::{OpenError, RelayId, RelaySockets, ReservedSocket};
 
 use crate::config::Takes;
-use crate::splice;
+use crate::relayed_tcp;
 use crate::sys::{Epoll, Interest, keep_errors, path_mtu_discovery, receive_coalesced, receive_destination};
 use crate::worker::Token;
 
@@ -77,7 +77,7 @@ impl RelaySockets for Opener<'_> {
     }
 
     fn listen(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
-        self.add(splice::listen(local), Token::RelayListener)
+        self.add(relayed_tcp::listen(local), Token::RelayListener)
     }
 
     fn reserve(&mut self, local: SocketAddr) -> Result<ReservedSocket, OpenError> {
