@@ -1,7 +1,7 @@
 //! TLS for clients of the relay and of the API, as OpenSSL and the test kit's client see it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -203,6 +203,37 @@ fn datagrams_go_through_dtls_with_the_same_certificate() {
     relays(
         &mut BlockingClient::connect(at_udp, Transport::Dtls, &minted.username, &minted.password).unwrap(),
     );
+}
+
+#[test]
+fn whoever_does_not_read_loses_whole_frames_and_stalls_nobody() {
+    const SENT: usize = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let server = start_command(known(dir.path(), &[&TLS[..], &["--workers", "1"]].concat()));
+    let minted = server.mint(&server.create_key(), 600);
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut deaf = server.client(Transport::Tls, &minted);
+    let relayed = deaf.allocate().unwrap();
+    deaf.channel_bind(peer.local_addr().unwrap()).unwrap();
+    let mut other = server.client(Transport::Tls, &minted);
+    other.allocate().unwrap();
+    let echo = echo_peer();
+    other.channel_bind(echo).unwrap();
+    for n in 0..SENT {
+        let _ = peer.send_to(&[n.to_le_bytes()[0]; 1_200], relayed);
+        if n.is_multiple_of(1_000) {
+            other.send_to(echo, b"between").unwrap();
+            assert!(other.recv(LONG).unwrap().is_some(), "the other one waits");
+        }
+    }
+    // It reads at last: what comes is whole, and its session is as good as before.
+    let mut came = 0;
+    while let Some((_, data)) = deaf.recv(Duration::from_secs(1)).unwrap() {
+        assert!(data.len() == 1_200 && data.iter().all(|byte| *byte == data[0]), "a frame that is not whole");
+        came += 1;
+    }
+    assert!((1..SENT).contains(&came), "{came} came");
+    deaf.refresh(600).unwrap();
 }
 
 #[test]
