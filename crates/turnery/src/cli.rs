@@ -43,7 +43,7 @@ Environment:
 
 The first start makes an account and an API token and prints them once. When every listener is
 open, the last line on standard output is `ready api=http://... turn=udp://...,tcp://...`.
-SIGTERM and SIGINT end it with exit code 0; SIGHUP reads the keyring again.";
+SIGTERM and SIGINT end it with exit code 0; SIGHUP reads the keyring and the certificates again.";
 
 /// A whole TURN service: relay, credentials and their API.
 #[derive(Debug, Parser)]
