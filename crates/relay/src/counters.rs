@@ -61,6 +61,8 @@ counters! {
     packets_to_clients,
     /// Bytes of peers' data sent to clients, with their ChannelData or Data headers.
     bytes_to_clients,
+    /// Sessions whose end found no room to wait in until it is recorded.
+    reports_lost,
     /// Packets that the system would not send, or a client on a stream did not read in time.
     send_failures,
     /// Connections closed because a deadline passed or a bound was reached.

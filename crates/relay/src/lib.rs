@@ -15,6 +15,7 @@ mod link;
 mod mailbox;
 mod opening;
 mod relayed_tcp;
+mod reports;
 mod splice;
 mod stream;
 mod sys;
@@ -27,7 +28,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use turn::{Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, WorkerId};
+use turn::{
+    Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Report, Shared, WorkerId,
+};
 
 pub use config::{Alternate, BindError, Config, DtlsLimits, Listener, ListenerError, StreamLimits};
 pub use counters::Totals;
@@ -37,6 +40,7 @@ use counters::Counters;
 use dtls::Sessions;
 use mailbox::{Colleagues, Mailbox, Message};
 use opening::Opening;
+use reports::Outbox;
 use stream::Connections;
 use worker::{Sockets, Worker};
 
@@ -74,6 +78,7 @@ impl OwnAddresses {
 struct Handle {
     mailbox: Mailbox,
     counters: Arc<Counters>,
+    outbox: Arc<Outbox>,
     thread: JoinHandle<()>,
 }
 
@@ -143,6 +148,7 @@ impl Bound {
             self.workers.into_iter().zip(mailboxes).zip(inboxes).zip(0..)
         {
             let counters = Arc::new(Counters::default());
+            let outbox = Arc::new(Outbox::default());
             let config = turn::Config { worker: WorkerId(index), ..turn.clone() };
             let server = turn::Server::new(config, shared.clone(), sys::random()?);
             let worker = Worker::new(
@@ -154,12 +160,12 @@ impl Bound {
                 ),
                 clock,
                 (inbox, colleagues.clone()),
-                Arc::clone(&counters),
+                (Arc::clone(&counters), Arc::clone(&outbox)),
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
                 .spawn(move || run_or_abort(worker))?;
-            workers.push(Handle { mailbox, counters, thread });
+            workers.push(Handle { mailbox, counters, outbox, thread });
         }
         Ok(Relay { workers, own })
     }
@@ -208,11 +214,21 @@ impl Relay {
         self.workers.iter().map(|worker| worker.counters.totals()).sum()
     }
 
-    /// Ends the workers and waits for them; their sockets are closed then.
-    pub fn stop(self) {
+    /// What there is to say of sessions and was not taken yet, of each the newest report of a worker: within five
+    /// seconds of whatever it is about, at once of the end of a session. What is not taken waits, the older report of a
+    /// session giving way to the newer.
+    pub fn take_reports(&self) -> Vec<Box<Report>> {
+        self.workers.iter().flat_map(|worker| worker.outbox.take()).collect()
+    }
+
+    /// Ends the workers, and with them every allocation, and waits for them; their sockets are closed then. What
+    /// [`Relay::take_reports`] would have given, the last of every session.
+    pub fn stop(self) -> Vec<Box<Report>> {
         self.tell(|| Message::Stop);
+        let outboxes: Vec<Arc<Outbox>> = self.workers.iter().map(|it| Arc::clone(&it.outbox)).collect();
         for worker in self.workers {
             let _ = worker.thread.join();
         }
+        outboxes.iter().flat_map(|outbox| outbox.take()).collect()
     }
 }

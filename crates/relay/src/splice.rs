@@ -110,9 +110,10 @@ pub(crate) struct Moved {
 /// What an event brought about.
 #[derive(Debug)]
 pub(crate) enum Progress {
+    Nothing,
     /// A connection was made, or could not be.
     Connected(ConnectionId, Result<(), ConnectFailed>),
-    Moved(Moved),
+    Moved(ConnectionId, Moved),
     /// The same, and the pair is over.
     Over(ConnectionId, Moved),
 }
@@ -390,8 +391,7 @@ impl Splices {
         pass: &mut impl FnMut(ConnectionId, Direction, usize) -> Allowance,
     ) -> Progress {
         let now_ms = room.now_ms;
-        let nothing = Progress::Moved(Moved::default());
-        let Some(Splice { id, peer, stage }) = self.slab.get_mut(index) else { return nothing };
+        let Some(Splice { id, peer, stage }) = self.slab.get_mut(index) else { return Progress::Nothing };
         let id = *id;
         let pair = match stage {
             Stage::Connecting => {
@@ -407,7 +407,7 @@ impl Splices {
                 }
                 return Progress::Connected(id, if made { Ok(()) } else { Err(ConnectFailed) });
             }
-            Stage::Waiting | Stage::Closed => return nothing,
+            Stage::Waiting | Stage::Closed => return Progress::Nothing,
             Stage::Open(pair) => pair,
         };
         if let Some((side, Event { hung: true, .. })) = event {
@@ -429,7 +429,7 @@ impl Splices {
             pair.check_ms = now_ms.saturating_add(self.limits.pair_half_open_ms);
             self.checks.insert((pair.check_ms, index));
         }
-        Progress::Moved(moved)
+        Progress::Moved(id, moved)
     }
 
     /// Closes a connection with a peer, and its data connection, at the end of the round.

@@ -5,6 +5,7 @@ mod framed;
 mod moves;
 mod tcp;
 mod token;
+mod usage;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dtls::{Gate, Sessions};
 use crate::mailbox::{Colleagues, Inbox, Letter};
+use crate::reports::Outbox;
 use crate::splice::{Side, Splices};
 use crate::stream::{Connections, StreamListener};
 use crate::sys::{Epoll, Event, Interest, Taken, take_error};
@@ -34,6 +36,7 @@ pub(crate) use token::Token;
 
 use framed::{HANDSHAKES_PER_ROUND, write_frame};
 use tcp::Passage;
+use usage::Reporting;
 
 /// Room for the longest frame, begun in an earlier read, and as much again.
 const STREAM_BUFFER: usize = 2 * (framing::MAX_FRAME + 1);
@@ -80,6 +83,8 @@ pub(crate) struct Worker {
     /// Packets for other workers, which follow the allocations that they are for.
     passing: Vec<(WorkerId, Letter)>,
     counters: Arc<Counters>,
+    outbox: Arc<Outbox>,
+    reporting: Reporting,
     stopping: bool,
 }
 
@@ -90,7 +95,7 @@ impl Worker {
         (connections, sessions): (Connections, Sessions),
         clock: Clock,
         (inbox, colleagues): (Inbox, Colleagues),
-        counters: Arc<Counters>,
+        (counters, outbox): (Arc<Counters>, Arc<Outbox>),
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(&*inbox.wake, Token::Wake.pack(), Interest::Read)?;
@@ -116,6 +121,8 @@ impl Worker {
             colleagues,
             passing: Vec::new(),
             counters,
+            outbox,
+            reporting: Reporting::default(),
             stopping: false,
         })
     }
@@ -135,12 +142,14 @@ impl Worker {
             self.resume_handshakes(now);
             self.flush();
             self.server.handle_timeout(now);
+            self.report(now);
             self.close_connections(now);
             self.close_pairs(now);
             self.take_outputs(now);
             self.pass_on();
             self.resume_accepting(now)?;
         }
+        self.end_all();
         self.end_sessions(self.clock.now());
         Ok(())
     }
@@ -186,7 +195,7 @@ impl Worker {
         }
         let resume = self.paused.first().map(|(at, _)| *at);
         let checks = [self.connections.next_check(), self.splices.next_check(), self.sessions.next_due()];
-        let due = [self.server.poll_timeout(), resume].into_iter().chain(checks);
+        let due = [self.server.poll_timeout(), self.reports_due(), resume].into_iter().chain(checks);
         let due = due.flatten().min()?;
         Some(due.saturating_sub(self.clock.now().monotonic_ms))
     }
@@ -449,6 +458,7 @@ impl Worker {
                     drop(port);
                     tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
                 }
+                Output::Report(report) => self.put_out(report),
                 Output::Tell { to, note } => self.tell(to, note),
                 Output::Depart { to, traveller } => self.depart(now, to, traveller),
                 Output::Reply { client, reply, bytes } => {

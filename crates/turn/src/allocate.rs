@@ -87,6 +87,7 @@ impl Server {
         let (relays, quota) = self.open_relays(now, (protocol, wanted), identity, sockets, &mut answer)?;
         answer.relayed = relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address));
         let meter = Meter::new(self.key_limits(identity.turn_key), &quota);
+        let session = self.session(now, message, identity, protocol);
         let id = self.allocations.insert(Allocation::new(
             client,
             (protocol, relays),
@@ -94,7 +95,7 @@ impl Server {
             identity,
             message.transaction(),
             answer,
-            (quota, meter),
+            (quota, meter, session),
         ));
         // RFC 8016 §3.1.2: an Allocate that asked for mobility is answered with a ticket.
         let ticket = is_mobile.then(|| self.make_mobile(id));

@@ -18,6 +18,7 @@ use crate::quota::{Allowance, Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
 use crate::shared_secrets::{SecretRef, SharedSecrets};
 use crate::ticket::{Identity, Ticket};
+use crate::usage::{Ending, Session, Tally};
 use crate::{Client, DropReason, FiveTuple, Refusal, RelayAddress, RelayId, WorkerId};
 
 /// Where an allocation is in its table; used again after the allocation has ended.
@@ -86,6 +87,8 @@ pub(crate) struct Allocation {
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
     pub(crate) icmp_told: Told,
+    /// What it has relayed.
+    pub(crate) tally: Tally,
 }
 
 /// RFC 8656 §9: an address, without a port, and a time to expiry.
@@ -113,7 +116,7 @@ impl Allocation {
         identity: &Authenticated,
         transaction: TransactionId,
         answer: Allocated,
-        (quota, meter): (Quota, Option<Box<Meter>>),
+        (quota, meter, session): (Quota, Option<Box<Meter>>, Session),
     ) -> Self {
         Self {
             client,
@@ -133,11 +136,17 @@ impl Allocation {
             permissions: Vec::new(),
             channels: Vec::new(),
             icmp_told: Told::default(),
+            tally: Tally::new(session),
         }
     }
 
     pub(crate) fn relays(&self) -> impl Iterator<Item = &Relayed> {
         self.relays.iter().flatten()
+    }
+
+    /// The addresses that peers see.
+    pub(crate) fn relayed(&self) -> [Option<SocketAddr>; 2] {
+        self.relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address))
     }
 
     pub(crate) fn relays_mut(&mut self) -> impl Iterator<Item = &mut Relayed> {
@@ -336,8 +345,7 @@ impl Allocations {
 
     /// The client of a relay socket, that of an allocation included which has expired but was not ended yet.
     pub(crate) fn client_of(&self, relay: RelayId) -> Option<Client> {
-        let id = (*self.by_relay.get(relay.index())?)?;
-        self.slab.get(id.0).map(|allocation| allocation.client)
+        self.at_relay(relay).map(|allocation| allocation.client)
     }
 
     pub(crate) fn holds(&self, client: &FiveTuple) -> bool {
@@ -450,6 +458,50 @@ impl Allocations {
             secret.is_some_and(|secret| held.secret(secret).is_none())
         };
         of_key.map(|found| found.1).filter(gone).collect()
+    }
+
+    /// How many places the table has, taken or not.
+    pub(crate) fn places(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    pub(crate) fn at_place(&mut self, place: usize) -> Option<&mut Allocation> {
+        self.slab.get_mut(place)
+    }
+
+    /// The allocation that a relay socket belongs to, one included which has expired but was not ended yet.
+    pub(crate) fn at_relay(&self, relay: RelayId) -> Option<&Allocation> {
+        self.slab.get((*self.by_relay.get(relay.index())?)?.0)
+    }
+
+    pub(crate) fn at_relay_mut(&mut self, relay: RelayId) -> Option<&mut Allocation> {
+        self.slab.get_mut((*self.by_relay.get(relay.index())?)?.0)
+    }
+
+    /// Any allocation.
+    pub(crate) fn first(&self) -> Option<AllocationId> {
+        self.by_expiry.first().map(|(_, id)| *id)
+    }
+
+    /// The allocations of these sessions. One session is looked for in the whole table: only operators ask for it.
+    pub(crate) fn of_ending(&self, ending: &Ending) -> Vec<AllocationId> {
+        let first = AllocationId(0);
+        let is_of = |id: &AllocationId| self.slab.get(id.0).is_some_and(|it| ending.is_of(&it.tally.session));
+        match ending {
+            Ending::Session(_) => {
+                let mut all = self.slab.iter();
+                let found = all.find(|(_, allocation)| ending.is_of(&allocation.tally.session));
+                found.map(|(place, _)| AllocationId(place)).into_iter().collect()
+            }
+            Ending::Credential(id) => {
+                let found = self.by_credential.range((*id, first)..).take_while(|found| found.0 == *id);
+                found.map(|found| found.1).collect()
+            }
+            Ending::Key(key) | Ending::CustomIdentifier { turn_key: key, .. } => {
+                let found = self.by_turn_key.range((*key, first)..).take_while(|found| found.0 == *key);
+                found.map(|found| found.1).filter(is_of).collect()
+            }
+        }
     }
 
     pub(crate) fn peek(&self, id: AllocationId) -> Option<&Allocation> {

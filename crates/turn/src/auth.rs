@@ -1,6 +1,8 @@
 //! The long-term credential mechanism. RFC 8489 §9.2, RFC 8656 §5.
 
-use credentials::{CredentialId, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId};
+use credentials::{
+    CredentialId, CustomIdentifier, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId,
+};
 use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, PasswordAlgorithm};
 
 use crate::shared_secrets::{MAX_TRIED_BYTES, Payer, SecretRef, SharedSecrets, blocks};
@@ -16,6 +18,8 @@ pub(crate) struct Authenticated {
     pub(crate) turn_key: TurnKeyId,
     /// The shared secret that a time-limited username was signed with.
     pub(crate) shared_secret: Option<SecretRef>,
+    /// Whom a sealed credential was minted for.
+    pub(crate) custom_identifier: CustomIdentifier,
     /// Unix seconds.
     pub(crate) expires_at: u64,
 }
@@ -192,6 +196,7 @@ impl Authority<'_> {
             turn_key: claims.key,
             shared_secret: None,
             expires_at: claims.expires_at(),
+            custom_identifier: claims.custom_identifier,
         })
     }
 
@@ -233,6 +238,7 @@ impl Authority<'_> {
             turn_key,
             shared_secret: Some(shared_secret),
             expires_at: user.expires_at,
+            custom_identifier: CustomIdentifier::default(),
         })
     }
 

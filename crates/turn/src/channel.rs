@@ -64,6 +64,7 @@ impl Server {
         if let Err(reason) = allocation.pass(Direction::ToPeer, now.monotonic_ms, length) {
             return Action::Drop(reason);
         }
+        allocation.tally.came_in(packet.bytes().len());
         match packet.narrow(channel_data::HEADER_LEN, length) {
             Ok(()) if is_own_relay => self.to_own_relay(source, peer, false),
             Ok(()) => Action::ToPeer { relay: source.relay, peer, dont_fragment: false },

@@ -7,7 +7,7 @@ use credentials::{Denial, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 
 use crate::quota::AllocationLimits;
 use crate::server::{EndReason, Server};
-use crate::{FiveTuple, KeyLimits, PeerPolicy, Time};
+use crate::{Ending, FiveTuple, KeyLimits, PeerPolicy, Time};
 
 /// How many TURN keys may have limits of their own.
 const MAX_LIMITED_KEYS: usize = 65_536;
@@ -42,6 +42,8 @@ pub enum Command {
         /// Which.
         limits: Option<KeyLimits>,
     },
+    /// End these sessions now. Who still has a good credential may allocate again.
+    End(Ending),
 }
 
 /// A command was not carried out in full.
@@ -67,7 +69,7 @@ impl Server {
                     self.shared_secrets.set(key, Arc::default());
                 }
                 while let Some(id) = self.allocations.denied_by(denial) {
-                    self.end(id, EndReason::Denied);
+                    self.end(now, id, EndReason::Denied);
                 }
                 if let Denial::Key { key, .. } = denial {
                     self.key_limits.remove(&key);
@@ -78,7 +80,7 @@ impl Server {
             Command::SharedSecrets { key, secrets } => {
                 self.shared_secrets.set(key, secrets);
                 for id in self.allocations.without_secret(key, &self.shared_secrets) {
-                    self.end(id, EndReason::Denied);
+                    self.end(now, id, EndReason::Denied);
                 }
             }
             Command::Policy(policy) => {
@@ -88,8 +90,9 @@ impl Server {
             Command::Redirect(alternates) => self.alternates = alternates,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::ClientGone(five_tuple) => {
-                self.client_gone(&five_tuple, self.config.worker);
+                self.client_gone(now, &five_tuple, self.config.worker);
             }
+            Command::End(ending) => self.end_sessions(now, ending),
         }
         Ok(())
     }

@@ -45,6 +45,7 @@ mod stranger;
 mod tcp;
 mod ticket;
 mod time;
+mod usage;
 
 pub use command::{Command, CommandError};
 pub use config::{Config, Limits, RelayAddress, WorkerId};
@@ -67,3 +68,4 @@ pub use sockets::{OpenError, RelayId, RelaySockets};
 pub use stranger::StrangerLimit;
 pub use tcp::ConnectFailed;
 pub use time::Time;
+pub use usage::{Ending, Report, Session, SessionId, Traffic, Usage};

@@ -15,7 +15,7 @@ use crate::reply::{Answer, Asked, Response};
 use crate::server::{EndReason, Output, Server};
 use crate::sockets::RelayId;
 use crate::ticket::{GENERATIONS, Identity, Sealed, Ticket};
-use crate::{Client, FiveTuple, Refusal, Reply, Time, WorkerId};
+use crate::{Client, FiveTuple, Refusal, Reply, Report, Time, WorkerId};
 
 /// What makes an allocation mobile.
 #[derive(Debug)]
@@ -85,6 +85,11 @@ impl Traveller {
     /// Its relay sockets, in an order that stays: to be replaced by the numbers they get where it arrives.
     pub fn relays_mut(&mut self) -> impl Iterator<Item = &mut RelayId> {
         self.allocation.relays_mut().map(|relay| &mut relay.id)
+    }
+
+    /// Its last report, when nobody can take it in.
+    pub fn lost(mut self, now: Time) -> Box<Report> {
+        self.allocation.report(now, Some(EndReason::Lost))
     }
 }
 
@@ -159,7 +164,7 @@ impl Server {
             return Ok(answer);
         }
         if let Some(id) = self.allocations.by_ticket(&ticket, self.config.worker, now.monotonic_ms) {
-            return match self.judge(id, &claim)? {
+            return match self.judge(now, id, &claim)? {
                 Judged::Moves => self.move_here(now, id, &claim),
                 Judged::Answered(answer) => Ok(answer),
             };
@@ -201,7 +206,7 @@ impl Server {
     }
 
     /// What an allocation's own worker has to say about a claim, before anything moves.
-    fn judge(&mut self, id: AllocationId, claim: &Claim) -> Result<Judged, Refusal> {
+    fn judge(&mut self, now: Time, id: AllocationId, claim: &Claim) -> Result<Judged, Refusal> {
         let allocation = self.allocations.peek(id).ok_or(Refusal::NoAllocation)?;
         let mobility = allocation.mobility.as_ref().ok_or(Refusal::NoAllocation)?;
         // RFC 8016 §3.2.2: another user than who made the allocation is refused with 441.
@@ -221,7 +226,7 @@ impl Server {
             return Err(Refusal::PeerFamilyMismatch);
         }
         if claim.lifetime_secs == Some(0) {
-            self.delete(id, claim.family);
+            self.delete(now, id, claim.family);
             return Ok(Judged::Answered(Answer::Refreshed { lifetime_secs: 0, ticket: None }));
         }
         Ok(Judged::Moves)
@@ -278,7 +283,7 @@ impl Server {
     }
 
     /// A client's connection is closed, here or (`at`) where its packets still arrived.
-    pub(crate) fn client_gone(&mut self, client: &FiveTuple, at: WorkerId) {
+    pub(crate) fn client_gone(&mut self, now: Time, client: &FiveTuple, at: WorkerId) {
         let Some(id) = self.allocations.by_client(client) else {
             if let Some(to) = self.departed.remove(client) {
                 let note = Note(Kind::Gone { client: *client, at });
@@ -296,7 +301,7 @@ impl Server {
             return;
         }
         let Some(mobility) = &mut allocation.mobility else {
-            self.end(id, EndReason::ClientGone);
+            self.end(now, id, EndReason::ClientGone);
             return;
         };
         if is_next {
@@ -322,7 +327,7 @@ impl Server {
                 self.answer_late(now, &claim, outcome);
             }
             Kind::Heard(client) => _ = self.departed.remove(&client),
-            Kind::Gone { client, at } => self.client_gone(&client, at),
+            Kind::Gone { client, at } => self.client_gone(now, &client, at),
             // What was passed to the wrong worker may have come back first, and been taken for the end of it.
             Kind::GoneOn(client, to) if !self.allocations.holds(&client) => {
                 self.note_departure(now, client, to);
@@ -343,7 +348,7 @@ impl Server {
         self.end_expired(now);
         let found = self.allocations.by_ticket(&claim.ticket, self.config.worker, now.monotonic_ms);
         let judged = match found {
-            Some(id) => self.judge(id, &claim).map(|judged| (id, judged)),
+            Some(id) => self.judge(now, id, &claim).map(|judged| (id, judged)),
             None => Err(Refusal::NoAllocation),
         };
         let outcome = match judged {
@@ -424,6 +429,8 @@ impl Server {
             allocation.shared_secret.is_some_and(|secret| self.shared_secrets.secret(secret).is_none());
         let over = if secret_is_gone || self.denials.denies(allocation.turn_key, allocation.credential) {
             Some((EndReason::Denied, Refusal::CredentialDenied))
+        } else if self.endings.include(&allocation.tally.session) {
+            Some((EndReason::Terminated, Refusal::NoAllocation))
         } else if allocation.is_live(now.monotonic_ms) {
             None
         } else {
@@ -431,6 +438,7 @@ impl Server {
         };
         if let Some((reason, refusal)) = over {
             let client = allocation.client;
+            self.outputs.push_back(Output::Report(allocation.report(now, Some(reason))));
             allocation.into_relays().for_each(|relay| self.close(client, relay, reason));
             return Err(refusal);
         }

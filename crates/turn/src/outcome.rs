@@ -6,6 +6,7 @@ use stun::ParseError;
 
 use crate::mobility::{Note, Traveller};
 use crate::port::RelayPort;
+use crate::usage::Report;
 use crate::{Client, ConnectionId, RelayId, Reply, WorkerId};
 
 /// What to do with the packet that was given in, now rewritten. RFC 8656 §2.
@@ -126,6 +127,8 @@ pub enum Output {
         /// Why.
         reason: EndReason,
     },
+    /// How much an allocation has relayed: after [`crate::Server::report`], and before the end of each allocation.
+    Report(Box<Report>),
     /// Something for another worker's server: [`crate::Server::told`].
     Tell {
         /// Whose.
@@ -183,4 +186,27 @@ pub enum EndReason {
     TimedOut,
     /// The connection's peer may no longer be reached.
     PeerForbidden,
+    /// An operator has ended it.
+    Terminated,
+    /// The process is about to end.
+    Stopped,
+    /// It could not be taken in by the worker that it was moving to.
+    Lost,
+}
+
+impl EndReason {
+    /// Its name in records and counters.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
+            Self::Denied => "denied",
+            Self::ClientGone => "client_gone",
+            Self::TimedOut => "timed_out",
+            Self::PeerForbidden => "peer_forbidden",
+            Self::Terminated => "terminated",
+            Self::Stopped => "stopped",
+            Self::Lost => "lost",
+        }
+    }
 }

@@ -34,7 +34,7 @@ impl Server {
         };
         // RFC 8656 §8.2: a LIFETIME of zero deletes the allocation, or the named family's part of a dual one.
         if requested == Some(0) {
-            self.delete(id, family);
+            self.delete(now, id, family);
             return Ok(Answer::Refreshed { lifetime_secs: 0, ticket: None });
         }
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested, identity);
@@ -43,10 +43,10 @@ impl Server {
     }
 
     /// Ends an allocation, or the named family's part of a dual one.
-    pub(crate) fn delete(&mut self, id: AllocationId, family: Option<Family>) {
+    pub(crate) fn delete(&mut self, now: Time, id: AllocationId, family: Option<Family>) {
         match family.and_then(|family| self.allocations.remove_relay(id, family)) {
             Some((client, relay)) => self.close(client, relay, EndReason::Deleted),
-            None => self.end(id, EndReason::Deleted),
+            None => self.end(now, id, EndReason::Deleted),
         }
     }
 }

@@ -47,6 +47,7 @@ impl Server {
         // A permission covers all ports of its address, the policy need not: it is asked for each.
         self.config.policy.check(peer).map_err(|_| DropReason::PeerForbidden)?;
         allocation.pass(Direction::ToPeer, now.monotonic_ms, data.value.len())?;
+        allocation.tally.came_in(message.as_bytes().len());
         // RFC 8656 §11.2: DONT-FRAGMENT has the datagram sent with the DF bit.
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
         let action = if self.own_relays.contain(peer) {
@@ -110,7 +111,10 @@ impl Server {
             return Action::Drop(DropReason::NoRoom);
         }
         match allocation.pass(Direction::ToClient, now.monotonic_ms, length) {
-            Ok(()) => Action::ToClient(client),
+            Ok(()) => {
+                allocation.tally.went_out(packet.bytes().len());
+                Action::ToClient(client)
+            }
             Err(reason) => Action::Drop(reason),
         }
     }

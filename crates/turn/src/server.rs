@@ -19,6 +19,7 @@ use crate::reservation::Due;
 use crate::send;
 use crate::shared_secrets::SharedSecrets;
 use crate::ticket::TicketKey;
+use crate::usage::Endings;
 use crate::{
     Client, Config, FiveTuple, KeyLimits, MAX_REPLY, Packet, Refusal, RelayId, RelaySockets, Reply, Shared,
     Time, WorkerId,
@@ -46,9 +47,13 @@ pub struct Server {
     purge_ms: u64,
     /// Reservations made here, in the order in which they expire.
     pub(crate) reservations_due: VecDeque<Due>,
+    /// The place in the table of allocations from which reports go on.
+    pub(crate) report_from: usize,
+    pub(crate) endings: Endings,
     /// Where new allocations are sent to instead.
     pub(crate) alternates: Vec<SocketAddr>,
-    /// At most one entry for the end of each relay socket, and two for each connection, not taken yet.
+    /// At most one entry for the end of each relay socket, one for that of each allocation, two for each connection,
+    /// and what one call of `report` may queue, not taken yet.
     pub(crate) outputs: VecDeque<Output>,
 }
 
@@ -83,6 +88,8 @@ impl Server {
             shared_secrets: SharedSecrets::default(),
             purge_ms: 0,
             reservations_due: VecDeque::new(),
+            report_from: 0,
+            endings: Endings::default(),
             alternates: Vec::new(),
             outputs: VecDeque::new(),
         }
@@ -358,12 +365,13 @@ impl Server {
         while let Some((at, id)) = self.allocations.next_expiry()
             && at <= now.monotonic_ms
         {
-            self.end(id, EndReason::Expired);
+            self.end(now, id, EndReason::Expired);
         }
     }
 
-    pub(crate) fn end(&mut self, id: AllocationId, reason: EndReason) {
-        if let Some(allocation) = self.allocations.remove(id) {
+    pub(crate) fn end(&mut self, now: Time, id: AllocationId, reason: EndReason) {
+        if let Some(mut allocation) = self.allocations.remove(id) {
+            self.outputs.push_back(Output::Report(allocation.report(now, Some(reason))));
             let client = allocation.client;
             for relay in allocation.into_relays() {
                 self.close(client, relay, reason);

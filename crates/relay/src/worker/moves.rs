@@ -43,7 +43,7 @@ impl Worker {
         match letter {
             Letter::Note(note) => self.server.told(now, note),
             Letter::Move(moved) => {
-                if let Some(traveller) = self.take_in(moved) {
+                if let Some(traveller) = self.take_in(now, moved) {
                     self.counters.moves.add(1);
                     self.server.arrived(now, traveller);
                 }
@@ -96,7 +96,7 @@ impl Worker {
             return;
         };
         if let Letter::Move(moved) = letter
-            && let Some(traveller) = self.take_in(moved)
+            && let Some(traveller) = self.take_in(now, moved)
         {
             self.server.returned(now, traveller);
         }
@@ -111,7 +111,7 @@ impl Worker {
     }
 
     /// Makes the sockets this worker's own. What cannot be waited for is closed, and the allocation with it.
-    fn take_in(&mut self, moved: Move) -> Option<Box<Traveller>> {
+    fn take_in(&mut self, now: Time, moved: Move) -> Option<Box<Traveller>> {
         let Move { sockets, mut traveller } = moved;
         let mut opener = Opener { relays: &mut self.relays, epoll: &self.epoll };
         let mut numbers = Vec::new();
@@ -123,6 +123,7 @@ impl Worker {
                     for number in numbers {
                         drop(self.relays.take(number));
                     }
+                    self.put_out(traveller.lost(now));
                     return None;
                 }
             }

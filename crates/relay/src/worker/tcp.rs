@@ -119,9 +119,10 @@ impl Worker {
         let mut pass = |connection, direction, bytes| server.relayed(now, connection, direction, bytes);
         match splices.ready(index, event, epoll, &mut room, &mut pass) {
             Progress::Connected(connection, result) => self.server.connected(now, connection, result),
-            Progress::Moved(moved) => self.count_moved(moved),
+            Progress::Nothing => {}
+            Progress::Moved(connection, moved) => self.count_moved(connection, moved),
             Progress::Over(connection, moved) => {
-                self.count_moved(moved);
+                self.count_moved(connection, moved);
                 self.server.disconnected(connection);
             }
         }
@@ -137,7 +138,8 @@ impl Worker {
         self.stream_buffer = buffer;
     }
 
-    fn count_moved(&self, moved: Moved) {
+    fn count_moved(&mut self, connection: ConnectionId, moved: Moved) {
+        self.server.transferred(connection, moved.to_peer, moved.to_client);
         self.counters.bytes_to_peers.add(moved.to_peer);
         self.counters.bytes_to_clients.add(moved.to_client);
     }

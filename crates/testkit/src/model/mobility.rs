@@ -353,6 +353,10 @@ impl Model {
         if account.is_some_and(|account| self.is_refused(account)) {
             return Some(401);
         }
+        if self.was_terminated(held) {
+            self.allocations.get_mut(place)?.terminated = true;
+            return Some(437);
+        }
         if !held.is_live(now) {
             return Some(437);
         }

@@ -13,6 +13,7 @@ mod mobility;
 mod packets;
 mod requests;
 mod tcp;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +21,8 @@ use std::net::{IpAddr, SocketAddr};
 use credentials::{CredentialId, Denial, SharedSecretId, TurnKeyId};
 use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
 use turn::{
-    Client, Discovery, EndReason, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId, StrangerLimit,
-    Time, Transport,
+    Client, Discovery, EndReason, Ending, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId,
+    StrangerLimit, Time, Transport,
 };
 
 pub use allocate::Ports;
@@ -96,6 +97,8 @@ pub struct Account {
     pub password: String,
     /// Its id.
     pub id: CredentialId,
+    /// Whom it was minted for.
+    pub custom_identifier: String,
     /// The TURN key that minted it.
     pub turn_key: TurnKeyId,
     /// Unix seconds.
@@ -137,6 +140,11 @@ pub struct Allocation {
     transaction: TransactionId,
     /// What the client was told when it was made.
     first: Told,
+    /// Monotonic milliseconds.
+    made_ms: u64,
+    counted: usage::Counted,
+    /// An operator has ended it.
+    terminated: bool,
     /// Refreshed with a lifetime of zero.
     deleted: bool,
     /// When the second in which errors are counted began, and how many the client was told of in it.
@@ -281,6 +289,8 @@ pub struct Model {
     strangers: BTreeMap<Vec<u8>, Debt>,
     links: Vec<tcp::Link>,
     owed: Vec<tcp::Owed>,
+    /// What operators have ended, and when.
+    endings: Vec<(u64, Ending)>,
 }
 
 impl Model {
@@ -306,6 +316,7 @@ impl Model {
             strangers: BTreeMap::new(),
             links: Vec::new(),
             owed: Vec::new(),
+            endings: Vec::new(),
         }
     }
 
@@ -449,6 +460,8 @@ impl Model {
             Some(EndReason::Deleted)
         } else if self.accounts.get(&allocation.username).is_some_and(|account| self.is_refused(account)) {
             Some(EndReason::Denied)
+        } else if allocation.terminated {
+            Some(EndReason::Terminated)
         } else if !allocation.is_live(now) {
             Some(EndReason::Expired)
         } else {
@@ -490,6 +503,9 @@ impl Model {
             || (reason == EndReason::Expired && now.monotonic_ms >= allocation.expires_ms);
         if !fits {
             return Err(format!("ended for {reason:?}: {allocation:?}"));
+        }
+        if !allocation.has_said(reason) {
+            return Err(format!("ended before it was reported: {allocation:?}"));
         }
         allocation.relays.retain(|held| held.id != relay);
         if !allocation.relays.is_empty() || !allocation.closing.is_empty() {

@@ -44,8 +44,11 @@ impl Model {
         let allocation = self.live(client, now)?;
         let peer = allocation.channel(u16::from_be_bytes([c0, c1]), now)?;
         let relay = allocation.relay_to(peer)?;
-        let passes = self.pass(now, relay.id, Way::ToPeer, data.len());
-        passes.then(|| self.relayed(relay, peer, false, data.to_vec()))
+        if !self.pass(now, relay.id, Way::ToPeer, data.len()) {
+            return None;
+        }
+        self.tally(relay.id, Way::ToPeer, packet.len());
+        Some(self.relayed(relay, peer, false, data.to_vec()))
     }
 
     /// RFC 8656 §11.2.
@@ -60,8 +63,11 @@ impl Model {
             && self.may_reach(peer);
         let dont_fragment = message.attribute(AttributeType::DONT_FRAGMENT).is_some();
         let relay = allocation.relay_to(peer)?;
-        let passes = may_pass && self.pass(now, relay.id, Way::ToPeer, data.len());
-        passes.then(|| self.relayed(relay, peer, dont_fragment, data))
+        if !may_pass || !self.pass(now, relay.id, Way::ToPeer, data.len()) {
+            return None;
+        }
+        self.tally(relay.id, Way::ToPeer, message.as_bytes().len());
+        Some(self.relayed(relay, peer, dont_fragment, data))
     }
 
     /// To another allocation's relayed address it goes at once; if nobody here has that address, to where the host itself
@@ -115,6 +121,15 @@ impl Model {
         if !self.pass(now, relay, Way::ToClient, data.len()) {
             return Expected::Silence;
         }
+        let padded = data.len().next_multiple_of(4);
+        let length = match (channel, peer) {
+            (Some(_), _) if client.five_tuple.transport.is_stream() => 4 + padded,
+            (Some(_), _) => 4 + data.len(),
+            // A message's header, XOR-PEER-ADDRESS, and DATA's header.
+            (None, SocketAddr::V4(_)) => 20 + 12 + 4 + padded,
+            (None, SocketAddr::V6(_)) => 20 + 24 + 4 + padded,
+        };
+        self.tally(relay, Way::ToClient, length);
         Expected::ToClient { client, peer, channel, data: data.to_vec() }
     }
 

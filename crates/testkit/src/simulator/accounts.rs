@@ -90,6 +90,7 @@ impl Keyrings {
         Some(Account {
             username,
             password,
+            custom_identifier: String::new(),
             id,
             turn_key,
             expires_at,
@@ -112,6 +113,7 @@ impl Keyrings {
         Account {
             username: minted.username,
             password: minted.password,
+            custom_identifier: custom.to_owned(),
             id: minted.id,
             turn_key,
             expires_at: minted.expires_at,

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stun::{AttributeType, ChannelNumber, Class, Method};
-use turn::{Command, Icmp, RelayId};
+use turn::{Command, Ending, Icmp, RelayId};
 
 use super::scenario::key_limits;
 use super::world::World;
 use crate::message;
-use crate::model::Allocation;
+use crate::model::{Account, Allocation};
 
 impl World {
     /// Lets some time pass and does one thing.
@@ -188,7 +188,7 @@ impl World {
             return Ok(());
         };
         let until = now.unix_secs() + 172_800;
-        let command = match self.dice.below(14) {
+        let command = match self.dice.below(16) {
             ..3 => {
                 let denial = Denial::Credential { id: account.id, until: account.expires_at };
                 self.lockstep.model.deny(denial);
@@ -213,9 +213,28 @@ impl World {
                 Command::KeyLimits { key: account.turn_key, limits }
             }
             10..12 => return self.change_secrets(),
+            12..14 => {
+                let ending = self.some_ending(&account);
+                self.lockstep.model.end_sessions(now, ending.clone());
+                Command::End(ending)
+            }
             _ => return self.gone(index),
         };
         self.lockstep.command(now, &command)
+    }
+
+    /// Sessions for an operator to end: mostly of this user.
+    fn some_ending(&mut self, account: &Account) -> Ending {
+        let sessions: Vec<_> = self.lockstep.model.allocations().filter_map(Allocation::session).collect();
+        match (self.dice.below(4), sessions.get(self.dice.index(sessions.len()))) {
+            (0, Some(session)) => Ending::Session(*session),
+            (0 | 1, _) => Ending::Credential(account.id),
+            (2, _) => Ending::Key(account.turn_key),
+            _ => Ending::CustomIdentifier {
+                turn_key: account.turn_key,
+                custom_identifier: account.custom_identifier.as_str().into(),
+            },
+        }
     }
 
     /// One more prefix is denied, or no longer.

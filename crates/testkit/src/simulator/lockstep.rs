@@ -298,6 +298,7 @@ impl Lockstep {
         for worker in 0..self.servers.len() {
             self.server(worker).handle_timeout(now);
             self.take_outputs(now, worker, None, Due::default())?;
+            self.have_reported(now, worker)?;
         }
         self.model.swept(now);
         self.verify(now, true)
@@ -356,7 +357,7 @@ impl Lockstep {
     ) -> Result<(), String> {
         let who = (client.five_tuple.transport, client.five_tuple.client);
         self.trace.record(format!("{} ended {who:?} {relay:?} {reason:?}", now.monotonic_ms), &[]);
-        *self.report.ends.entry(reason_name(reason)).or_default() += 1;
+        *self.report.ends.entry(reason.label()).or_default() += 1;
         self.model.ended(now, client, relay, reason, gone)?;
         if !self.sockets.close(relay) {
             return Err(format!("{relay:?} is not open"));
@@ -375,6 +376,13 @@ impl Lockstep {
         let listening = self.model.allocations().filter(|held| held.tcp).flat_map(|held| &held.relays);
         if !listening.map(|relay| relay.id).eq(self.sockets.listening_in(self.model.relays())) {
             return Err("another kind of relay socket".to_owned());
+        }
+        for held in self.model.allocations() {
+            let (Place::At(worker), [relay, ..]) = (held.place, &held.relays[..]) else { continue };
+            let counted = self.servers.get(worker).and_then(|server| server.usage(relay.id));
+            if counted != Some(held.usage()) {
+                return Err(format!("the server has counted {counted:?} for {held:?}"));
+            }
         }
         let under_way = self.travellers();
         for (worker, server) in self.servers.iter().enumerate() {
@@ -415,10 +423,14 @@ impl Lockstep {
                 self.end(now, (client, relay, reason), gone)?;
                 drop(port);
             }
+            Output::Report(report) => {
+                self.trace.record(format!("{} {report:?}", now.monotonic_ms), &[]);
+                self.model.reported(&report)?;
+            }
             Output::Message { client, reply, message } => self.tell(now, client, reply, message)?,
             Output::Disconnect { connection, reason } => {
                 self.trace.record(format!("{} closed {connection:?} {reason:?}", now.monotonic_ms), &[]);
-                *self.report.ends.entry(reason_name(reason)).or_default() += 1;
+                *self.report.ends.entry(reason.label()).or_default() += 1;
                 self.model.closed(now, connection, reason, gone)?;
             }
             Output::Tell { to, note } => {
@@ -499,6 +511,36 @@ impl Lockstep {
         self.verify(now, false)
     }
 
+    /// A worker goes through its allocations, or through some of them, to report them.
+    fn have_reported(&mut self, now: Time, worker: usize) -> Result<(), String> {
+        if self.dice.permille(500) {
+            self.server(worker).report(now, 2);
+            return self.take_outputs(now, worker, None, Due::default());
+        }
+        // To the end, and once more from the beginning.
+        for _ in 0..2 {
+            if !self.server(worker).report(now, usize::MAX) {
+                return Err("reports end before the table does".to_owned());
+            }
+            self.take_outputs(now, worker, None, Due::default())?;
+        }
+        self.model.check_reported(worker)
+    }
+
+    /// Bytes went through a connection with a peer.
+    pub(super) fn transferred(
+        &mut self,
+        now: Time,
+        (connection, relay): (ConnectionId, RelayId),
+        (to_peer, to_client): (u64, u64),
+    ) -> Result<(), String> {
+        self.report.steps += 1;
+        self.count_feature(true, "transferred");
+        self.model.transferred(relay, to_peer, to_client);
+        self.server(usize::from(connection.worker().0)).transferred(connection, to_peer, to_client);
+        self.verify(now, false)
+    }
+
     /// A connection with a peer was closed from outside.
     pub(super) fn disconnected(&mut self, now: Time, connection: ConnectionId) -> Result<(), String> {
         self.report.steps += 1;
@@ -574,16 +616,5 @@ fn brief(bytes: &[u8]) -> String {
         Err(error) => {
             format!("{} bytes from {:02x?} ({error})", bytes.len(), bytes.get(..4).unwrap_or(bytes))
         }
-    }
-}
-
-fn reason_name(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Deleted => "deleted",
-        EndReason::Expired => "expired",
-        EndReason::Denied => "denied",
-        EndReason::ClientGone => "client_gone",
-        EndReason::TimedOut => "timed_out",
-        EndReason::PeerForbidden => "peer_forbidden",
     }
 }

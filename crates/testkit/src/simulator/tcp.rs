@@ -14,6 +14,7 @@ impl World {
     pub(super) fn connections(&mut self, station: usize) -> Result<(), String> {
         let links: Vec<Link> = self.lockstep.model.links().cloned().collect();
         let link = links.get(self.dice.index(links.len())).cloned();
+        let bytes = (self.dice.below(3) * 1_000, self.dice.below(50_000));
         let bound = links.iter().filter(|link| matches!(link.stage, Stage::Bound));
         let bound: Vec<ConnectionId> = bound.map(|link| link.connection).collect();
         if !bound.is_empty() && self.dice.permille(400) {
@@ -30,6 +31,9 @@ impl World {
                 self.bind(station, &link)?;
             }
             (6, Some(link)) => self.forbid(&link)?,
+            (9, Some(Link { connection, relay, stage: Stage::Bound, .. })) if bytes.0 > 0 => {
+                self.lockstep.transferred(self.now(), (connection, relay), bytes)?;
+            }
             (9, Some(link)) => self.lockstep.disconnected(self.now(), link.connection)?,
             (7 | 8, _) => self.connect_again()?,
             _ => self.peer_connects()?,

@@ -137,8 +137,10 @@ impl<C: TurnClientApi> Pair<C> {
         for _ in 0..secs {
             self.now += Duration::from_secs(1);
             self.server.handle_timeout(self.time());
-            while let Some(Output::Ended { relay, .. }) = self.server.poll_output() {
-                self.sockets.0.remove(&relay.0);
+            while let Some(output) = self.server.poll_output() {
+                if let Output::Ended { relay, .. } = output {
+                    self.sockets.0.remove(&relay.0);
+                }
             }
             self.run();
         }

@@ -50,8 +50,8 @@ fn server_and_model_agree() {
         let codes: BTreeSet<u16> = all.refusals.keys().copied().collect();
         assert_eq!(codes, [400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 508].into());
         assert_eq!(all.successes.len(), 7, "every method succeeds");
-        assert_eq!(all.ends.len(), 6, "allocations and connections end in every way");
-        assert_eq!(all.features.len(), 35, "every feature is used: {:?}", all.features);
+        assert_eq!(all.ends.len(), 7, "allocations and connections end in every way");
+        assert_eq!(all.features.len(), 36, "every feature is used: {:?}", all.features);
         assert!(all.features.values().all(|n| *n > ENOUGH), "and often enough: {:?}", all.features);
         assert!(
             all.refusals.values().chain(all.successes.values()).chain(all.ends.values()).all(|n| *n > ENOUGH),

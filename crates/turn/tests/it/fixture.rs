@@ -136,6 +136,7 @@ pub(crate) struct Fixture {
     pub(crate) ends: Vec<EndReason>,
     /// What is for other workers, and late replies.
     pub(crate) posts: Vec<Output>,
+    pub(crate) reports: Vec<turn::Report>,
     /// Whom the last packet that was passed on went back to.
     pub(crate) last_passed: Option<WorkerId>,
     /// Connections with peers that the server has closed.
@@ -181,6 +182,7 @@ impl Fixture {
             now_ms: 1_000_000,
             ends: vec![],
             posts: vec![],
+            reports: vec![],
             last_passed: None,
             closed: vec![],
             told: vec![],
@@ -208,6 +210,7 @@ impl Fixture {
             now_ms: self.now_ms,
             ends: vec![],
             posts: vec![],
+            reports: vec![],
             last_passed: None,
             closed: vec![],
             told: vec![],
@@ -299,6 +302,7 @@ impl Fixture {
                     self.sockets.listening.remove(&relay.0);
                     self.ends.push(reason);
                 }
+                Output::Report(report) => self.reports.push(*report),
                 Output::Message { client, message, .. } => self.told.push((client, message)),
                 Output::Disconnect { connection, reason } => self.closed.push((connection, reason)),
                 other => self.posts.push(other),

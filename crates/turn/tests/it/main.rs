@@ -24,3 +24,4 @@ mod shared_secrets;
 mod stranger;
 mod tcp;
 mod tcp_rates;
+mod usage;

@@ -85,7 +85,7 @@ pub(crate) fn carry(from: &mut Fixture, to: &mut Fixture) -> Vec<Vec<u8>> {
                 to.server.arrived(now, traveller);
             }
             Output::Reply { bytes, .. } => replies.push(bytes),
-            Output::Ended { .. } | Output::Message { .. } | Output::Disconnect { .. } => {
+            Output::Ended { .. } | Output::Report(_) | Output::Message { .. } | Output::Disconnect { .. } => {
                 unreachable!("the fixture takes it")
             }
         }

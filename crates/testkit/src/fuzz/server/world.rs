@@ -368,6 +368,7 @@ impl World {
                     self.sockets.listening.remove(&relay);
                     self.observer.ended(client, relay);
                 }
+                Output::Report(_) => {}
                 Output::Message { client, reply, message } => self.observer.told(client, reply, &message),
                 Output::Disconnect { connection, .. } => self.observer.disconnected(connection),
                 Output::Tell { .. } | Output::Depart { .. } | Output::Reply { .. } => {

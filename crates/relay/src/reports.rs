@@ -1,0 +1,99 @@
+//! What a worker has to say of its sessions, kept until somebody takes it: of each session the newest report only.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use turn::{Report, SessionId};
+
+/// Sessions of one worker that may wait to be taken: its live ones, and those that have ended meanwhile.
+const MAX_WAITING: usize = 262_144;
+
+/// The reports of one worker that wait. The worker puts them in between two rounds, never for a packet.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(Mutex<BTreeMap<SessionId, Box<Report>>>);
+
+impl Outbox {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<SessionId, Box<Report>>> {
+        // Nothing under the lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a report in the place of an older one of the same session. `false` when there is no room: a session that
+    /// lives will be reported again.
+    pub(crate) fn put(&self, report: Box<Report>) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.len() >= MAX_WAITING && !waiting.contains_key(&report.session.id) {
+            return false;
+        }
+        // It may have gone to another worker and come back.
+        let is_older = |held: &Box<Report>| held.sequence < report.sequence;
+        if waiting.get(&report.session.id).is_none_or(is_older) {
+            waiting.insert(report.session.id, report);
+        }
+        true
+    }
+
+    /// All that waits.
+    pub(crate) fn take(&self) -> impl Iterator<Item = Box<Report>> + use<> {
+        std::mem::take(&mut *self.waiting()).into_values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use credentials::{CredentialId, TurnKeyId};
+    use turn::{FiveTuple, Session, Time, Transport, Usage};
+
+    use super::*;
+
+    fn report(id: u32, sequence: u64) -> Box<Report> {
+        let at = Time { monotonic_ms: 0, unix_ms: 0 };
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&id.to_be_bytes());
+        let session = Session {
+            id: SessionId(bytes),
+            turn_key: TurnKeyId::from_bytes([1; 16]),
+            credential: CredentialId::from_bytes([2; 16]),
+            username: String::new(),
+            custom_identifier: String::new(),
+            relays_tcp: false,
+            started: at,
+        };
+        let address = "192.0.2.1:1".parse().unwrap();
+        Box::new(Report {
+            session: Arc::new(session),
+            sequence,
+            at,
+            client: FiveTuple { transport: Transport::Udp, client: address, server: address },
+            relayed: [None; 2],
+            usage: Usage::default(),
+            expires_unix_ms: 0,
+            ended: None,
+        })
+    }
+
+    #[test]
+    fn the_newest_report_of_a_session_waits() {
+        let outbox = Outbox::default();
+        for sequence in [2, 3, 1] {
+            assert!(outbox.put(report(7, sequence)));
+        }
+        assert!(outbox.put(report(6, 1)));
+        let taken: Vec<u64> = outbox.take().map(|report| report.sequence).collect();
+        assert_eq!(taken, [1, 3]);
+        assert_eq!(outbox.take().count(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_old_acquaintances_have_their_place() {
+        let outbox = Outbox::default();
+        let most = u32::try_from(MAX_WAITING).unwrap();
+        assert!((0..most).all(|id| outbox.put(report(id, 1))));
+        assert!(!outbox.put(report(most, 1)));
+        assert!(outbox.put(report(0, 2)));
+        assert_eq!(outbox.take().count(), MAX_WAITING);
+        assert!(outbox.put(report(most, 1)));
+    }
+}
