@@ -18,12 +18,14 @@ macro_rules! on_backend {
     };
 }
 
+pub mod analytics;
 mod error;
 mod key_limits;
 mod secret;
 mod shared_secrets;
 mod sqlite;
 mod types;
+pub mod usage;
 
 pub use error::StoreError;
 pub use key_limits::KeyLimits;

@@ -33,6 +33,11 @@ impl Sqlite {
         .bind(key.modified.unix_micros())
         .execute(&mut *tx)
         .await?;
+        sqlx::query("INSERT INTO key_owners (turn_key, account_id) VALUES (?, ?)")
+            .bind(key.uid.as_bytes().as_slice())
+            .bind(record.account.as_str())
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }

@@ -5,10 +5,13 @@
 //! write-ahead log they neither wait for the writer nor hold it up.
 
 mod accounts;
+mod analytics;
 mod denials;
 mod keys;
+mod sessions;
 mod shared_secrets;
 mod tokens;
+mod usage;
 
 use std::fs::{self, OpenOptions};
 use std::io;
