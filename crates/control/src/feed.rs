@@ -14,6 +14,7 @@ use credentials::{Denial, Keyring, SharedSecret, TurnKeyId};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
+use crate::store::usage::SessionOrder;
 use crate::store::{FeedEntry, KeyLimits, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -31,6 +32,8 @@ pub enum News {
     /// A TURN key's settings, all of them: those that are in force, or have changed. They may come again unchanged.
     /// A deleted key's are not told; its denial is.
     Settings(KeySettings),
+    /// Live sessions are to end, now. Only what is said while the feed is followed is told.
+    End(SessionOrder),
 }
 
 /// What relays must know of a TURN key.
@@ -60,6 +63,9 @@ struct State {
     denials_seq: i64,
     /// The last change of settings that every subscriber has.
     settings_seq: i64,
+    /// The last order to end sessions that every subscriber has; `None`: nobody has asked yet. Earlier ones are about
+    /// sessions of before.
+    orders_seq: Option<i64>,
     /// Keys with a shared secret that the keyring could not open, and that keyring.
     unreadable: BTreeSet<TurnKeyId>,
     tried: Option<Arc<Keyring>>,
@@ -175,7 +181,26 @@ impl State {
                 break;
             }
         }
+        self.read_orders(feed).await?;
         self.read_again(feed).await
+    }
+
+    async fn read_orders(&mut self, feed: &Feed) -> Result<(), StoreError> {
+        let Some(mut seq) = self.orders_seq else {
+            self.orders_seq = Some(feed.store.last_session_order().await?);
+            return Ok(());
+        };
+        loop {
+            let page = feed.store.session_orders_after(seq, PAGE).await?;
+            for (at, order) in &page {
+                self.tell(&News::End(order.clone()));
+                seq = *at;
+                self.orders_seq = Some(seq);
+            }
+            if page.len() < PAGE as usize {
+                return Ok(());
+            }
+        }
     }
 
     /// With another keyring, what the last one could not open may open.

@@ -14,6 +14,7 @@ mod rate;
 mod serve;
 pub mod store;
 mod try_page;
+pub mod usage_table;
 
 pub use control::{Config, Control, Dev};
 pub use feed::{Feed, KeySettings, News};

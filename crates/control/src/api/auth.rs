@@ -21,25 +21,40 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let text = match bearer(&parts.headers) {
-            Bearer::Missing => return Err(ApiError::NoCredentials),
-            Bearer::Malformed => return Err(ApiError::MalformedAuthorization),
-            Bearer::Token(text) => text,
-        };
-        let token = shared.store.token_with_text(text).await?;
-        let token = token.filter(|it| it.is_active(Timestamp::now())).ok_or(ApiError::UnknownToken)?;
-        shared
-            .account_rates
-            .take(&token.id, Instant::now())
-            .map_err(|retry_after_secs| ApiError::RateLimited { retry_after_secs })?;
         let needed = match parts.method {
             Method::GET | Method::HEAD => Permission::Read,
             _ => Permission::Write,
         };
-        if token.permission < needed {
-            return Err(ApiError::LacksPermission);
-        }
-        Ok(Self(token))
+        token(parts, shared, needed).await.map(Self)
+    }
+}
+
+async fn token(parts: &Parts, shared: &Shared, needed: Permission) -> Result<ApiToken, ApiError> {
+    let text = match bearer(&parts.headers) {
+        Bearer::Missing => return Err(ApiError::NoCredentials),
+        Bearer::Malformed => return Err(ApiError::MalformedAuthorization),
+        Bearer::Token(text) => text,
+    };
+    let token = shared.store.token_with_text(text).await?;
+    let token = token.filter(|it| it.is_active(Timestamp::now())).ok_or(ApiError::UnknownToken)?;
+    shared
+        .account_rates
+        .take(&token.id, Instant::now())
+        .map_err(|retry_after_secs| ApiError::RateLimited { retry_after_secs })?;
+    if token.permission < needed {
+        return Err(ApiError::LacksPermission);
+    }
+    Ok(token)
+}
+
+/// Somebody with an API token, for what is only read, whatever the method.
+pub(super) struct Reader(pub(super) ApiToken);
+
+impl FromRequestParts<Arc<Shared>> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
+        token(parts, shared, Permission::Read).await.map(Self)
     }
 }
 

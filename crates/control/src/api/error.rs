@@ -85,6 +85,13 @@ pub(crate) enum ApiError {
         /// The greatest.
         max: u64,
     },
+    /// A parameter of the query is missing, or not what it has to be.
+    Parameter {
+        /// Which one.
+        field: &'static str,
+    },
+    /// No such session, or it has ended.
+    NoSuchSession,
     /// Asked too often.
     RateLimited {
         /// When to come back, in seconds.
@@ -131,6 +138,8 @@ impl ApiError {
             Self::Service => (StatusCode::BAD_REQUEST, 20_029),
             Self::UserTooLong => (StatusCode::BAD_REQUEST, 20_030),
             Self::Limit { .. } => (StatusCode::BAD_REQUEST, 20_031),
+            Self::Parameter { .. } => (StatusCode::BAD_REQUEST, 20_040),
+            Self::NoSuchSession => (StatusCode::NOT_FOUND, 20_041),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -147,6 +156,7 @@ impl ApiError {
             }
             Self::WrongSecret => "Authentication error: this is not the secret of the TURN key",
             Self::NoSuchKey => "There is no such TURN key",
+            Self::NoSuchSession => "There is no such session, or it has ended",
             Self::NoSuchCredential => "The username is no credential of this TURN key",
             Self::NoSuchSharedSecret => "The TURN key has no such shared secret",
             Self::SharedSecretExists => "This shared secret is in use already: choose another",
@@ -179,6 +189,11 @@ impl ApiError {
             }
             Self::Limit { field, max } => {
                 return format!("{field} must be a whole number from 1 to {max}, or null for no limit");
+            }
+            Self::Parameter { field } => {
+                return format!(
+                    "The query's {field} is missing, or is not what it has to be: see docs/usage.md"
+                );
             }
             Self::UserTooLong => {
                 return format!("username must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8");

@@ -10,11 +10,14 @@ mod credentials;
 mod envelope;
 mod error;
 mod fallback;
+mod graphql;
 mod key_limits;
+mod sessions;
 mod shared_secrets;
 mod tokens;
 mod turn_keys;
 mod turn_rest;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +51,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const SECRET: &str =
         "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets/{secret_id}";
 
+    const SESSIONS: &str = "/client/v4/accounts/{account_id}/calls/turn_sessions";
+    const SESSION: &str = "/client/v4/accounts/{account_id}/calls/turn_sessions/{session_id}";
+    const KEY_SESSIONS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/sessions";
+    const USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_usage";
+    const KEY_USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/usage";
+
     Router::new()
         .route("/client/v4/accounts", get(accounts::list))
         .route("/client/v4/user/tokens/verify", get(tokens::verify))
@@ -57,6 +66,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(SECRETS, get(shared_secrets::list).post(shared_secrets::create))
         .route(LIMITS, get(key_limits::one).put(key_limits::update).delete(key_limits::clear))
         .route(SECRET, delete(shared_secrets::delete))
+        .route(USAGE, get(usage::of_account))
+        .route(KEY_USAGE, get(usage::of_key))
+        .route(SESSIONS, get(sessions::list).delete(sessions::delete_all))
+        .route(KEY_SESSIONS, get(sessions::list_of_key).delete(sessions::delete_all_of_key))
+        .route(SESSION, delete(sessions::delete))
+        .route("/client/v4/graphql", post(graphql::graphql))
         .route("/turn", get(turn_rest::credential))
         .route("/v1/turn/keys/{key_id}/credentials/generate", post(credentials::generate))
         .route(

@@ -11,3 +11,4 @@ mod server;
 mod shared_secrets;
 mod store;
 mod try_page;
+mod usage;
