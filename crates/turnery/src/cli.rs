@@ -7,7 +7,9 @@ use std::process::exit;
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use control::store::{AccountId, Permission, Timestamp, TokenId};
+use control::store::analytics::{Dimension, moment};
+use control::store::usage::SessionId;
+use control::store::{AccountId, Permission, Timestamp, TokenId, TypeError};
 use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
@@ -72,6 +74,11 @@ enum Command {
     /// The keyring: what seals credentials
     #[command(subcommand)]
     Keyring(KeyringCommand),
+    /// What was relayed
+    Usage(Box<UsageQuestion>),
+    /// Sessions: what relays now
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
 }
 
 /// How the outcome is told.
@@ -311,6 +318,86 @@ pub(crate) enum KeyringCommand {
     },
 }
 
+/// Sums over all that was relayed, or what is chosen of it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UsageQuestion {
+    /// From this time on, as 2030-01-02 or 2030-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) since: Option<Timestamp>,
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) until: Option<Timestamp>,
+    /// Of this TURN key
+    #[arg(long, value_name = "UID")]
+    pub(crate) key: Option<TurnKeyId>,
+    /// One row for each, separated by commas: date, datetimeHour, keyId, customIdentifier, username, node, transport, ...
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = dimension)]
+    pub(crate) group_by: Option<Vec<Dimension>>,
+    /// Print CSV, for spreadsheets
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) csv: bool,
+    #[command(flatten)]
+    pub(crate) owner: Owner,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Show live sessions, the newest first
+    List {
+        /// Of this TURN key
+        #[arg(long, value_name = "UID")]
+        key: Option<TurnKeyId>,
+        /// Of this customIdentifier
+        #[arg(long, value_name = "TEXT")]
+        custom_identifier: Option<String>,
+        /// Of this username
+        #[arg(long, value_name = "TEXT")]
+        username: Option<String>,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End live sessions; who has a good credential may come back: revoke it to keep him out
+    End {
+        #[command(flatten)]
+        choice: SessionChoice,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which sessions.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct SessionChoice {
+    /// This one
+    #[arg(conflicts_with_all = ["key", "custom_identifier", "username"])]
+    pub(crate) id: Option<SessionId>,
+    /// All of this TURN key
+    #[arg(long, value_name = "UID")]
+    pub(crate) key: Option<TurnKeyId>,
+    /// All of this customIdentifier
+    #[arg(long, value_name = "TEXT", conflicts_with = "username")]
+    pub(crate) custom_identifier: Option<String>,
+    /// All of this username
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) username: Option<String>,
+}
+
+fn time(text: &str) -> Result<Timestamp, TypeError> {
+    moment(text)
+}
+
+fn dimension(text: &str) -> Result<Dimension, String> {
+    let names = || Dimension::ALL.map(|(_, name)| name).join(", ");
+    Dimension::named(text).ok_or_else(|| format!("it is one of {}", names()))
+}
+
 fn name(text: &str) -> Result<String, String> {
     if text.chars().count() > MAX_NAME_CHARS {
         return Err(format!("a name has at most {MAX_NAME_CHARS} characters"));
@@ -329,6 +416,8 @@ pub(crate) fn run() -> Result<()> {
         Command::Token(command) => block_on(commands::token(&place()?, command)),
         Command::Key(command) => block_on(commands::key(&place()?, command)),
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
+        Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
+        Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod limits;
 mod secrets;
+mod usage;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::cli::{AccountCommand, KeyCommand, KeyringCommand, Output, Owner, Toke
 use crate::config::Place;
 use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::table::{printable, table};
+
+pub(crate) use usage::{sessions, usage};
 
 const STORE_NAME: &str = "turnery.db";
 

@@ -10,6 +10,7 @@ mod keyring_file;
 mod listen;
 mod serve;
 mod table;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
+use control::store::usage::Node;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
 use control::{Control, Dev, IceTransport, IceUrls, KeySettings, News};
 use credentials::{Claims, Credential, CustomIdentifier, Keyring};
@@ -15,13 +16,14 @@ use relay::{Bound, DtlsLimits, Listener, Relay, StreamLimits};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use turn::{Command, Transport};
+use turn::{Command, Report, Transport};
 
 use crate::announce::{self, Api, FirstStart, Trial};
 use crate::certificates::{self, Certificates, Files};
 use crate::config::Settings;
 use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
 use crate::listen;
+use crate::usage::{Books, ending};
 
 /// How often the files of the keyring and of certificates are looked at.
 const FILES_POLL: Duration = Duration::from_secs(1);
@@ -75,6 +77,7 @@ struct Service {
     relay: RelayHandle,
     control: Control,
     store: Store,
+    books: tokio::sync::Mutex<Books>,
     api: Mutex<Option<TcpListener>>,
     /// What the API speaks TLS with, if it does.
     api_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
@@ -129,6 +132,9 @@ impl Service {
             tracing::info!(from = %sources.join(","), "NAT behaviour discovery is offered");
         }
         let ice = ice_urls(settings, &bound);
+        let node = Node::new(&settings.node_name, settings.location.clone())?;
+        store.close_lost_sessions(&node).await?;
+        let books = tokio::sync::Mutex::new(Books::new(store.clone(), node, settings.retention));
         let relay = RelayHandle::start(bound)?;
         let first = bootstrap(settings, &store).await?;
         let trial = if settings.dev { Some(DevKey::find_or_make(&store, &keyring).await?) } else { None };
@@ -160,6 +166,7 @@ impl Service {
             relay,
             control,
             store,
+            books,
             api,
             api_tls,
             keyring_file,
@@ -185,7 +192,12 @@ impl Service {
         tokio::select! {
             served = self.control.serve(api, self.api_tls.clone(), ended) => served.context("the API ended by itself"),
             never = self.watch_files(hangup) => never,
+            never = self.keep_books() => never,
         }
+    }
+
+    async fn keep_books(&self) -> ! {
+        self.books.lock().await.keep(|| self.relay.reports()).await
     }
 
     /// Puts a changed keyring and changed certificates to use. What cannot be read is logged, and what is in use stays.
@@ -239,12 +251,23 @@ impl Service {
     async fn stop(self) {
         let relay = self.relay.clone();
         // Joins threads, which are about to end.
-        if tokio::task::spawn_blocking(move || relay.stop()).await.is_err() {
-            tracing::error!("the relay did not end in order");
+        match tokio::task::spawn_blocking(move || relay.stop()).await {
+            Ok(last) => {
+                let books = self.books.into_inner();
+                finish(books, last).await;
+            }
+            Err(_) => tracing::error!("the relay did not end in order"),
         }
         self.store.close().await;
         tracing::info!("ended");
     }
+}
+
+/// Records the last of every session.
+async fn finish(mut books: Books, last: Vec<Box<Report>>) {
+    // What waits first: a later report of the same session is put in its place.
+    books.add(last);
+    books.record().await;
 }
 
 /// The running relay, shared by those who command it; gone once it is stopped.
@@ -277,14 +300,23 @@ impl RelayHandle {
                 self.command(&Command::SharedSecrets { key: *key, secrets });
                 self.command(&Command::KeyLimits { key: *key, limits: limits.map(key_limits) });
             }
+            News::End(order) => self.command(&Command::End(ending(order))),
         }
     }
 
-    fn stop(&self) {
+    fn reports(&self) -> Vec<Box<Report>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(Relay::take_reports)
+            .unwrap_or_default()
+    }
+
+    /// What it has to say at the end.
+    fn stop(&self) -> Vec<Box<Report>> {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(relay) = relay {
-            relay.stop();
-        }
+        relay.map(Relay::stop).unwrap_or_default()
     }
 }
 

@@ -147,6 +147,38 @@ pub(crate) struct Layer {
     /// How many bits of an IPv4 and of an IPv6 address make such a prefix [default: 24/56]
     #[arg(long, value_name = "V4/V6")]
     pub(crate) unauthenticated_prefixes: Option<String>,
+    /// What this machine is called in usage and session lists; the same after a restart, and no other node's [default: the
+    /// host's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// The city that this machine is in, as it is to stand in usage [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) location_city: Option<String>,
+    /// The code of that place, such as LIS [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) location_code: Option<String>,
+    /// Its country, such as PT [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) location_country: Option<String>,
+    /// Its region, such as EU [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) location_region: Option<String>,
+    /// How many days usage is known by the minute; then by the hour [default: 14]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) usage_minutes_days: Option<String>,
+    /// How many days usage is known by the hour; then by the day [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) usage_hours_days: Option<String>,
+    /// How many days usage is known at all [default: 800]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) usage_days: Option<String>,
+    /// How many days sessions are kept after their end [default: 30]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) sessions_days: Option<String>,
     /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
     /// TURN key, and without --data-dir forgets everything at the end
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -240,6 +272,15 @@ impl Layer {
             max_key_bits_per_second: text("max_key_bits_per_second")?,
             max_unauthenticated_answers_per_second: text("max_unauthenticated_answers_per_second")?,
             unauthenticated_prefixes: text("unauthenticated_prefixes")?,
+            node_name: text("node_name")?,
+            location_city: text("location_city")?,
+            location_code: text("location_code")?,
+            location_country: text("location_country")?,
+            location_region: text("location_region")?,
+            usage_minutes_days: text("usage_minutes_days")?,
+            usage_hours_days: text("usage_hours_days")?,
+            usage_days: text("usage_days")?,
+            sessions_days: text("sessions_days")?,
             dev: text("dev")?,
         })
     }

@@ -5,6 +5,7 @@ mod address;
 mod alternate;
 mod layer;
 mod limits;
+mod usage;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
@@ -13,6 +14,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use control::IceUrls;
+use control::store::usage::{Location, Retention};
 use control::store::{AccountId, TokenText};
 use credentials::MAX_USERNAME_LIFETIME_SECS;
 use relay::{Alternate, Listener};
@@ -112,6 +114,12 @@ pub(crate) struct Settings {
     pub(crate) key_limits: KeyLimits,
     /// How many answers the unauthenticated get; `None`: any number.
     pub(crate) stranger_limit: Option<StrangerLimit>,
+    /// What this node is called, the same after a restart.
+    pub(crate) node_name: String,
+    /// Where it is.
+    pub(crate) location: Location,
+    /// How long usage and sessions are kept.
+    pub(crate) retention: Retention,
     /// Whether it is only tried out.
     pub(crate) dev: bool,
     /// The first account's id, if it is chosen.
@@ -189,6 +197,9 @@ impl Settings {
             offer_sha256: switch(layers.first("offer_sha256", |layer| &layer.offer_sha256), false)?,
             key_limits: limits::of_keys(&layers)?,
             stranger_limit: limits::of_strangers(&layers)?,
+            node_name: usage::node_name(&layers)?,
+            location: usage::location(&layers)?,
+            retention: usage::retention(&layers)?,
             dev,
             bootstrap_account: bootstrap_account(env)?,
             bootstrap_token: bootstrap_token(env)?,

@@ -12,3 +12,4 @@ mod serve;
 mod spoof;
 mod tidy;
 mod tls;
+mod usage;
