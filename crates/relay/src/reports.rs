@@ -26,16 +26,15 @@ impl Outbox {
             return false;
         }
         // It may have gone to another worker and come back.
-        let is_older = |held: &Box<Report>| held.sequence < report.sequence;
-        if waiting.get(&report.session.id).is_none_or(is_older) {
+        if waiting.get(&report.session.id).is_none_or(|held| held.sequence < report.sequence) {
             waiting.insert(report.session.id, report);
         }
         true
     }
 
     /// All that waits.
-    pub(crate) fn take(&self) -> impl Iterator<Item = Box<Report>> + use<> {
-        std::mem::take(&mut *self.waiting()).into_values()
+    pub(crate) fn take(&self) -> impl Iterator<Item = Report> + use<> {
+        std::mem::take(&mut *self.waiting()).into_values().map(|report| *report)
     }
 }
 

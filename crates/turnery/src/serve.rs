@@ -264,7 +264,7 @@ impl Service {
 }
 
 /// Records the last of every session.
-async fn finish(mut books: Books, last: Vec<Box<Report>>) {
+async fn finish(mut books: Books, last: Vec<Report>) {
     // What waits first: a later report of the same session is put in its place.
     books.add(last);
     books.record().await;
@@ -304,7 +304,7 @@ impl RelayHandle {
         }
     }
 
-    fn reports(&self) -> Vec<Box<Report>> {
+    fn reports(&self) -> Vec<Report> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -314,7 +314,7 @@ impl RelayHandle {
     }
 
     /// What it has to say at the end.
-    fn stop(&self) -> Vec<Box<Report>> {
+    fn stop(&self) -> Vec<Report> {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         relay.map(Relay::stop).unwrap_or_default()
     }

@@ -32,7 +32,7 @@ impl Books {
     }
 
     /// Records what `take` gives, again and again.
-    pub(crate) async fn keep(&mut self, take: impl Fn() -> Vec<Box<Report>>) -> ! {
+    pub(crate) async fn keep(&mut self, take: impl Fn() -> Vec<Report>) -> ! {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tidied = Instant::now();
@@ -59,7 +59,7 @@ impl Books {
         }
     }
 
-    pub(crate) fn add(&mut self, reports: Vec<Box<Report>>) {
+    pub(crate) fn add(&mut self, reports: Vec<Report>) {
         for report in reports {
             let report = session_report(&report);
             let is_newer = |held: &SessionReport| held.sequence < report.sequence;

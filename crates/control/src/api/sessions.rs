@@ -99,7 +99,9 @@ async fn page(
     let last = sessions.last().filter(|_| is_more);
     let cursor = last.map(|last| SessionCursor { started: last.started, id: last.id }.to_string());
     if permission < Permission::Write {
-        sessions.iter_mut().for_each(|session| session.client_address = None);
+        for session in &mut sessions {
+            session.client_address = None;
+        }
     }
     let result_info = Info { count: sessions.len(), cursor };
     Ok(Json(Page { success: Success::new(sessions), result_info }).into_response())

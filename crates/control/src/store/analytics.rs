@@ -183,18 +183,16 @@ impl Condition {
         // A date is compared with the day that a time is in.
         let (floor, ceil) = if dimension == Dimension::Date { (floor, floor) } else { (floor, ceil) };
         let is_one = floor == ceil && (micros.rem_euclid(1_000_000) == 0 || dimension == Dimension::Date);
-        let from = |start: i64| start..i64::MAX;
+        let one = |range: Range<i64>| std::iter::once(range).collect::<Vec<_>>();
         let ranges = match comparison {
-            Comparison::Equal if is_one => vec![floor..floor + span],
+            Comparison::Equal if is_one => one(floor..floor + span),
             Comparison::Equal => vec![],
             Comparison::NotEqual if is_one => vec![i64::MIN..floor, floor + span..i64::MAX],
-            Comparison::NotEqual => vec![i64::MIN..i64::MAX],
-            Comparison::AtLeast => vec![from(ceil)],
-            Comparison::Above if is_one => vec![from(floor + span)],
-            Comparison::Above => vec![from(ceil)],
-            Comparison::AtMost if is_one => vec![i64::MIN..floor + span],
-            Comparison::AtMost => vec![i64::MIN..ceil],
-            Comparison::Below => vec![i64::MIN..ceil],
+            Comparison::NotEqual => one(i64::MIN..i64::MAX),
+            Comparison::Above if is_one => one(floor + span..i64::MAX),
+            Comparison::AtLeast | Comparison::Above => one(ceil..i64::MAX),
+            Comparison::AtMost if is_one => one(i64::MIN..floor + span),
+            Comparison::AtMost | Comparison::Below => one(i64::MIN..ceil),
         };
         Ok(Self::Times(ranges))
     }

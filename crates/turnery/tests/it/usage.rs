@@ -128,7 +128,7 @@ fn transport(n: usize) -> Transport {
 fn wave(server: &Server, users: &[Minted], round: usize, books: &mut Books) -> Vec<BlockingClient> {
     let each = users.iter().enumerate().map(|(n, user)| {
         let mut client = server.client(transport(n), user);
-        let sizes: Vec<usize> = (0..=n % 5).map(|m| 1 + 37 * n + 211 * m + round).collect();
+        let sizes: Vec<usize> = (0..=n % 5).map(|m| 1 + (37 * n + 211 * m + round) % 1_400).collect();
         relay(&mut client, transport(n), &sizes, books.entry(user.username.clone()).or_default());
         client
     });

@@ -201,7 +201,9 @@ fn avg_object() -> Object {
 /// The token's account; with another one named, nothing may be said.
 fn accounts<'a>(context: &ResolverContext<'a>) -> Result<FieldValue<'a>, Error> {
     let asker = context.data::<Asker>()?;
-    let filter = given(&context.args, "filter").map(|filter| filter.object().map(text_of_tag)).transpose()?;
+    let filter = given(&context.args, "filter")
+        .map(|filter| filter.object().map(|filter| text_of_tag(&filter)))
+        .transpose()?;
     if let Some(tag) = filter.flatten()
         && tag.parse::<AccountId>().ok().as_ref() != Some(&asker.account)
     {
@@ -210,8 +212,8 @@ fn accounts<'a>(context: &ResolverContext<'a>) -> Result<FieldValue<'a>, Error> 
     Ok(FieldValue::list([FieldValue::owned_any(())]))
 }
 
-fn text_of_tag(filter: ObjectAccessor<'_>) -> Option<String> {
-    given(&filter, "accountTag").and_then(|tag| tag.string().ok().map(ToOwned::to_owned))
+fn text_of_tag(filter: &ObjectAccessor<'_>) -> Option<String> {
+    given(filter, "accountTag").and_then(|tag| tag.string().ok().map(ToOwned::to_owned))
 }
 
 /// What is given under a name, and is not null.
