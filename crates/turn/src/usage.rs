@@ -187,7 +187,7 @@ impl Server {
     ) -> Session {
         let mut id = [0; 16];
         self.rng.fill_bytes(&mut id);
-        // RFC 8489 §14.3: a USERNAME is UTF-8.
+        // It names a credential, so it is UTF-8.
         let username =
             String::from_utf8_lossy(message.attribute(AttributeType::USERNAME).unwrap_or_default());
         Session {
