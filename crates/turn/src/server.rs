@@ -288,7 +288,7 @@ impl Server {
         if expected { Ok(()) } else { Err(DropReason::Unauthenticated) }
     }
 
-    /// Whether someone of whom nothing is known yet may have an answer of the caller's own; it is counted as one to a
+    /// Whether someone who has not authenticated may have an answer of the caller's own; it is counted as one to a
     /// stranger.
     pub fn may_answer_anyone(&self, now: Time, client: Client) -> bool {
         let Some(limit) = &self.config.stranger_limit else { return true };

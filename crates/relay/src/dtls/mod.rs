@@ -9,4 +9,4 @@ mod sessions;
 pub(crate) use gate::Gate;
 pub use identity::{DtlsIdentity, IdentityError};
 pub(crate) use session::{Over, Polled, Session};
-pub(crate) use sessions::{Sessions, Which};
+pub(crate) use sessions::{Refused, Sessions, Which};

@@ -117,12 +117,14 @@ impl Sessions {
         self.slab.get(id).map(|entry| (entry.client, entry.listener))
     }
 
-    /// Takes in the hello of a client that has shown where it is; which session it is for.
+    /// Takes in the hello of a client that has shown where it is; which session it is for. `may_begin` is asked before
+    /// another is begun: a hello can be sent many times while its cookie is good, and each time costs a signature.
     pub(crate) fn admit(
         &mut self,
         (five_tuple, listener): (FiveTuple, u32),
         admission: &Admission<'_>,
         datagram: &[u8],
+        may_begin: impl FnOnce() -> bool,
     ) -> Result<usize, Refused> {
         let now = self.instant();
         let known = self.find(&five_tuple);
@@ -134,7 +136,7 @@ impl Sessions {
             let open = self.per_address.get(&place(five_tuple.client.ip())).copied().unwrap_or(0);
             self.slab.len() >= self.limits.sessions || open >= self.limits.sessions_per_address
         };
-        if self.handshakes >= self.limits.handshakes || (known.is_none() && is_crowded()) {
+        if self.handshakes >= self.limits.handshakes || (known.is_none() && is_crowded()) || !may_begin() {
             return Err(Refused);
         }
         let identity = self.identity.as_ref().ok_or(Refused)?.load();

@@ -7,7 +7,7 @@ use turn::{Client, Command, FiveTuple, MAX_REPLY, Time, Transport};
 
 use super::Worker;
 use crate::batch::Place;
-use crate::dtls::{Over, Polled, Which};
+use crate::dtls::{Over, Polled, Refused, Which};
 
 impl Worker {
     /// Takes in a datagram that begins as DTLS does.
@@ -22,10 +22,12 @@ impl Worker {
         };
         let id = match verdict {
             Verdict::Admit(admission) => {
-                let Ok(id) = self.sessions.admit((five_tuple, via.via), &admission, datagram) else {
-                    return self.counters.sessions_refused.add(1);
-                };
-                id
+                let server = &self.server;
+                let may_begin = || server.may_answer_anyone(now, via);
+                match self.sessions.admit((five_tuple, via.via), &admission, datagram, may_begin) {
+                    Ok(id) => id,
+                    Err(Refused) => return self.counters.sessions_refused.add(1),
+                }
             }
             Verdict::Reply(reply) => {
                 if !self.server.may_answer_anyone(now, via) {

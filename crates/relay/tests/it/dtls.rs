@@ -7,6 +7,7 @@ use relay::DtlsLimits;
 use stun::{Class, MessageWriter, Method, TransactionId};
 use testkit::client::BlockingClient;
 use testkit::client::dtls::{DtlsSocket, DtlsVersion};
+use turn::StrangerLimit;
 
 use crate::fixture::{LONG, Running, SHORT, config, peer, receive};
 
@@ -129,6 +130,57 @@ fn hellos_without_a_cookie_leave_nothing_behind() {
     let mut session = DtlsSocket::connect(server, DtlsVersion::Either).unwrap();
     assert!(is_answered(&mut session));
     assert_eq!(running.relay().totals().sessions, 1);
+}
+
+/// The pages of this process that are in memory, in KiB.
+fn resident_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4 * statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_flood_of_hellos_leaves_a_client_its_relay() {
+    let running = Running::start(config(&["dtls://127.0.0.1:0"]));
+    let server = running.listeners[0].address;
+    let peer = peer("127.0.0.1:0");
+    let to = peer.local_addr().unwrap();
+    let mut client = client(&running);
+    let relayed = client.allocate().unwrap();
+    client.create_permission(&[to]).unwrap();
+    let hellos = [DtlsVersion::V12, DtlsVersion::V13].map(first_hello);
+    let before = resident_kib();
+    // From 10,000 addresses, none of which goes on.
+    for n in 0..10_000_u32 {
+        let from = std::net::Ipv4Addr::from_bits(0x7F01_0000 + n);
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.send_to(&hellos[n as usize % 2], server).unwrap();
+        if n % 1_000 == 0 {
+            client.send_to(to, &n.to_be_bytes()).unwrap();
+            assert_eq!(receive(&peer), (n.to_be_bytes().to_vec(), relayed));
+        }
+    }
+    // Other tests in this process use memory, too, so it is only shown.
+    println!("{} KiB before, {} KiB after", before, resident_kib());
+    assert_eq!(running.relay().totals().sessions, 1);
+}
+
+#[test]
+fn answers_and_handshakes_are_limited_and_sessions_are_not() {
+    let mut config = config(&["dtls://127.0.0.1:0"]);
+    let limit =
+        StrangerLimit { answers_per_second: 1, burst: 4, includes_loopback: true, ..Default::default() };
+    config.turn.stranger_limit = Some(limit);
+    let running = Running::start(config);
+    let server = running.listeners[0].address;
+    // An answer without a cookie and a handshake with one.
+    let mut session = DtlsSocket::connect(server, DtlsVersion::V13).unwrap();
+    let hello = first_hello(DtlsVersion::V12);
+    let answered = (0..10).filter(|_| answer_to(server, &hello).is_some()).count();
+    assert!(answered < 8, "{answered}");
+    assert!(running.relay().totals().stranger_drops > 0);
+    for _ in 0..20 {
+        assert!(is_answered(&mut session));
+    }
 }
 
 #[test]
