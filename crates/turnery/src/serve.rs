@@ -523,6 +523,9 @@ fn warn_of_certificates(certificates: &Certificates) {
 fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&Certificates>) {
     if let Some(certificates) = certificates {
         warn_of_certificates(certificates);
+        if certificates.dtls().is_none() {
+            tracing::warn!("no certificate has an ECDSA key on P-256 or P-384: DTLS is not spoken");
+        }
     }
 
     for warning in &settings.warnings {

@@ -5,6 +5,7 @@ mod bad_starts;
 mod cli;
 mod conformance;
 mod coturn;
+mod dtls;
 mod durability;
 mod fixture;
 mod revocation;

@@ -14,7 +14,7 @@ use crate::fixture::{LONG, Running, Server, echo_peer, known, relays, start_comm
 
 const TLS: [&str; 3] = ["--dev", "--turn-listen", "tls://127.0.0.1:0"];
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < LONG, "{what}");
@@ -145,7 +145,7 @@ fn frames_and_data_connections_go_through_tls() {
 }
 
 /// Puts a new certificate and its key there; the certificate.
-fn renew(dir: &Path) -> (PathBuf, PathBuf, Vec<u8>) {
+pub(crate) fn renew(dir: &Path) -> (PathBuf, PathBuf, Vec<u8>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     // Each in one step, as ACME clients do it.
