@@ -20,14 +20,16 @@ fn suite() -> PathBuf {
 }
 
 #[test]
-fn every_requirement_holds_over_udp_tcp_and_tls() {
+fn every_requirement_holds_over_udp_tcp_tls_and_dtls() {
     let suite = suite();
     let dir = tempfile::tempdir().unwrap();
-    let tls = ["--turn-listen", "tls://127.0.0.1:0"];
+    let tls = ["--turn-listen", "tls://127.0.0.1:0", "--turn-listen", "dtls://127.0.0.1:0"];
     let server = start_command(known(dir.path(), &[&["--dev", "--strict-channels"], &tls[..]].concat()));
     let key = server.create_key();
     let (user, other) = (server.mint(&key, 7_200), server.mint(&key, 7_200));
-    for (transport, name) in [(Transport::Udp, "udp"), (Transport::Tcp, "tcp"), (Transport::Tls, "tls")] {
+    for (transport, name) in
+        [(Transport::Udp, "udp"), (Transport::Tcp, "tcp"), (Transport::Tls, "tls"), (Transport::Dtls, "dtls")]
+    {
         let mut command = Command::new(&suite);
         command
             .arg(server.listener(transport).to_string())

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use stun::framing::{self, Frame};
 
+use testkit::client::dtls::{DtlsSocket, DtlsVersion};
 use testkit::tls::Secured;
 
 use crate::outcome::{Verdict, fail};
@@ -30,6 +31,7 @@ pub(crate) enum Link {
         unread: Vec<u8>,
         local: SocketAddr,
     },
+    Dtls(Box<DtlsSocket>),
 }
 
 impl Link {
@@ -40,6 +42,14 @@ impl Link {
                 let socket = unused_socket(any)?;
                 socket.connect(server)?;
                 Ok(Self::Udp(socket))
+            }
+            Transport::Dtls => {
+                let socket = unused_socket(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+                socket.connect(server)?;
+                match DtlsSocket::over(socket, DtlsVersion::Either) {
+                    Ok(session) => Ok(Self::Dtls(Box::new(session))),
+                    Err(error) => fail(format!("cannot connect over DTLS: {error}")),
+                }
             }
             Transport::Tcp => match TcpStream::connect_timeout(&server, Duration::from_secs(3)) {
                 Ok(stream) => {
@@ -60,6 +70,7 @@ impl Link {
         Ok(match self {
             Self::Udp(socket) => socket.local_addr()?,
             Self::Tcp { local, .. } => *local,
+            Self::Dtls(session) => session.socket().local_addr()?,
         })
     }
 
@@ -68,6 +79,7 @@ impl Link {
         let sent = match self {
             Self::Udp(socket) => socket.send(bytes).map(drop),
             Self::Tcp { stream, .. } => stream.write_all(bytes),
+            Self::Dtls(session) => session.send(bytes),
         };
         match sent {
             Err(error) if is_gone(error.kind()) => Ok(()),
@@ -95,9 +107,18 @@ impl Link {
 
     /// One read; `None` when that made no frame yet.
     fn read(&mut self, patience: Duration) -> Result<Option<Arrival>, Verdict> {
+        if let Self::Dtls(session) = self {
+            return match session.receive(patience) {
+                Ok(Some(datagram)) => Ok(Some(Arrival::Frame(datagram))),
+                Ok(None) => Ok(Some(Arrival::Nothing)),
+                Err(error) if is_gone(error.kind()) => Ok(Some(Arrival::Closed)),
+                Err(error) => Err(error.into()),
+            };
+        }
         let patience = Some(patience.max(Duration::from_millis(1)));
         let mut buffer = vec![0; 1 << 16];
         let read = match self {
+            Self::Dtls(_) => Ok(0),
             Self::Udp(socket) => {
                 socket.set_read_timeout(patience)?;
                 socket.recv(&mut buffer)
@@ -108,6 +129,7 @@ impl Link {
             }
         };
         match (read, self) {
+            (_, Self::Dtls(_)) => Ok(None),
             (Ok(0), Self::Tcp { .. }) => Ok(Some(Arrival::Closed)),
             (Ok(length), Self::Udp(_)) => {
                 buffer.truncate(length);
@@ -132,7 +154,7 @@ impl Link {
     pub(crate) fn raw_stream(&mut self) -> Result<(TcpStream, Vec<u8>), Verdict> {
         match self {
             Self::Tcp { stream, unread, .. } => Ok((stream.try_clone()?, std::mem::take(unread))),
-            Self::Udp(_) => fail("a UDP socket has no stream"),
+            Self::Udp(_) | Self::Dtls(_) => fail("a UDP socket has no stream"),
         }
     }
 }

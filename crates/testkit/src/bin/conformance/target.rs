@@ -11,12 +11,13 @@ pub(crate) enum Transport {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
 impl Transport {
     /// Whether frames follow each other on a stream.
     pub(crate) fn is_stream(self) -> bool {
-        self != Self::Udp
+        matches!(self, Self::Tcp | Self::Tls)
     }
 }
 
@@ -26,6 +27,7 @@ impl fmt::Display for Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Dtls => "dtls",
         })
     }
 }
