@@ -182,58 +182,111 @@ fn credentials() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Steps of the server target, spelled out.
 mod step {
-    pub(super) const ALLOCATE: [u8; 6] = [0, 0, 0, 0, 0, 1];
+    pub(super) const ALLOCATE: [u8; 7] = [0, 0, 0, 0, 0, 1, 0];
     /// With another password.
-    pub(super) const GUESSED: [u8; 7] = [0, 0, 0, 0, 0x38, 0, 2];
-    pub(super) const PERMIT: [u8; 7] = [0, 0, 0, 3, 0, 2, 0];
-    pub(super) const BIND: [u8; 8] = [0, 0, 0, 5, 0, 3, 0, 0];
+    pub(super) const GUESSED: [u8; 8] = [0, 0, 0, 0, 0x38, 0, 2, 0];
+    pub(super) const PERMIT: [u8; 8] = [0, 0, 0, 3, 0, 2, 0, 0];
+    pub(super) const BIND: [u8; 9] = [0, 0, 0, 5, 0, 3, 0, 0, 0];
     pub(super) const SEND: [u8; 6] = [6, 0, 0, 4, 0xAA, 5];
-    pub(super) const CHANNEL: [u8; 6] = [7, 0, 0, 0, 0xBB, 2];
+    pub(super) const CHANNEL: [u8; 7] = [7, 0, 0, 0, 0xBB, 2, 0];
     pub(super) const HEAR: [u8; 5] = [8, 0, 0, 0xCC, 3];
-    pub(super) const REFRESH: [u8; 7] = [0, 0, 0, 2, 0, 2, 6];
-    pub(super) const DELETE: [u8; 7] = [0, 0, 0, 2, 0, 0, 7];
+    pub(super) const REFRESH: [u8; 8] = [0, 0, 0, 2, 0, 2, 6, 0];
+    pub(super) const DELETE: [u8; 8] = [0, 0, 0, 2, 0, 7, 0, 0];
     pub(super) const FIVE_MINUTES: [u8; 2] = [10, 5];
     pub(super) const TEN_MINUTES: [u8; 2] = [10, 7];
     pub(super) const TIMEOUT: [u8; 1] = [12];
     pub(super) const DENY: [u8; 3] = [13, 0, 0];
     pub(super) const DENY_KEY: [u8; 3] = [13, 1, 1];
-    pub(super) const GONE: [u8; 2] = [14, 0];
+    pub(super) const GONE: [u8; 3] = [14, 0, 0];
     pub(super) const KEYRING: [u8; 3] = [15, 1, 1];
     pub(super) const POLICY: [u8; 3] = [15, 2, 1];
     pub(super) const REDIRECT: [u8; 3] = [15, 5, 1];
     /// EVEN-PORT with R, then its token; both families; SHA-256 with a server that offers it.
-    pub(super) const RESERVE: [u8; 8] = [0, 0, 0, 0, 0, 1, 1, 6];
-    pub(super) const RESERVED: [u8; 8] = [0, 2, 0, 0, 0, 2, 1, 7];
+    pub(super) const RESERVE: [u8; 9] = [0, 0, 0, 0, 0, 1, 1, 6, 0x80];
+    pub(super) const RESERVED: [u8; 8] = [0, 1, 0, 0, 0, 2, 1, 7];
     pub(super) const BOTH: [u8; 9] = [0, 0, 0, 0, 0, 1, 1, 5, 2];
-    pub(super) const OFFERED: [u8; 8] = [0x80, 0, 0, 0, 0x40, 1, 0, 0];
+    pub(super) const OFFERED: [u8; 9] = [0, 0, 0, 0, 0x40, 1, 0, 0, 0];
     pub(super) const BINDING: [u8; 15] = [15, 4, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    /// Relays of TCP, on the first worker and on the second.
+    pub(super) const ALLOCATE_TCP: [u8; 7] = [0, 2, 0, 0, 0x80, 1, 0];
+    pub(super) const PERMIT_TCP: [u8; 8] = [0, 2, 0, 3, 0, 2, 0, 0];
+    pub(super) const CONNECT: [u8; 8] = [0, 2, 0, 8, 0, 3, 0, 0];
+    pub(super) const CONNECTED: [u8; 4] = [15, 7, 0, 1];
+    pub(super) const ACCEPTED: [u8; 4] = [15, 8, 0, 0];
+    pub(super) const CONNECTION_BIND: [u8; 8] = [0, 3, 0, 9, 0, 0, 4, 0];
+    /// With an empty MOBILITY-TICKET; then to the same worker, to the second and to the third; with the ticket before
+    /// the last one; with a lifetime of zero.
+    pub(super) const MOBILE: [u8; 5] = [19, 0, 0, 0, 1];
+    pub(super) const MOBILE_BOTH: [u8; 5] = [19, 0, 0, 0x10, 1];
+    pub(super) const MOVE: [u8; 5] = [16, 7, 0, 0, 2];
+    pub(super) const MOVE_TO_SECOND: [u8; 5] = [16, 1, 0, 0, 3];
+    pub(super) const MOVE_TO_THIRD: [u8; 5] = [16, 5, 0, 0, 4];
+    pub(super) const MOVE_BY_OLD: [u8; 5] = [16, 4, 1, 0, 5];
+    pub(super) const DELETE_BY_TICKET: [u8; 6] = [16, 1, 0, 8, 6, 0];
+    pub(super) const SEND_FROM_SECOND: [u8; 6] = [6, 1, 0, 4, 0xDD, 5];
+    pub(super) const READ: [u8; 2] = [20, 0];
+    pub(super) const REFUSE: [u8; 3] = [23, 4, 1];
+    pub(super) const LIMITS: [u8; 4] = [23, 0, 0, 1];
+    pub(super) const SECRETS: [u8; 4] = [23, 2, 0, 3];
+    pub(super) const NO_SECRETS: [u8; 4] = [23, 2, 0, 0];
+    pub(super) const TIME_LIMITED: [u8; 5] = [23, 3, 0, 0, 4];
+    pub(super) const DISCOVER: [u8; 8] = [23, 5, 0, 0x17, 0, 0, 4, 8];
+    pub(super) const UNDELIVERED: [u8; 10] = [23, 6, 0, 0, 3, 1, 0, 0, 0, 0];
 }
 
 fn sequences() -> Vec<(&'static str, Vec<u8>)> {
     use step::{
-        ALLOCATE, BIND, BINDING, BOTH, CHANNEL, DELETE, DENY, DENY_KEY, FIVE_MINUTES, GONE, GUESSED, HEAR,
-        KEYRING, OFFERED, PERMIT, POLICY, REDIRECT, REFRESH, RESERVE, RESERVED, SEND, TEN_MINUTES, TIMEOUT,
+        ACCEPTED, ALLOCATE, ALLOCATE_TCP, BIND, BINDING, BOTH, CHANNEL, CONNECT, CONNECTED, CONNECTION_BIND,
+        DELETE, DELETE_BY_TICKET, DENY, DENY_KEY, DISCOVER, FIVE_MINUTES, GONE, GUESSED, HEAR, KEYRING,
+        LIMITS, MOBILE, MOBILE_BOTH, MOVE, MOVE_BY_OLD, MOVE_TO_SECOND, MOVE_TO_THIRD, NO_SECRETS, OFFERED,
+        PERMIT, PERMIT_TCP, POLICY, READ, REDIRECT, REFRESH, REFUSE, RESERVE, RESERVED, SECRETS, SEND,
+        SEND_FROM_SECOND, TEN_MINUTES, TIME_LIMITED, TIMEOUT, UNDELIVERED,
     };
-    let steps = |steps: &[&[u8]]| steps.concat();
-    let ready = steps(&[&ALLOCATE, &PERMIT, &BIND]);
-    let traffic = steps(&[&SEND, &CHANNEL, &HEAR]);
-    let [client, other_client] = [[0, 2, 0, 0, 0, 1], [0, 4, 1, 0, 0, 1]];
+    let steps = |settings: u8, steps: &[&[u8]]| [&[settings], &*steps.concat()].concat();
+    let ready = [&ALLOCATE[..], &PERMIT, &BIND].concat();
+    let traffic = [&SEND[..], &CHANNEL, &HEAR].concat();
+    let mobile = [&MOBILE[..], &PERMIT, &BIND].concat();
+    let relayed = [&SEND_FROM_SECOND[..], &traffic].concat();
+    let [client, other_client] = [[0, 1, 0, 0, 0, 1, 0], [0, 4, 1, 0, 0, 1, 0]];
+    let crowd = [client, other_client, [0, 7, 0, 0, 0, 1, 0], [0, 3, 0, 0, 0, 1, 0]].concat();
+    let by_secret = [&[19, 0, 3, 0, 1][..], &[0, 0, 3, 3, 0, 2, 0, 0]].concat();
     vec![
-        ("ready", steps(&[&ready, &traffic])),
-        ("permission-ends", steps(&[&ALLOCATE, &PERMIT, &SEND, &FIVE_MINUTES, &SEND, &HEAR])),
-        ("channel-outlives", steps(&[&ready, &REFRESH, &FIVE_MINUTES, &traffic, &PERMIT, &traffic])),
-        ("expires", steps(&[&ready, &TEN_MINUTES, &traffic, &TIMEOUT, &ALLOCATE])),
-        ("deleted", steps(&[&ready, &DELETE, &traffic, &DELETE, &ALLOCATE, &traffic])),
-        ("denied", steps(&[&ready, &DENY, &traffic, &ALLOCATE])),
-        ("key-denied", steps(&[&ready, &client, &other_client, &DENY_KEY, &traffic])),
-        ("gone", steps(&[&client, &GONE, &ready, &GONE, &traffic])),
-        ("rotated", steps(&[&ready, &KEYRING, &POLICY, &traffic, &PERMIT, &BINDING])),
-        ("reserved", steps(&[&RESERVE, &[0x80], &RESERVED, &RESERVED])),
-        ("reservation-expires", steps(&[&RESERVE, &[0x80]])),
-        ("guessed", steps(&[&GUESSED, &ALLOCATE, &GUESSED])),
-        ("both-families", steps(&[&BOTH, &PERMIT, &SEND, &HEAR, &DELETE])),
-        ("sha256", steps(&[&OFFERED, &PERMIT, &SEND])),
-        ("redirected", steps(&[&REDIRECT, &ALLOCATE])),
-        ("crowded", steps(&[&ALLOCATE, &client, &other_client, &[0, 1, 0, 0, 0, 1], &[0, 3, 0, 0, 0, 1]])),
+        ("ready", steps(0, &[&ready, &traffic])),
+        ("permission-ends", steps(0, &[&ALLOCATE, &PERMIT, &SEND, &FIVE_MINUTES, &SEND, &HEAR])),
+        ("channel-outlives", steps(0, &[&ready, &REFRESH, &FIVE_MINUTES, &traffic, &PERMIT, &traffic])),
+        ("expires", steps(0, &[&ready, &TEN_MINUTES, &traffic, &TIMEOUT, &ALLOCATE])),
+        ("deleted", steps(0, &[&ready, &DELETE, &traffic, &DELETE, &ALLOCATE, &traffic])),
+        ("denied", steps(0, &[&ready, &DENY, &traffic, &ALLOCATE])),
+        ("key-denied", steps(0, &[&ready, &client, &other_client, &DENY_KEY, &traffic])),
+        ("gone", steps(0, &[&client, &GONE, &ready, &GONE, &traffic])),
+        ("rotated", steps(0, &[&ready, &KEYRING, &POLICY, &traffic, &PERMIT, &BINDING])),
+        ("reserved", steps(0, &[&RESERVE, &RESERVED, &RESERVED])),
+        ("reservation-expires", steps(8, &[&RESERVE])),
+        ("guessed", steps(0x10, &[&GUESSED, &ALLOCATE, &GUESSED])),
+        ("both-families", steps(0, &[&BOTH, &PERMIT, &SEND, &HEAR, &DELETE])),
+        ("sha256", steps(0x80, &[&OFFERED, &PERMIT, &SEND])),
+        ("redirected", steps(0, &[&REDIRECT, &ALLOCATE])),
+        ("crowded", steps(0, &[&ALLOCATE, &crowd])),
+        ("tcp", steps(0, &[&ALLOCATE_TCP, &PERMIT_TCP, &CONNECT, &CONNECTED, &CONNECTION_BIND, &ACCEPTED])),
+        ("moved", steps(0, &[&mobile, &MOVE, &traffic, &[6, 7, 0, 4, 1, 5], &traffic])),
+        ("moved-on", steps(0, &[&mobile, &MOVE_TO_SECOND, &relayed, &MOVE_TO_THIRD, &relayed, &MOVE])),
+        ("moved-both", steps(0, &[&MOBILE_BOTH, &PERMIT, &MOVE_TO_SECOND, &relayed, &MOVE_BY_OLD])),
+        ("moved-twice", steps(0, &[&mobile, &MOVE_TO_SECOND, &MOVE_TO_SECOND, &MOVE_BY_OLD])),
+        ("moved-by-old", steps(0, &[&mobile, &MOVE, &MOVE_BY_OLD, &traffic])),
+        ("deleted-by-ticket", steps(0, &[&mobile, &DELETE_BY_TICKET, &traffic])),
+        ("gone-and-back", steps(0, &[&mobile, &GONE, &HEAR, &MOVE_TO_SECOND, &relayed])),
+        (
+            "under-way",
+            steps(0x20, &[&mobile, &MOVE_TO_SECOND, &READ, &traffic, &READ, &relayed, &READ, &READ]),
+        ),
+        ("denied-under-way", steps(0x20, &[&mobile, &MOVE_TO_SECOND, &READ, &DENY, &READ, &READ, &relayed])),
+        ("expires-under-way", steps(0x20, &[&mobile, &MOVE_TO_SECOND, &READ, &TEN_MINUTES, &READ])),
+        ("lost-under-way", steps(0x28, &[&mobile, &MOVE_TO_SECOND, &READ])),
+        ("refused", steps(0, &[&mobile, &REFUSE, &MOVE_TO_SECOND, &MOVE_TO_SECOND, &relayed])),
+        ("returned", steps(0x20, &[&mobile, &MOVE_TO_SECOND, &REFUSE, &READ, &traffic])),
+        ("sent-back", steps(0x20, &[&mobile, &MOVE_TO_SECOND, &READ, &client, &READ, &READ, &traffic])),
+        ("limited", steps(0, &[&ready, &LIMITS, &SEND, &SEND, &SEND, &HEAR, &HEAR, &HEAR, &client])),
+        ("shared-secret", steps(0, &[&SECRETS, &TIME_LIMITED, &by_secret, &SEND, &MOVE, &NO_SECRETS])),
+        ("discovery", steps(0x40, &[&DISCOVER, &BINDING, &ready, &UNDELIVERED])),
     ]
 }

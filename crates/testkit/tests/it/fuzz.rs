@@ -7,7 +7,7 @@ use testkit::dice::Dice;
 use testkit::fuzz::{TARGETS, Target, seeds};
 
 /// The corpora are kept small: how many files and bytes they have in all.
-const MAX_FILES: usize = 200;
+const MAX_FILES: usize = 300;
 const MAX_BYTES: usize = 200 * 1_024;
 
 fn fuzz() -> PathBuf {

@@ -1,19 +1,27 @@
 //! A server given any sequence of packets, commands and time: nothing it does may surprise an observer who knows
 //! only what went in and what came out.
 
+mod accounts;
+mod commands;
+mod grants;
+mod letters;
+mod limits;
 mod observer;
 mod requests;
+mod sockets;
+mod tickets;
 mod world;
 
 use std::net::IpAddr;
 
 use credentials::Denial;
-use stun::{ChannelNumber, Method, TransactionId};
-use turn::{Command, Transport};
+use stun::{AttributeType, ChannelNumber, Method, TransactionId};
+use turn::{Command, Icmp, Transport};
 
 use super::bytes::Bytes;
 use crate::message;
-use world::{PEERS, World, address};
+use accounts::KEYS;
+use world::{PEERS, WORKERS, World, address};
 
 /// How much data fits into a Send indication beside an IPv6 peer's address, or nearly.
 const MAX_SEND: usize = 65_400;
@@ -23,6 +31,8 @@ const MAX_STEPS: usize = 250;
 const WAITS_MS: [u64; 10] = [1, 999, 1_000, 60_000, 299_999, 300_000, 599_999, 600_000, 3_599_999, 3_600_000];
 /// When every credential is over, in unix seconds.
 const LONG_AFTER: u64 = 1_900_000_000;
+/// How long credentials are good for, in seconds.
+const TTLS_SECS: [u32; 6] = [1, 60, 301, 3_600, 172_800, 604_801];
 /// How much data a packet carries.
 const DATA_LENGTHS: [usize; 8] = [0, 1, 2, 3, 4, 100, 1_200, 65_507];
 
@@ -32,19 +42,19 @@ const DATA_LENGTHS: [usize; 8] = [0, 1, 2, 3, 4, 100, 1_200, 65_507];
 /// When the server does something that it must not.
 pub fn server(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    // The first step leaves its high bits unused.
-    let mut world = World::new(data.first().is_some_and(|byte| byte & 0x80 != 0));
+    let mut world = World::new(bytes.byte());
     for _ in 0..MAX_STEPS {
         if bytes.is_empty() {
             break;
         }
         step(&mut world, &mut bytes);
+        world.after_step();
     }
     world.close();
 }
 
 fn step(world: &mut World, bytes: &mut Bytes<'_>) {
-    match bytes.byte() % 16 {
+    match bytes.byte() % 24 {
         0..=4 => requests::signed(world, bytes),
         5 => raw(world, bytes),
         6 => {
@@ -59,13 +69,18 @@ fn step(world: &mut World, bytes: &mut Bytes<'_>) {
             world.hear(relay, peer, &payload(bytes));
         }
         10 | 11 => world.wait(bytes.pick(&WAITS_MS)),
-        12 => world.handle_timeout(),
+        12 => (0..WORKERS).for_each(|worker| world.handle_timeout(worker)),
         13 => deny(world, bytes),
         14 => {
-            let client = world.client(bytes);
-            world.command(Command::ClientGone(client.five_tuple));
+            let (client, next) = (world.client(bytes), bytes.byte());
+            world.client_gone(client, next.into());
         }
-        _ => other(world, bytes),
+        15 => other(world, bytes),
+        16..=18 => requests::travel(world, bytes),
+        19 => requests::allocate_mobile(world, bytes),
+        20 | 21 => _ = world.read(bytes.byte().into()),
+        22 => world.handle_timeout(usize::from(bytes.byte()) % WORKERS),
+        _ => rare(world, bytes),
     }
 }
 
@@ -98,10 +113,15 @@ fn channel_data(world: &mut World, bytes: &mut Bytes<'_>) {
 
 fn deny(world: &mut World, bytes: &mut Bytes<'_>) {
     let account = world.account(bytes);
-    world.deny(match bytes.byte() % 2 {
-        0 => Denial::Credential { id: account.id, until: account.expires_at },
-        _ => Denial::Key { key: account.turn_key, until: LONG_AFTER },
-    });
+    let kind = bytes.byte();
+    let first = usize::from(kind / 2) % WORKERS;
+    world.deny(
+        first,
+        match kind % 2 {
+            0 => Denial::Credential { id: account.id, until: account.expires_at },
+            _ => Denial::Key { key: account.turn_key, until: LONG_AFTER },
+        },
+    );
 }
 
 fn other(world: &mut World, bytes: &mut Bytes<'_>) {
@@ -118,10 +138,16 @@ fn other(world: &mut World, bytes: &mut Bytes<'_>) {
             let connection = world.connection(bytes);
             world.disconnected(connection);
         }
-        0 => world.mint(bytes.pick(&[1, 60, 301, 3_600, 172_800])),
+        0 => world.mint(bytes.pick(&TTLS_SECS)),
         1 => world.set_keyring(bytes.byte() % 2 + 1),
-        2 => world.set_policy(bytes.byte() % 2 == 1),
-        3 => world.sockets_fail(bytes.byte() % 20),
+        2 => {
+            let which = bytes.byte();
+            world.set_policy(usize::from(which / 2) % WORKERS, which % 2 == 1);
+        }
+        3 => {
+            let times = bytes.byte();
+            world.sockets(usize::from(times / 20) % WORKERS).failing = times % 20;
+        }
         // What never answers: a Binding is answered to anybody.
         4 => {
             let client = world.client(bytes);
@@ -131,11 +157,53 @@ fn other(world: &mut World, bytes: &mut Bytes<'_>) {
         5 => {
             let alternates = [vec![], PEERS.map(address).to_vec()];
             let alternates = alternates.get(usize::from(bytes.byte() % 2)).cloned().unwrap_or_default();
-            world.command(Command::Redirect(alternates));
+            world.tell_all(0, &Command::Redirect(alternates));
         }
         _ => {
             let (relay, from) = (world.relay(bytes), IpAddr::from(bytes.array::<4>()));
             world.hear(relay, (from, bytes.u16()).into(), &payload(bytes));
         }
     }
+}
+
+fn rare(world: &mut World, bytes: &mut Bytes<'_>) {
+    match bytes.byte() % 7 {
+        0 | 1 => {
+            let (key, which) = (bytes.pick(&KEYS), bytes.byte());
+            world.set_limits(usize::from(which / 4) % WORKERS, key, which % 4);
+        }
+        2 => {
+            let (key, which) = (bytes.pick(&KEYS), bytes.byte());
+            world.set_secrets(usize::from(which / 4) % WORKERS, key, which % 4);
+        }
+        3 => {
+            let (key, which) = (bytes.pick(&KEYS), bytes.byte() % 2 == 1);
+            world.mint_time_limited(key, which, bytes.pick(&TTLS_SECS));
+        }
+        4 => world.refusing = bytes.byte() % 4,
+        5 => discover(world, bytes),
+        _ => {
+            let (relay, peer) = (world.relay(bytes), address(bytes.pick(&PEERS)));
+            let [kind, code] = bytes.array();
+            world.hear_error(relay, peer, Icmp { kind: kind % 16, code, data: bytes.u32() });
+        }
+    }
+}
+
+/// A Binding that asks where else it can be answered from. RFC 5780.
+fn discover(world: &mut World, bytes: &mut Bytes<'_>) {
+    let (client, what) = (world.client(bytes), bytes.byte());
+    let (port, padding) = (bytes.array::<2>(), bytes.pick(&[0, 1, 4, 1_499, 1_500, 1_504, 4_000]));
+    let packet = message::request(Method::BINDING, bytes.transaction(), |writer| {
+        if what & 1 != 0 {
+            writer.attribute(AttributeType::CHANGE_REQUEST, &[0, 0, 0, what]);
+        }
+        if what & 8 != 0 {
+            writer.attribute(AttributeType::RESPONSE_PORT, &port);
+        }
+        if what & 16 != 0 {
+            writer.attribute(AttributeType::PADDING, &vec![what; padding]);
+        }
+    });
+    world.give(client, &packet);
 }

@@ -2,11 +2,12 @@
 
 use stun::{
     AttributeType, IntegrityAlgorithm, LongTermKey, Message, MessageWriter, Method, PasswordAlgorithm,
+    TransactionId,
 };
 
 use super::super::bytes::Bytes;
 use super::world::{PEERS, World, address};
-use crate::message::{self, REQUESTED_TCP, REQUESTED_UDP, Signature};
+use crate::message::{self, FAMILY_IPV6, REQUESTED_TCP, REQUESTED_UDP, Signature};
 
 const METHODS: [Method; 12] = [
     Method::ALLOCATE,
@@ -29,6 +30,10 @@ const BARE: u8 = 0x02;
 const DAMAGED: u8 = 0x04;
 /// All of them: somebody else's password, realm or nonce.
 const UNTRUE: u8 = 0x38;
+/// Of a ticket's.
+const STRANGER: u8 = 0x02;
+const LIFETIME: u8 = 0x08;
+const FAMILY: u8 = 0x10;
 const SHA256: u8 = 0x40;
 const TCP: u8 = 0x80;
 
@@ -64,6 +69,57 @@ pub(super) fn signed(world: &mut World, bytes: &mut Bytes<'_>) {
         packet.get_mut(place).into_iter().for_each(|byte| *byte = bytes.byte());
     }
     debug_assert!(flags & DAMAGED != 0 || Message::parse(&packet).is_ok());
+    world.give(client, &packet);
+}
+
+/// A client comes with a ticket: the last one that was told, or an older one.
+pub(super) fn travel(world: &mut World, bytes: &mut Bytes<'_>) {
+    let (client, place, flags) = (world.client(bytes), usize::from(bytes.byte()), bytes.byte());
+    let found = world.tickets.get(place % world.tickets.len().max(1)).cloned();
+    let Some((mut ticket, owner)) = found else { return };
+    let account = if flags & STRANGER == 0 { owner } else { None };
+    let account = account.unwrap_or_else(|| world.account(bytes));
+    let nonce = world.nonce(client);
+    let signature = Signature::new(&account.username, &account.password, &world.realm, &nonce);
+    if flags & DAMAGED != 0 {
+        let place = usize::from(bytes.byte()) % ticket.len();
+        ticket.get_mut(place).into_iter().for_each(|byte| *byte ^= 1 | bytes.byte());
+    }
+    // The answer may come late, and has to be known by its transaction: each ticket has its own.
+    let mut transaction = [bytes.byte(); 12];
+    transaction.iter_mut().zip(&ticket).for_each(|(to, byte)| *to ^= byte);
+    let packet = message::request(Method::REFRESH, TransactionId::from_bytes(transaction), |writer| {
+        if flags & LIFETIME != 0 {
+            lifetime(writer, bytes);
+        }
+        if flags & FAMILY != 0 {
+            writer.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &[bytes.byte() % 4, 0, 0, 0]);
+        }
+        writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+        signature.sign(writer);
+        if flags & FINGERPRINT != 0 {
+            writer.fingerprint();
+        }
+    });
+    world.give(client, &packet);
+}
+
+/// A client wants an allocation that it can take along.
+pub(super) fn allocate_mobile(world: &mut World, bytes: &mut Bytes<'_>) {
+    let (client, account, flags) = (world.client(bytes), world.account(bytes), bytes.byte());
+    let nonce = world.nonce(client);
+    let signature = Signature::new(&account.username, &account.password, &world.realm, &nonce);
+    let packet = message::request(Method::ALLOCATE, bytes.transaction(), |writer| {
+        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &REQUESTED_UDP);
+        writer.attribute(AttributeType::MOBILITY_TICKET, &[]);
+        if flags & LIFETIME != 0 {
+            lifetime(writer, bytes);
+        }
+        if flags & FAMILY != 0 {
+            writer.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_IPV6);
+        }
+        signature.sign(writer);
+    });
     world.give(client, &packet);
 }
 
@@ -133,7 +189,7 @@ fn channel(writer: &mut MessageWriter<'_>, bytes: &mut Bytes<'_>) {
 /// One more attribute, mostly of the right form.
 fn attribute(writer: &mut MessageWriter<'_>, token: [u8; 8], bytes: &mut Bytes<'_>) {
     use AttributeType as A;
-    match bytes.byte() % 12 {
+    match bytes.byte() % 13 {
         0 => lifetime(writer, bytes),
         1 | 2 => peer(writer, bytes),
         3 => channel(writer, bytes),
@@ -144,6 +200,10 @@ fn attribute(writer: &mut MessageWriter<'_>, token: [u8; 8], bytes: &mut Bytes<'
         8 => _ = writer.attribute(A::DONT_FRAGMENT, &[]),
         9 => _ = writer.attribute(A::REQUESTED_TRANSPORT, &[bytes.pick(&[17, 6, 1]), 0, 0, 0]),
         10 => _ = writer.attribute(A::DATA, bytes.take(5)),
+        11 => {
+            let length = bytes.byte() & 1;
+            writer.attribute(A::MOBILITY_TICKET, bytes.take(length.into()));
+        }
         _ => {
             let (kind, length) = (AttributeType(bytes.u16()), bytes.byte() % 24);
             writer.attribute(kind, bytes.take(length.into()));
