@@ -8,8 +8,10 @@ use tokio::net::TcpListener;
 
 use crate::api;
 use crate::feed::{Feed, News};
+use crate::health::Check;
 use crate::ice::IceUrls;
 use crate::keys::Keys;
+use crate::metrics::Metrics;
 use crate::rate::{Buckets, Rate};
 use crate::serve::{self, ServeError, Tls};
 use crate::store::{Store, StoreError, TokenId};
@@ -24,6 +26,12 @@ pub struct Config {
     /// How often the credential API, for all callers together, may ask the store for a TURN key that is not held in
     /// memory: anyone can make up such a key. 500 a second by default, 1,000 at once.
     pub unknown_key_rate: Rate,
+    /// What `/metrics` tells. Empty by default, but for what this crate counts.
+    pub metrics: Metrics,
+    /// The bearer token that `/metrics` asks for; `None`: everybody who reaches the API may read them.
+    pub metrics_token: Option<String>,
+    /// What `/readyz` asks beside the store and the feed.
+    pub checks: Vec<Check>,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
     pub dev: Option<Dev>,
 }
@@ -44,6 +52,9 @@ impl Config {
             ice,
             account_rate: Rate { per_sec: 1_000, burst: 5_000 },
             unknown_key_rate: Rate { per_sec: 500, burst: 1_000 },
+            metrics: Metrics::default(),
+            metrics_token: None,
+            checks: Vec::new(),
             dev: None,
         }
     }

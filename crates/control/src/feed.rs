@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use credentials::{Denial, Keyring, SharedSecret, TurnKeyId};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -55,6 +55,8 @@ pub struct Feed {
     store: Store,
     keyring: Arc<ArcSwap<Keyring>>,
     state: Arc<Mutex<State>>,
+    /// When the last look at the store that succeeded was begun.
+    heard: Arc<ArcSwapOption<Instant>>,
 }
 
 #[derive(Default)]
@@ -75,7 +77,7 @@ struct State {
 impl Feed {
     /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
     pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
-        Self { store, keyring, state: Arc::default() }
+        Self { store, keyring, state: Arc::default(), heard: Arc::default() }
     }
 
     /// Calls `on` with every denial and all settings in force, before this returns, and from then on with every new
@@ -85,6 +87,7 @@ impl Feed {
     /// # Errors
     /// When the store cannot be read; then `on` is not subscribed.
     pub async fn subscribe(&self, mut on: impl FnMut(&News) + Send + 'static) -> Result<(), StoreError> {
+        let begun = Instant::now();
         let mut state = self.state.lock().await;
         // First all others, so that everybody stands at the same entry.
         state.read_on(self).await?;
@@ -109,6 +112,7 @@ impl Feed {
         }
         news.iter().for_each(&mut on);
         state.subscribers.push(Box::new(on));
+        self.heard.store(Some(Arc::new(begun)));
         Ok(())
     }
 
@@ -117,7 +121,16 @@ impl Feed {
     /// # Errors
     /// When the store cannot be read. [`Feed::run`] will come back to it.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        self.state.lock().await.read_on(self).await
+        let begun = Instant::now();
+        self.state.lock().await.read_on(self).await?;
+        self.heard.store(Some(Arc::new(begun)));
+        Ok(())
+    }
+
+    /// How old the last look at the store is that succeeded; `None` before the first. What was committed earlier than
+    /// that is known to every subscriber.
+    pub fn age(&self) -> Option<Duration> {
+        self.heard.load().as_ref().map(|begun| begun.elapsed())
     }
 
     /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and

@@ -8,8 +8,10 @@
 mod api;
 mod control;
 mod feed;
+mod health;
 mod ice;
 mod keys;
+mod metrics;
 mod rate;
 mod serve;
 pub mod store;
@@ -18,6 +20,8 @@ pub mod usage_table;
 
 pub use control::{Config, Control, Dev};
 pub use feed::{Feed, KeySettings, News};
+pub use health::Check;
 pub use ice::{IceTransport, IceUrlError, IceUrls};
+pub use metrics::Metrics;
 pub use rate::Rate;
 pub use serve::{ServeError, Tls};

@@ -33,7 +33,7 @@ use turn::{
 };
 
 pub use config::{Alternate, BindError, Config, DtlsLimits, Listener, ListenerError, StreamLimits};
-pub use counters::Totals;
+pub use counters::{Breakdown, Totals, Traffic};
 pub use dtls::{DtlsIdentity, IdentityError};
 
 use counters::Counters;
@@ -212,6 +212,16 @@ impl Relay {
     /// The sums of all workers' counters, as they are now.
     pub fn totals(&self) -> Totals {
         self.workers.iter().map(|worker| worker.counters.totals()).sum()
+    }
+
+    /// Whether every worker still runs: one ends only when it is told to, or by a fault.
+    pub fn is_whole(&self) -> bool {
+        !self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+
+    /// The counters by reason and by transport, as they are now.
+    pub fn breakdown(&self) -> Breakdown {
+        Breakdown::of(self.workers.iter().map(|worker| &*worker.counters))
     }
 
     /// What there is to say of sessions and was not taken yet, of each the newest report of a worker: within five

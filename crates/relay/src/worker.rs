@@ -14,10 +14,7 @@ use std::sync::Arc;
 
 use stun::Kind;
 use stun::framing;
-use turn::{
-    Action, Client, DropReason, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport,
-    WorkerId,
-};
+use turn::{Action, Client, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport, WorkerId};
 
 use crate::batch::{Batch, Place};
 use crate::clock::Clock;
@@ -255,7 +252,7 @@ impl Worker {
                 self.make_room();
                 match Kind::of(self.batch.peek(place)) {
                     Kind::Tls if takes.secured => self.read_dtls(now, client, place),
-                    _ if !takes.plain => self.counters.drops.add(1),
+                    _ if !takes.plain => self.counters.drop_at_the_gate(),
                     kind => {
                         // ChannelData only shrinks; a request's answer may need more room than a train leaves it.
                         let is_data = kind == Kind::ChannelData;
@@ -323,8 +320,7 @@ impl Worker {
     ) -> Option<Passage> {
         match action {
             Action::ToRelay { relay, from } => {
-                self.counters.packets_to_peers.add(1);
-                self.counters.bytes_to_peers.add(range.len() as u64);
+                self.counters.to_peer(client.five_tuple.transport, range.len() as u64);
                 let place = self.batch.with_room(place.narrowed(&range), 0);
                 self.handle_peer_packet(now, relay, from, place);
                 None
@@ -360,10 +356,9 @@ impl Worker {
                 self.send_to_client(&client, range);
             }
             (Action::Pass(worker), Some(client)) => self.pass(worker, client, range, false),
-            (Action::ToPeer { relay, peer, dont_fragment }, _) => {
+            (Action::ToPeer { relay, peer, dont_fragment }, Some(client)) => {
                 if let Some(socket) = self.relays.socket(relay) {
-                    self.counters.packets_to_peers.add(1);
-                    self.counters.bytes_to_peers.add(bytes);
+                    self.counters.to_peer(client.five_tuple.transport, bytes);
                     if dont_fragment {
                         // Behind what was queued before it.
                         let failed = self.batch.send_queued();
@@ -377,20 +372,12 @@ impl Worker {
                 }
             }
             (Action::ToClient(client), _) => {
-                self.counters.packets_to_clients.add(1);
-                self.counters.bytes_to_clients.add(bytes);
+                self.counters.to_client(client.five_tuple.transport, bytes);
                 self.send_to_client(&client, range);
             }
             (Action::Drop(reason), _) => {
                 tracing::trace!(?reason, "dropped");
-                self.counters.drops.add(1);
-                match reason {
-                    DropReason::AllocationRateExceeded | DropReason::KeyRateExceeded => {
-                        self.counters.rate_drops.add(1);
-                    }
-                    DropReason::StrangerRateExceeded => self.counters.stranger_drops.add(1),
-                    _ => {}
-                }
+                self.counters.drop_for(reason);
             }
             // The others are what a client sent, and are seen to before it comes here.
             (
@@ -401,14 +388,17 @@ impl Worker {
                 | Action::HandOver(_),
                 _,
             )
-            | (Action::Reply(_) | Action::Pass(_), None) => {}
+            | (Action::Reply(_) | Action::Pass(_) | Action::ToPeer { .. }, None) => {}
         }
     }
 
     fn count(&self, reply: Reply) {
         match reply {
             Reply::Success(_) => self.counters.successes.add(1),
-            Reply::Refused(_) => self.counters.refusals.add(1),
+            Reply::Refused(refusal) => {
+                self.counters.refusals.add(1);
+                self.counters.refused.add(refusal.index());
+            }
         }
     }
 
@@ -456,6 +446,7 @@ impl Worker {
                         self.batch.forget(socket);
                     }
                     drop(port);
+                    self.counters.ended.add(reason.index());
                     tracing::debug!(?reason, transport = ?client.five_tuple.transport, "allocation ended");
                 }
                 Output::Report(report) => self.put_out(report),

@@ -23,6 +23,7 @@ mod departed;
 mod discovery;
 mod five_tuple;
 mod icmp;
+mod label;
 mod mobility;
 mod nonce;
 mod outcome;

@@ -193,20 +193,3 @@ pub enum EndReason {
     /// It could not be taken in by the worker that it was moving to.
     Lost,
 }
-
-impl EndReason {
-    /// Its name in records and counters.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Deleted => "deleted",
-            Self::Expired => "expired",
-            Self::Denied => "denied",
-            Self::ClientGone => "client_gone",
-            Self::TimedOut => "timed_out",
-            Self::PeerForbidden => "peer_forbidden",
-            Self::Terminated => "terminated",
-            Self::Stopped => "stopped",
-            Self::Lost => "lost",
-        }
-    }
-}

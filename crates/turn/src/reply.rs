@@ -170,57 +170,6 @@ impl Refusal {
             Self::TryAlternate(_) => ErrorCode::TRY_ALTERNATE,
         }
     }
-
-    /// Its name as a metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Unauthenticated => "unauthenticated",
-            Self::IncompleteCredentials => "incomplete_credentials",
-            Self::PasswordAlgorithmInvalid => "password_algorithm_invalid",
-            Self::ContradictoryAttributes => "contradictory_attributes",
-            Self::ReservationUnknown => "reservation_unknown",
-            Self::TryAlternate(_) => "try_alternate",
-            Self::StaleNonce => "stale_nonce",
-            Self::UnknownUsername => "unknown_username",
-            Self::WrongPassword => "wrong_password",
-            Self::CredentialExpired => "credential_expired",
-            Self::ExpiryTooFar => "expiry_too_far",
-            Self::CredentialDenied => "credential_denied",
-            Self::WrongCredentials => "wrong_credentials",
-            Self::UnknownAttributes => "unknown_attributes",
-            Self::AllocationExists => "allocation_exists",
-            Self::NoAllocation => "no_allocation",
-            Self::TransportMissing => "transport_missing",
-            Self::TransportMismatch => "transport_mismatch",
-            Self::TransportUnsupported => "transport_unsupported",
-            Self::FamilyUnsupported => "family_unsupported",
-            Self::MalformedAttribute => "malformed_attribute",
-            Self::PeerMissing => "peer_missing",
-            Self::PeerFamilyMismatch => "peer_family_mismatch",
-            Self::PeerForbidden(_) => "peer_forbidden",
-            Self::ChannelNumberInvalid => "channel_number_invalid",
-            Self::ChannelConflict => "channel_conflict",
-            Self::TooManyAllocations => "too_many_allocations",
-            Self::KeyQuotaReached => "key_quota_reached",
-            Self::CredentialQuotaReached => "credential_quota_reached",
-            Self::TooManyNewPeers => "too_many_new_peers",
-            Self::TooManyPermissions => "too_many_permissions",
-            Self::TooManyChannels => "too_many_channels",
-            Self::TooManyReservations => "too_many_reservations",
-            Self::NoRelayPort => "no_relay_port",
-            Self::MobilityForbidden => "mobility_forbidden",
-            Self::TicketInvalid => "ticket_invalid",
-            Self::TicketUsed => "ticket_used",
-            Self::NotMoved => "not_moved",
-            Self::OtherProtocol => "other_protocol",
-            Self::ConnectionExists => "connection_exists",
-            Self::ConnectFailed => "connect_failed",
-            Self::TooManyConnections => "too_many_connections",
-            Self::ConnectionMissing => "connection_missing",
-            Self::ConnectionUnknown => "connection_unknown",
-            Self::NoDataConnection => "no_data_connection",
-        }
-    }
 }
 
 /// What a success response says.

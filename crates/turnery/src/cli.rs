@@ -1,12 +1,13 @@
 //! The command line: what there is to say, and where it is carried out.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use control::store::analytics::{Dimension, moment};
 use control::store::usage::SessionId;
 use control::store::{AccountId, Permission, Timestamp, TokenId, TypeError};
@@ -47,6 +48,12 @@ The first start makes an account and an API token and prints them once. When eve
 open, the last line on standard output is `ready api=http://... turn=udp://...,tcp://...`.
 SIGTERM and SIGINT end it with exit code 0; SIGHUP reads the keyring and the certificates again.";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  turnery completions bash > /etc/bash_completion.d/turnery
+  turnery completions zsh > \"${fpath[1]}/_turnery\"
+  turnery completions fish > ~/.config/fish/completions/turnery.fish";
+
 /// A whole TURN service: relay, credentials and their API.
 #[derive(Debug, Parser)]
 #[command(name = "turnery", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -79,6 +86,17 @@ enum Command {
     /// Sessions: what relays now
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Print what a shell needs to complete this command line
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual: a page for this program and one for each of its commands
+    Man {
+        /// Into which directory, which has to exist
+        dir: PathBuf,
+    },
 }
 
 /// How the outcome is told.
@@ -418,7 +436,23 @@ pub(crate) fn run() -> Result<()> {
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { dir } => manual(&dir),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "turnery", &mut script);
+    std::io::stdout().write_all(&script).context("cannot write to standard output")
+}
+
+fn manual(dir: &Path) -> Result<()> {
+    ensure!(dir.is_dir(), "{} is not a directory", dir.display());
+    clap_mangen::generate_to(Cli::command(), dir)
+        .with_context(|| format!("cannot write the manual into {}", dir.display()))?;
+    println!("The manual is in {}; read it with: man -l {}", dir.display(), dir.join("turnery.1").display());
+    Ok(())
 }
 
 fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {

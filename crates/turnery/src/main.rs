@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod keyring_file;
 mod listen;
+mod metrics;
 mod serve;
 mod table;
 mod usage;

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::usage::Node;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
-use control::{Control, Dev, IceTransport, IceUrls, KeySettings, News};
+use control::{Check, Control, Dev, IceTransport, IceUrls, KeySettings, News};
 use credentials::{Claims, Credential, CustomIdentifier, Keyring};
-use relay::{Bound, DtlsLimits, Listener, Relay, StreamLimits};
+use relay::{Bound, Breakdown, DtlsLimits, Listener, Relay, StreamLimits, Totals};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,9 +20,10 @@ use turn::{Command, Report, Transport};
 
 use crate::announce::{self, Api, FirstStart, Trial};
 use crate::certificates::{self, Certificates, Files};
-use crate::config::Settings;
+use crate::config::{LogFormat, Settings};
 use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
 use crate::listen;
+use crate::metrics::{ProcessMetrics, RelayMetrics};
 use crate::usage::{Books, ending};
 
 /// How often the files of the keyring and of certificates are looked at.
@@ -53,11 +54,11 @@ pub(crate) fn run(mut settings: Settings) -> Result<()> {
 fn start_logging(settings: &mut Settings) {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let filter = std::mem::take(&mut settings.log);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(!no_color && std::io::stderr().is_terminal())
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => log.with_ansi(!no_color && std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
+    }
 }
 
 async fn serve(settings: &Settings) -> Result<()> {
@@ -148,10 +149,16 @@ impl Service {
         let mut config = control::Config::new(ice);
         config.dev =
             trial.as_ref().map(|it| Dev { key: it.key.uid, public_host: Some(settings.public_host.clone()) });
+        let for_check = relay.clone();
+        config.checks.push(Check::new("relay", move || for_check.is_whole()));
+        config.metrics_token.clone_from(&settings.metrics_token);
+        let metrics = config.metrics.clone();
+        metrics.register(RelayMetrics(relay.clone()));
         reseal(&store, &keyring).await?;
         let keyring = Arc::new(ArcSwap::from_pointee(keyring));
         let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
         let to_relay = relay.clone();
+        metrics.register(ProcessMetrics::new(control.feed(), certificates.clone()));
         control.feed().subscribe(move |news| to_relay.hear(news)).await?;
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
@@ -271,8 +278,8 @@ async fn finish(mut books: Books, last: Vec<Report>) {
 }
 
 /// The running relay, shared by those who command it; gone once it is stopped.
-#[derive(Clone)]
-struct RelayHandle(Arc<Mutex<Option<Relay>>>);
+#[derive(Debug, Clone)]
+pub(crate) struct RelayHandle(Arc<Mutex<Option<Relay>>>);
 
 impl RelayHandle {
     fn start(bound: Bound) -> Result<Self> {
@@ -290,6 +297,17 @@ impl RelayHandle {
         if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             relay.command(command);
         }
+    }
+
+    /// What the relay has counted; `None` once it is stopped.
+    pub(crate) fn counters(&self) -> Option<(Totals, Breakdown)> {
+        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.as_ref().map(|relay| (relay.totals(), relay.breakdown()))
+    }
+
+    /// Whether every worker works.
+    fn is_whole(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Relay::is_whole)
     }
 
     fn hear(&self, news: &News) {

@@ -124,7 +124,7 @@ async fn path_params(parts: &mut Parts, shared: &Arc<Shared>) -> Result<RawPathP
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Bearer<'a> {
+pub(crate) enum Bearer<'a> {
     Missing,
     Malformed,
     Token(&'a str),
@@ -132,7 +132,7 @@ pub(super) enum Bearer<'a> {
 
 /// What the `Authorization` header says. RFC 6750 §2.1: `Bearer` and a b64token; RFC 9110 §11.1: the word in any
 /// case, then spaces.
-pub(super) fn bearer(headers: &HeaderMap) -> Bearer<'_> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Bearer::Missing };
     let parsed = value.to_str().ok().and_then(|text| text.split_once(' '));

@@ -29,11 +29,12 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use auth::{Bearer, bearer};
 pub(crate) use credentials::ice_servers;
 pub(crate) use error::ApiError;
 
 use crate::control::Shared;
-use crate::try_page;
+use crate::{health, metrics, try_page};
 
 /// Most bytes of a request's body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -57,6 +58,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_usage";
     const KEY_USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/usage";
 
+    let metrics = shared.config.metrics.clone();
     Router::new()
         .route("/client/v4/accounts", get(accounts::list))
         .route("/client/v4/user/tokens/verify", get(tokens::verify))
@@ -85,6 +87,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             post(credentials::revoke_in_path),
         )
         .route("/healthz", get(async || "ok"))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::scrape))
         .merge(try_page::routes(&shared))
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
@@ -93,6 +97,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .layer(CatchPanicLayer::custom(fallback::panicked))
         .layer(axum::middleware::from_fn(fallback::bounded_in_time))
         .layer(axum::middleware::map_response(with_common_headers))
+        .layer(axum::middleware::from_fn_with_state(metrics, metrics::counted))
 }
 
 /// Answers hold secrets, and none of them is a document to guess the type of.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use stun::dtls::{Verdict, is_client_hello};
-use turn::{Client, Command, FiveTuple, MAX_REPLY, Time, Transport};
+use turn::{Client, Command, DropReason, FiveTuple, MAX_REPLY, Time, Transport};
 
 use super::Worker;
 use crate::batch::Place;
@@ -31,14 +31,13 @@ impl Worker {
             }
             Verdict::Reply(reply) => {
                 if !self.server.may_answer_anyone(now, via) {
-                    self.counters.drops.add(1);
-                    return self.counters.stranger_drops.add(1);
+                    return self.counters.drop_for(DropReason::StrangerRateExceeded);
                 }
                 let place = self.batch.put_spare(reply);
                 return self.send_datagram(via.via, &five_tuple, place);
             }
             Verdict::Drop => {
-                let Some(id) = known else { return self.counters.drops.add(1) };
+                let Some(id) = known else { return self.counters.drop_at_the_gate() };
                 self.sessions.receive(id, datagram);
                 id
             }

@@ -135,7 +135,7 @@ impl Worker {
     /// A client's packet for an allocation that another worker has: slower than the packet lane, and soon over.
     pub(super) fn pass(&mut self, to: WorkerId, client: Client, range: Range<usize>, is_back: bool) {
         let Some(parcel) = self.colleagues.parcel(to, self.batch.bytes(range)) else {
-            self.counters.drops.add(1);
+            self.counters.drop_for_mailbox();
             return;
         };
         let from = self.server.worker();
@@ -146,7 +146,7 @@ impl Worker {
     pub(super) fn pass_on(&mut self) {
         for (to, letter) in self.passing.drain(..) {
             if self.colleagues.post(to, letter).is_err() {
-                self.counters.drops.add(1);
+                self.counters.drop_for_mailbox();
             }
         }
     }

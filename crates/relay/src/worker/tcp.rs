@@ -6,7 +6,7 @@ use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
-use turn::{ConnectFailed, ConnectionId, FiveTuple, RelayId, Time, WorkerId};
+use turn::{ConnectFailed, ConnectionId, FiveTuple, RelayId, Time, Transport, WorkerId};
 
 use super::{ACCEPT_PAUSE_MS, Token, Worker};
 use crate::link::Link;
@@ -140,8 +140,7 @@ impl Worker {
 
     fn count_moved(&mut self, connection: ConnectionId, moved: Moved) {
         self.server.transferred(connection, moved.to_peer, moved.to_client);
-        self.counters.bytes_to_peers.add(moved.to_peer);
-        self.counters.bytes_to_clients.add(moved.to_client);
+        self.counters.spliced(Transport::Tcp, moved.to_peer, moved.to_client);
     }
 
     /// Takes a client's connection away from the framed ones. `bytes`: the request, which is `request` long, and what

@@ -160,7 +160,7 @@ fn nobody_comes_in_under_a_name_that_is_taken() {
     assert_eq!(mapped(&mut second), None);
     first.send_to(to, b"mine").unwrap();
     assert_eq!(receive(&peer).0, b"mine");
-    assert_eq!(running.relay().totals().packets_to_peers, 1);
+    assert_eq!(running.relay().totals().relayed.packets_to_peers, 1);
     // Another port is another client; and the name is free once its holder is gone.
     let mut other = connect(&running);
     other.write_all(&[proxy_v1(at("203.0.113.7:4001")), binding()].concat()).unwrap();

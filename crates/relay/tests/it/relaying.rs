@@ -128,7 +128,7 @@ fn many_clients_on_all_workers_keep_their_order() {
         }
     }
     assert_eq!(running.relay().totals().allocations, 40);
-    assert_eq!(running.relay().totals().packets_to_peers, 800);
+    assert_eq!(running.relay().totals().relayed.packets_to_peers, 800);
     drop(clients);
     // The TCP clients are gone with their connections, the UDP ones live on.
     running.wait_for("only UDP allocations are left", |totals| totals.allocations == 20);

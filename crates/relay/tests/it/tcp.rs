@@ -109,7 +109,9 @@ fn rfc6062_4_3_a_connection_comes_from_the_relayed_address() {
     let mut buffer = [0; 20];
     far.read_exact(&mut buffer).unwrap();
     assert_eq!(buffer, stun);
-    running.wait_for("it is counted", |totals| (totals.bytes_to_peers, totals.bytes_to_clients) == (25, 5));
+    running.wait_for("it is counted", |totals| {
+        (totals.relayed.bytes_to_peers, totals.relayed.bytes_to_clients) == (25, 5)
+    });
     // Two connections to two peers from the same address at the same time.
     let (_near, second) = connected(&mut client);
     assert_eq!(second.peer_addr().unwrap(), relayed);
@@ -166,7 +168,9 @@ fn rfc6062_5_4_ten_megabytes_arrive_whole_each_way_past_slow_readers() {
     assert!(through(far, near, &back) == back, "to the client");
     way.join().unwrap();
     let length = 10 * MEGABYTE as u64;
-    running.wait_for("it is counted", |all| (all.bytes_to_peers, all.bytes_to_clients) == (length, length));
+    running.wait_for("it is counted", |all| {
+        (all.relayed.bytes_to_peers, all.relayed.bytes_to_clients) == (length, length)
+    });
     running.wait_for("the pair is over", |totals| totals.peer_connections == 0);
 }
 

@@ -169,7 +169,7 @@ fn what_is_held_is_not_lost_when_its_sender_has_gone() {
         assert!(begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
         drop(far);
         running.wait_for("the pair is over", |totals| totals.peer_connections == 0);
-        assert_eq!(running.relay().totals().bytes_to_peers, 400_000);
+        assert_eq!(running.relay().totals().relayed.bytes_to_peers, 400_000);
     }
 }
 

@@ -179,6 +179,12 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) sessions_days: Option<String>,
+    /// How the log is written: text, for people, or json, one object in a line [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// A file with the bearer token that GET /metrics asks for [default: none; whoever reaches the API may read them]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics_token_file: Option<String>,
     /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
     /// TURN key, and without --data-dir forgets everything at the end
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -281,6 +287,8 @@ impl Layer {
             usage_hours_days: text("usage_hours_days")?,
             usage_days: text("usage_days")?,
             sessions_days: text("sessions_days")?,
+            log_format: text("log_format")?,
+            metrics_token_file: text("metrics_token_file")?,
             dev: text("dev")?,
         })
     }

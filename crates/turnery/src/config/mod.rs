@@ -5,6 +5,7 @@ mod address;
 mod alternate;
 mod layer;
 mod limits;
+mod observability;
 mod usage;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +27,7 @@ use crate::certificates::{Files, Pair};
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
+pub(crate) use observability::LogFormat;
 
 const MAX_WORKERS: usize = 256;
 const DEFAULT_LISTENERS: [&str; 2] = ["udp://0.0.0.0:3478", "tcp://0.0.0.0:3478"];
@@ -72,6 +74,10 @@ pub(crate) struct Settings {
     pub(crate) place: Place,
     /// The filter of the log.
     pub(crate) log: EnvFilter,
+    /// How the log is written.
+    pub(crate) log_format: LogFormat,
+    /// What `/metrics` asks for, if anything.
+    pub(crate) metrics_token: Option<String>,
     /// Where HTTP is served.
     pub(crate) api_listen: SocketAddr,
     /// Whether it is served within TLS.
@@ -174,6 +180,8 @@ impl Settings {
         Ok(Self {
             place: Place::read(&layers, env, dev)?,
             log: log_filter(&layers)?,
+            log_format: observability::log_format(&layers)?,
+            metrics_token: observability::metrics_token(&layers)?,
             api_listen,
             api_tls,
             certificates,

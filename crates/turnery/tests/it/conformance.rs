@@ -7,10 +7,11 @@ use turn::Transport;
 
 use crate::fixture::{LONG, finish, finish_within, known, start_command};
 
-/// The suite is another package's binary: cargo builds it, if the same build has not done so already.
+/// The suite is another package's binary: cargo builds it, if the same build has not done so already. All of the
+/// workspace, for a part would be built with other features, and with it everything it depends on.
 fn suite() -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--package", "testkit", "--bin", "conformance"])
+        .args(["test", "--locked", "--workspace", "--no-run"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .unwrap();

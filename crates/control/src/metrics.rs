@@ -1,0 +1,133 @@
+//! What Prometheus and its kind scrape: this side's own figures, and those that the binary registers for the relay.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use subtle::ConstantTimeEq;
+
+use crate::api::{ApiError, Bearer, bearer};
+use crate::control::Shared;
+
+/// The format that is answered with: OpenMetrics 1.0.
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// The metrics of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    requests: Family<Answered, Counter>,
+    seconds: Family<Route, Histogram, fn() -> Histogram>,
+}
+
+/// What a request was, told by the route and never by the path: paths are the caller's to make up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    method: Verb,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    method: Verb,
+    route: String,
+    status: u16,
+}
+
+/// A method of those that routes have; a caller can make up others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Verb(Option<Method>);
+
+impl Verb {
+    fn of(method: &Method) -> Self {
+        let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        Self((known.contains(method) || method == Method::OPTIONS).then(|| method.clone()))
+    }
+}
+
+impl EncodeLabelValue for Verb {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.as_ref().map_or("other", Method::as_str).encode(encoder)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let requests = Family::default();
+        // Half a millisecond to a bit more than eight seconds.
+        let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_5, 2.0, 15));
+        let seconds = Family::new_with_constructor(buckets);
+        let mut registry = Registry::with_prefix("turnery");
+        registry.register("http_requests", "Requests answered, by route", requests.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "Time from a request's head to its answer",
+            seconds.clone(),
+        );
+        Self { registry: Arc::new(Mutex::new(registry)), requests, seconds }
+    }
+}
+
+impl Metrics {
+    /// Adds figures that are made at each scrape. Their names get the prefix `turnery_`.
+    pub fn register(&self, collector: impl Collector) {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(collector));
+    }
+
+    /// All metrics, as OpenMetrics 1.0 text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // A string takes all that is written.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// `GET /metrics`.
+pub(crate) async fn scrape(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if let Some(token) = &shared.config.metrics_token {
+        let given = match bearer(request.headers()) {
+            Bearer::Missing => return Err(ApiError::NoCredentials),
+            Bearer::Malformed => return Err(ApiError::MalformedAuthorization),
+            Bearer::Token(given) => given,
+        };
+        if !bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
+            return Err(ApiError::UnknownToken);
+        }
+    }
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], shared.config.metrics.text()).into_response())
+}
+
+/// Counts a request and the time it took.
+pub(crate) async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let method = Verb::of(request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let begun = Instant::now();
+    let response = next.run(request).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    metrics.seconds.get_or_create(&Route { method: method.clone(), route: route.clone() }).observe(seconds);
+    metrics.requests.get_or_create(&Answered { method, route, status: response.status().as_u16() }).inc();
+    response
+}
