@@ -10,7 +10,7 @@ use testkit::simulator::{self, Report};
 /// How many seeds run unless the environment says otherwise.
 const SEEDS: u64 = 200;
 /// Each kind of event occurs more often than this in them, or the run has said nothing about it.
-const ENOUGH: u64 = 10;
+const ENOUGH: u64 = 5;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))

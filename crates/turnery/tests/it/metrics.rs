@@ -46,7 +46,7 @@ fn what_is_relayed_refused_and_dropped_is_told() {
     relays(&mut udp);
     relays(&mut tcp);
     let stray = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    stray.send_to(b"neither", server.listener(Transport::Udp)).unwrap();
+    stray.send_to(b"\xffneither", server.listener(Transport::Udp)).unwrap();
     udp.refresh(0).unwrap();
 
     for _ in 0..3 {
