@@ -35,7 +35,7 @@ pub enum Command {
     /// none of them: take new allocations again.
     Redirect(Vec<SocketAddr>),
     /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
-    /// [`Config::key_limits`]. An allocation beyond a lowered limit stays.
+    /// [`crate::Config::key_limits`]. An allocation beyond a lowered limit stays.
     KeyLimits {
         /// Whose.
         key: TurnKeyId,

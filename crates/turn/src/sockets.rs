@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::ReservedSocket;
 
 /// A relay socket, by the number the caller gave it: small and dense, for tables are indexed by it. The number
-/// may be used again once the socket's [`Output::Ended`] has been taken.
+/// may be used again once the socket's [`crate::Output::Ended`] has been taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayId(pub u32);
 
@@ -25,7 +25,7 @@ pub trait RelaySockets {
     fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError>;
 
     /// Opens a TCP socket bound to exactly this local address and listening, of which peers' connections are told to
-    /// [`Server::accepted`]. RFC 6062 §5.1.
+    /// [`crate::Server::accepted`]. RFC 6062 §5.1.
     ///
     /// # Errors
     /// [`OpenError::InUse`] when another process has the port: the server then tries another.
