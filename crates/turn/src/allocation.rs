@@ -208,7 +208,9 @@ impl Allocation {
             return Err(Refusal::TooManyPermissions);
         }
         match new_peers.filter(|_| !new.is_empty()) {
-            Some(pace) => pace.take(self.new_peers, now_ms, new.len() as u64).ok_or(Refusal::TooManyNewPeers),
+            Some(pace) => {
+                pace.take_whole(self.new_peers, now_ms, new.len() as u64).ok_or(Refusal::TooManyNewPeers)
+            }
             None => Ok(self.new_peers),
         }
     }

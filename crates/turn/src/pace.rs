@@ -48,6 +48,12 @@ impl Pace {
         has_enough.then(|| emptied.saturating_add(cost))
     }
 
+    /// The same of what is not taken from a bucket that never holds so much.
+    pub(crate) fn take_whole(self, bucket: u64, now_ms: u64, units: u64) -> Option<u64> {
+        let fits = self.cost(units).is_some_and(|cost| cost <= self.burst_ns);
+        fits.then(|| self.take(bucket, now_ms, units)).flatten()
+    }
+
     /// How long it takes until so much has come in, rounded up by less than a nanosecond; `None`: for ever.
     fn cost(self, units: u64) -> Option<u64> {
         let rate = NonZero::new(self.rate)?;
@@ -117,6 +123,8 @@ mod tests {
     fn rounding_takes_nothing_from_a_burst() {
         for rate in (1..200).chain([999, 1_001, 7_777]) {
             let bucket = AtomicU64::new(0);
+            assert!(Pace::per_second(rate).take_whole(0, 0, rate).is_some());
+            assert!(Pace::per_second(rate).take_whole(0, 0, rate + 1).is_none());
             let taken = (0..2 * rate).filter(|_| Pace::per_second(rate).take_shared(&bucket, 0, 1)).count();
             assert_eq!(taken as u64, rate);
         }

@@ -148,7 +148,8 @@ impl Model {
         let new: BTreeSet<IpAddr> = peers.into_iter().filter(|peer| !held.permits(*peer, now)).collect();
         match limits.new_peers_per_second {
             Some(rate) if !new.is_empty() => {
-                held.new_peers.more(now, rate.into(), SECOND_NS, new.len() as u64)
+                let more = || held.new_peers.more(now, rate.into(), SECOND_NS, new.len() as u64);
+                (new.len() <= rate as usize).then(more).flatten()
             }
             _ => Some(held.new_peers),
         }

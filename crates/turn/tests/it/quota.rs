@@ -101,8 +101,10 @@ fn rfc8656_10_2_new_peers_faster_than_allowed_get_508_and_nothing_is_installed()
     let mut fixture = limited(KeyLimits { new_peers_per_second: Some(3), ..KeyLimits::default() });
     let credential = fixture.mint(3_600);
     fixture.allocate(alice(), &credential);
-    assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.1:1", "8.8.1.2:1"]), 0);
-    assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.3:1", "8.8.1.4:1"]), 508);
+    let four = ["8.8.1.1:1", "8.8.1.2:1", "8.8.1.3:1", "8.8.1.4:1"];
+    assert_eq!(fixture.permit(alice(), &credential, &four), 508, "more than ever come at once");
+    assert_eq!(fixture.permit(alice(), &credential, &four[..2]), 0);
+    assert_eq!(fixture.permit(alice(), &credential, &four[2..]), 508);
     assert_eq!(fixture.hear("8.8.1.3:1", b"data"), Outcome::Silence(DropReason::NoPermission));
     assert_eq!(fixture.permit(alice(), &credential, &["8.8.1.1:1", "8.8.1.2:2"]), 0, "they are not new");
     // RFC 8656 §12.2: a ChannelBind names a peer, too. One that is refused for its channel does not count.

@@ -187,9 +187,8 @@ impl Held {
         let is_vague = self.is_vague;
         let relayed = self.relayed.at(now);
         relayed.is_new |= is_new;
-        // What is more than a second's takes all of them, like bits.
         let (count, before) = (new.len() as u64, relayed.new_peers);
-        let fits = |most: u32| before + count.min(most.into()) <= most.into();
+        let fits = |most: u32| before + count <= most.into();
         let paced = limits.new_peers_per_second.is_none_or(fits);
         relayed.new_peers += count;
         assert!(paced || new.is_empty() || relayed.is_new || is_vague, "{new:?} are too many new peers");
