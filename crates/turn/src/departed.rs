@@ -11,7 +11,7 @@ use crate::sockets::RelaySockets;
 use crate::{Client, FiveTuple, Packet, Time, WorkerId};
 
 /// Clients that are heard here although their allocation is another worker's: bounded like allocations, and each for
-/// the longest lifetime.
+/// the longest lifetime since it last asked for something here.
 #[derive(Debug)]
 pub(crate) struct Departed {
     by_client: HashMap<FiveTuple, Gone, FixedState>,
@@ -43,6 +43,7 @@ impl Departed {
 
     fn insert(&mut self, client: FiveTuple, to: WorkerId, until_ms: u64, limit: usize) {
         let limit = limit.max(1);
+        self.by_client.remove(&client);
         while self.by_client.len() >= limit {
             self.forget_first();
         }
@@ -89,11 +90,21 @@ impl Server {
 
     /// The worker that a client's request is for, if its allocation is there: any request but those of a client
     /// that comes with a ticket, for it is here that it wants to be.
-    pub(crate) fn request_goes_to(&self, client: &Client, message: &Message<'_>) -> Option<WorkerId> {
+    pub(crate) fn request_goes_to(
+        &mut self,
+        now: Time,
+        client: &Client,
+        message: &Message<'_>,
+    ) -> Option<WorkerId> {
         let to = self.departed.of_client(&client.five_tuple)?;
         let comes_back = message.method() == Method::REFRESH
             && message.attribute(AttributeType::MOBILITY_TICKET).is_some();
-        (!comes_back && message.method() != Method::BINDING).then_some(to)
+        if comes_back || message.method() == Method::BINDING {
+            return None;
+        }
+        // It may be a Refresh, with which the allocation outlives what is known of it here.
+        self.note_departure(now, client.five_tuple, to);
+        Some(to)
     }
 
     /// Handles what [`Action::Pass`] has brought from another worker. If the allocation's client is there no more,
@@ -106,7 +117,8 @@ impl Server {
         packet: &mut Packet<'_>,
         sockets: &mut impl RelaySockets,
     ) -> Action {
-        if self.allocations.holds(&client.five_tuple) {
+        // What has run out is not held: a new allocation belongs where its client is heard.
+        if self.allocations.of_client(&client.five_tuple, now.monotonic_ms).is_some() {
             return self.from_client(now, client, packet, sockets);
         }
         Action::Pass(from)

@@ -181,7 +181,7 @@ impl Server {
         }
         match (message.class(), message.method()) {
             (Class::Request, _) => {
-                if let Some(worker) = self.request_goes_to(&client, &message) {
+                if let Some(worker) = self.request_goes_to(now, &client, &message) {
                     return Ok(Action::Pass(worker));
                 }
                 let mut buffer = [0; MAX_REPLY];

@@ -4,7 +4,7 @@ use stun::{AttributeType as A, Method, TransactionId};
 use testkit::message;
 use turn::{Action, Client, Command, Output, RelayId, Transport};
 
-use crate::fixture::{Fixture, Outcome, PEER, alice, client, code, lifetime};
+use crate::fixture::{Fixture, Outcome, PEER, alice, client, code, lifetime, udp};
 use crate::mobility::{
     allocate, ask_across, carry, elsewhere, heard_by, move_across, new_ticket, pair, passed, request,
     sends_on_channel, settle, third, ticketed,
@@ -158,4 +158,49 @@ fn a_lost_word_about_a_closed_connection_is_said_again() {
     a.drain();
     settle(&mut a, &mut b);
     assert_eq!((b.server.allocation_count(), b.ends.len()), (2, 0));
+}
+
+#[test]
+fn a_new_allocation_on_an_old_path_is_not_made_where_the_old_one_has_run_out() {
+    let (mut a, mut b) = pair();
+    let credential = a.mint(3_600);
+    let ticket = allocate(&mut a, third(), &credential);
+    move_across(&mut a, &mut b, &credential, &ticket);
+    a.now_ms += 600_000;
+    b.now_ms += 600_000;
+    // Its worker has not looked at the clock yet.
+    assert_eq!(b.server.allocation_count(), 1);
+    let packet = b.signed(third(), &credential, Method::ALLOCATE, udp);
+    assert_eq!(a.give(third(), &packet), Outcome::Elsewhere);
+    let now = b.now();
+    assert_eq!(b.pass(now, a.server.worker(), third(), &packet), Outcome::Elsewhere);
+    assert_eq!(b.last_passed, Some(a.server.worker()));
+    assert_eq!(a.pass_back(b.server.worker(), third(), &packet).code(), 0);
+    b.timeout();
+    assert_eq!((a.server.allocation_count(), b.server.allocation_count()), (1, 0));
+    // RFC 8656 §6: it ends with its connection, which is here.
+    a.command(Command::ClientGone(third().five_tuple));
+    assert_eq!((a.server.allocation_count(), a.ports.taken()), (0, 0));
+}
+
+#[test]
+fn an_old_path_serves_as_long_as_its_client_refreshes_there() {
+    let (mut a, mut b) = pair();
+    let credential = a.mint(20_000);
+    let ticket = allocate(&mut a, alice(), &credential);
+    move_across(&mut a, &mut b, &credential, &ticket);
+    for round in 0..20 {
+        let packet = b.signed(alice(), &credential, Method::REFRESH, |_| {});
+        assert_eq!(a.give(alice(), &packet), Outcome::Elsewhere, "round {round}");
+        let reply = passed(&mut b, &a, &packet).reply();
+        assert_eq!(lifetime(&reply), 600);
+        a.now_ms += 500_000;
+        b.now_ms += 500_000;
+        a.timeout();
+        b.timeout();
+    }
+    // And is forgotten when it does so no more.
+    a.now_ms += 3_600_000;
+    a.timeout();
+    assert!(!a.server.has_allocation(&alice().five_tuple));
 }
