@@ -386,6 +386,13 @@ impl Connections {
         Some(connection)
     }
 
+    /// Lets go of the room for connections that are no longer there.
+    pub(crate) fn shrink(&mut self) {
+        self.slab.shrink_to_fit();
+        self.per_address.shrink_to_fit();
+        self.five_tuples.shrink_to_fit();
+    }
+
     /// When a connection has to be looked at next.
     pub(crate) fn next_check(&self) -> Option<u64> {
         self.checks.first().map(|(at, _)| *at)

@@ -1,5 +1,6 @@
 //! One worker: a loop around one TURN server, waiting on epoll only.
 
+mod crowd;
 mod dtls;
 mod framed;
 mod moves;
@@ -31,6 +32,7 @@ use crate::udp::{Opener, Relays, UdpListener, send_whole};
 pub(crate) use moves::Move;
 pub(crate) use token::Token;
 
+use crowd::Crowd;
 use framed::{HANDSHAKES_PER_ROUND, write_frame};
 use tcp::Passage;
 use usage::Reporting;
@@ -82,6 +84,7 @@ pub(crate) struct Worker {
     counters: Arc<Counters>,
     outbox: Arc<Outbox>,
     reporting: Reporting,
+    crowd: Crowd,
     stopping: bool,
 }
 
@@ -120,6 +123,7 @@ impl Worker {
             counters,
             outbox,
             reporting: Reporting::default(),
+            crowd: Crowd::default(),
             stopping: false,
         })
     }
@@ -143,6 +147,7 @@ impl Worker {
             self.close_connections(now);
             self.close_pairs(now);
             self.take_outputs(now);
+            self.give_back();
             self.pass_on();
             self.resume_accepting(now)?;
         }

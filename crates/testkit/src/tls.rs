@@ -24,20 +24,29 @@ pub struct Secured {
     pub certificate: Option<CertificateDer<'static>>,
 }
 
-/// Connects, shakes hands without asking whose certificate it is, and carries bytes until either side ends.
+/// Connects and shakes hands without asking whose certificate it is.
 ///
 /// # Errors
 /// When the server cannot be reached, or refuses the handshake.
-pub fn connect(server: SocketAddr) -> io::Result<Secured> {
+pub fn shake_hands(server: SocketAddr) -> io::Result<(TcpStream, ClientConnection)> {
     let mut outer = TcpStream::connect_timeout(&server, PATIENCE)?;
     outer.set_nodelay(true)?;
     outer.set_read_timeout(Some(PATIENCE))?;
-    let local = outer.local_addr()?;
     let mut tls = ClientConnection::new(config(), server.ip().into()).map_err(io::Error::other)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut outer)?;
     }
     outer.set_read_timeout(None)?;
+    Ok((outer, tls))
+}
+
+/// The same, and carries bytes until either side ends.
+///
+/// # Errors
+/// When the server cannot be reached, or refuses the handshake.
+pub fn connect(server: SocketAddr) -> io::Result<Secured> {
+    let (outer, tls) = shake_hands(server)?;
+    let local = outer.local_addr()?;
     let certificate =
         tls.peer_certificates().and_then(|chain| chain.first()).map(|it| it.clone().into_owned());
 
@@ -57,6 +66,20 @@ pub fn connect(server: SocketAddr) -> io::Result<Secured> {
         let _ = outer.shutdown(Shutdown::Write);
     });
     Ok(Secured { stream, local, certificate })
+}
+
+/// A ClientHello as [`connect`] sends it, in its record.
+///
+/// # Errors
+/// When the system has no random bytes.
+pub fn client_hello() -> io::Result<Vec<u8>> {
+    let server = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+    let mut tls = ClientConnection::new(config(), server).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut hello)?;
+    }
+    Ok(hello)
 }
 
 fn inward(mut from: TcpStream, mut to: &TcpStream, tls: &Mutex<ClientConnection>) -> io::Result<()> {

@@ -41,6 +41,15 @@ pub(crate) fn raise_open_files() {
     }
 }
 
+/// Has the allocator give the system what it keeps for later. It stops other threads' allocations meanwhile.
+pub(crate) fn give_back_memory() {
+    // SAFETY: it has no precondition.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn set_option<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let value: *const T = value;

@@ -15,7 +15,11 @@ use tempfile::TempDir;
 use testkit::client::BlockingClient;
 use turn::Transport;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_turnery");
+/// The binary that the tests start; `TURNERY_BIN` names another build of it.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("TURNERY_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_turnery").into())
+}
+
 /// An outer bound for a busy machine; what is waited for is an event.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
@@ -37,7 +41,7 @@ pub(crate) const LOOPBACK: [&str; 6] =
 
 /// The binary with these arguments and nothing of the test's own environment.
 pub(crate) fn turnery(args: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["PATH", "LLVM_PROFILE_FILE"] {
         if let Some(value) = std::env::var_os(name) {

@@ -8,6 +8,7 @@ mod coturn;
 mod dtls;
 mod durability;
 mod fixture;
+mod half_open;
 mod metrics;
 mod revocation;
 mod serve;
