@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -12,9 +13,11 @@ use crate::health::Check;
 use crate::ice::IceUrls;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::rate::{Buckets, Rate};
 use crate::serve::{self, ServeError, Tls};
 use crate::store::{Store, StoreError, TokenId};
+use crate::upkeep;
 
 /// What the HTTP side has to be told.
 #[derive(Debug, Clone)]
@@ -23,6 +26,13 @@ pub struct Config {
     pub ice: IceUrls,
     /// How often one API token may call the account API. 1,000 a second by default, 5,000 at once.
     pub account_rate: Rate,
+    /// How often one address may call, whatever it calls; IPv6 addresses by their /64. Loopback and trusted proxies may
+    /// call as often as they like. 5,000 a second by default, twice as many at once; `None` is no limit.
+    pub address_rate: Option<Rate>,
+    /// Connections that one address may hold at once; loopback and trusted proxies as many as they like. 256 by default.
+    pub connections_per_address: usize,
+    /// Which origins' pages may call from a browser: such as `https://app.example`, or `*` for all. None by default.
+    pub cors_origins: Vec<String>,
     /// How often the credential API, for all callers together, may ask the store for a TURN key that is not held in
     /// memory: anyone can make up such a key. 500 a second by default, 1,000 at once.
     pub unknown_key_rate: Rate,
@@ -32,6 +42,10 @@ pub struct Config {
     pub metrics_token: Option<String>,
     /// What `/readyz` asks beside the store and the feed.
     pub checks: Vec<Check>,
+    /// Proxies that are believed when `X-Forwarded-For` names a client.
+    pub proxies: Vec<Network>,
+    /// For how many days the audit log is kept; 365 by default.
+    pub audit_days: u32,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
     pub dev: Option<Dev>,
 }
@@ -51,10 +65,15 @@ impl Config {
         Self {
             ice,
             account_rate: Rate { per_sec: 1_000, burst: 5_000 },
+            address_rate: Some(Rate { per_sec: 5_000, burst: 10_000 }),
+            connections_per_address: 256,
+            cors_origins: Vec::new(),
             unknown_key_rate: Rate { per_sec: 500, burst: 1_000 },
             metrics: Metrics::default(),
             metrics_token: None,
             checks: Vec::new(),
+            proxies: Vec::new(),
+            audit_days: 365,
             dev: None,
         }
     }
@@ -74,6 +93,14 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) feed: Feed,
     pub(crate) account_rates: Buckets<TokenId>,
+    pub(crate) address_rates: Option<Buckets<IpAddr>>,
+}
+
+impl Shared {
+    /// Whether an address is a trusted proxy's, or this machine's own: others may be behind it.
+    pub(crate) fn is_trusted(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.config.proxies.iter().any(|proxy| proxy.contains(address))
+    }
 }
 
 impl Control {
@@ -89,14 +116,21 @@ impl Control {
         let keys = Keys::load(store.clone(), config.unknown_key_rate).await?;
         let feed = Feed::new(store.clone(), Arc::clone(&keyring));
         let account_rates = Buckets::new(config.account_rate);
-        let shared = Arc::new(Shared { config, store, keyring, keys, feed, account_rates });
+        let address_rates = config.address_rate.map(Buckets::new);
+        let shared = Arc::new(Shared { config, store, keyring, keys, feed, account_rates, address_rates });
         let for_keys = Arc::downgrade(&shared);
-        let forget = move |news: &News| {
-            if let (News::Denied(Denial::Key { key, .. }), Some(shared)) = (news, for_keys.upgrade()) {
-                shared.keys.drop_key(*key);
+        let hear = move |news: &News| {
+            let Some(shared) = for_keys.upgrade() else { return };
+            match news {
+                News::Denied(Denial::Key { key, .. }) => shared.keys.drop_key(*key),
+                News::Denied(Denial::Issued { key, before, .. } | Denial::Identifier { key, before, .. }) => {
+                    shared.keys.issue_from(*key, *before);
+                }
+                News::Denied(Denial::Credential { .. }) | News::End(_) => {}
+                News::Settings(settings) => shared.keys.replace(settings.key, settings.record.clone()),
             }
         };
-        shared.feed.subscribe(forget).await?;
+        shared.feed.subscribe(hear).await?;
         Ok(Self { shared })
     }
 
@@ -124,8 +158,9 @@ impl Control {
     ) -> Result<(), ServeError> {
         let feed = self.feed();
         tokio::select! {
-            done = serve::serve(listener, tls, self.router(), shutdown) => done,
+            done = serve::serve(listener, tls, &self.shared, shutdown) => done,
             never = feed.run() => never,
+            never = upkeep::run(&self.shared) => never,
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEntry, KeyLimits, Store, StoreError, Timestamp};
+use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -45,6 +45,10 @@ pub struct KeySettings {
     pub shared_secrets: Vec<SharedSecret>,
     /// What it may use; `None` where the relays' own limits hold.
     pub limits: Option<KeyLimits>,
+    /// Whether its credentials are refused for now.
+    pub suspended: bool,
+    /// What the credential API must know of it; `None` when it is gone.
+    pub record: Option<KeyRecord>,
 }
 
 type Subscriber = Box<dyn FnMut(&News) + Send>;
@@ -237,7 +241,7 @@ impl State {
     /// A key's settings as they are now. A shared secret that cannot be opened is logged and left out.
     async fn settings(&mut self, feed: &Feed, key: TurnKeyId) -> Result<News, StoreError> {
         let stored = feed.store.shared_secrets(key).await?;
-        let limits = feed.store.key_limits(key).await?;
+        let settings = feed.store.key_settings(key).await?;
         let keyring = feed.keyring.load();
         let mut shared_secrets = Vec::with_capacity(stored.len());
         self.unreadable.remove(&key);
@@ -253,7 +257,12 @@ impl State {
                 }
             }
         }
-        Ok(News::Settings(KeySettings { key, shared_secrets, limits }))
+        let (record, limits) = match settings {
+            Some(Settings { record, limits }) => (Some(record), limits),
+            None => (None, None),
+        };
+        let suspended = record.as_ref().is_some_and(|record| record.suspended);
+        Ok(News::Settings(KeySettings { key, shared_secrets, limits, suspended, record }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The TURN keys in memory, so that minting touches no database.
 //!
 //! Keys are loaded at the start and added as this process makes them. A key that is not held is looked up in the
-//! store, since another process may have made it. The deny feed says which keys are gone.
+//! store, since another process may have made it. The feed says which keys are gone or changed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -10,7 +10,7 @@ use std::time::Instant;
 use credentials::TurnKeyId;
 
 use crate::rate::{Bucket, Rate};
-use crate::store::{KeyRecord, SecretHash, Store, StoreError};
+use crate::store::{KeyRecord, SecretHash, Store, StoreError, Timestamp};
 
 /// Why a key was not found at once.
 #[derive(Debug)]
@@ -34,22 +34,26 @@ struct Held {
     records: HashMap<TurnKeyId, KeyRecord>,
     /// Found by the hash of their secret.
     by_secret: HashMap<SecretHash, TurnKeyId>,
-    /// How many keys were dropped so far.
-    drops: u64,
+    /// How often a key was dropped or replaced so far.
+    changes: u64,
+    /// Before which second nothing is issued any more: keys with a revocation of what they issued until just now.
+    issue_from: HashMap<TurnKeyId, u64>,
 }
 
-/// How many keys had been dropped when the store was asked.
+/// How often keys had been dropped or replaced when the store was asked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BeforeRead {
-    drops: u64,
+    changes: u64,
 }
 
 impl Keys {
     pub(crate) async fn load(store: Store, miss_rate: Rate) -> Result<Self, StoreError> {
-        let records: HashMap<_, _> = store.key_records().await?.into_iter().collect();
-        let by_secret = records.iter().map(|(uid, record)| (record.secret_hash, *uid)).collect();
+        let mut held = Held::default();
+        for (uid, record) in store.key_records().await? {
+            held.hold(uid, record);
+        }
         let misses = Mutex::new(Bucket::full(miss_rate, Instant::now()));
-        Ok(Self { store, held: RwLock::new(Held { records, by_secret, drops: 0 }), miss_rate, misses })
+        Ok(Self { store, held: RwLock::new(held), miss_rate, misses })
     }
 
     pub(crate) async fn find(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, Miss> {
@@ -66,21 +70,22 @@ impl Keys {
     }
 
     /// The key with this secret. The hash alone decides what is found, so that the time taken tells nothing.
-    pub(crate) async fn find_by_secret(&self, secret: &str) -> Result<Option<TurnKeyId>, Miss> {
+    pub(crate) async fn find_by_secret(
+        &self,
+        secret: &str,
+        now: Timestamp,
+    ) -> Result<Option<(TurnKeyId, KeyRecord)>, Miss> {
         let hash = SecretHash::of(secret.as_bytes());
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).by_secret.get(&hash).copied();
-        if held.is_some() {
-            return Ok(held);
+        let accepts = |(_, record): &(TurnKeyId, KeyRecord)| record.accepts(secret, now);
+        if let Some(held) = self.held.read().unwrap_or_else(PoisonError::into_inner).with_secret(&hash) {
+            return Ok(Some(held).filter(accepts));
         }
         self.expect_rate()?;
         let before = self.before_read();
         let found = self.store.key_with_secret(secret).await.map_err(Miss::Store)?;
-        let Some((uid, record)) = found.filter(|(_, record)| record.secret_hash.matches(secret.as_bytes()))
-        else {
-            return Ok(None);
-        };
-        self.add(before, uid, record);
-        Ok(Some(uid))
+        let Some((uid, record)) = found.filter(accepts) else { return Ok(None) };
+        self.add(before, uid, record.clone());
+        Ok(Some((uid, record)))
     }
 
     fn expect_rate(&self) -> Result<(), Miss> {
@@ -90,25 +95,73 @@ impl Keys {
 
     /// To be taken before the store is asked, and given to [`Keys::add`].
     pub(crate) fn before_read(&self) -> BeforeRead {
-        BeforeRead { drops: self.held.read().unwrap_or_else(PoisonError::into_inner).drops }
+        BeforeRead { changes: self.held.read().unwrap_or_else(PoisonError::into_inner).changes }
     }
 
-    /// Holds a key that the store has, unless any was dropped in the meantime: it may have been this one. Then the
-    /// next look-up asks the store again.
+    /// Holds a key that the store has, unless any was dropped or replaced in the meantime: it may have been this one.
+    /// Then the next look-up asks the store again.
     pub(crate) fn add(&self, before: BeforeRead, uid: TurnKeyId, record: KeyRecord) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if held.drops == before.drops {
-            held.by_secret.insert(record.secret_hash, uid);
-            held.records.insert(uid, record);
+        if held.changes == before.changes {
+            held.hold(uid, record);
         }
     }
 
     /// Forgets a deleted key.
     pub(crate) fn drop_key(&self, uid: TurnKeyId) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = held.records.remove(&uid) {
-            held.by_secret.remove(&record.secret_hash);
-        }
-        held.drops += 1;
+        self.replace(uid, None);
     }
+
+    /// Holds what the store has of a key now, in place of what was held.
+    pub(crate) fn replace(&self, uid: TurnKeyId, record: Option<KeyRecord>) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.forget(uid);
+        if let Some(record) = record {
+            held.hold(uid, record);
+        }
+        held.changes += 1;
+    }
+
+    /// What a key issued before this second is revoked: it issues from then on.
+    pub(crate) fn issue_from(&self, uid: TurnKeyId, secs: u64) {
+        let now = Timestamp::now().unix_secs();
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.issue_from.retain(|_, from| now < *from);
+        if now < secs {
+            held.issue_from.insert(uid, secs);
+        }
+    }
+
+    /// The time of issue of what a key mints now, in unix seconds.
+    pub(crate) fn time_of_issue(&self, uid: TurnKeyId) -> u64 {
+        let now = Timestamp::now().unix_secs();
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.issue_from.get(&uid).map_or(now, |from| now.max(*from))
+    }
+}
+
+impl Held {
+    fn hold(&mut self, uid: TurnKeyId, record: KeyRecord) {
+        for hash in hashes(&record) {
+            self.by_secret.insert(hash, uid);
+        }
+        self.records.insert(uid, record);
+    }
+
+    fn forget(&mut self, uid: TurnKeyId) {
+        if let Some(record) = self.records.remove(&uid) {
+            for hash in hashes(&record) {
+                self.by_secret.remove(&hash);
+            }
+        }
+    }
+
+    fn with_secret(&self, hash: &SecretHash) -> Option<(TurnKeyId, KeyRecord)> {
+        let uid = *self.by_secret.get(hash)?;
+        Some((uid, self.records.get(&uid)?.clone()))
+    }
+}
+
+fn hashes(record: &KeyRecord) -> impl Iterator<Item = SecretHash> {
+    [Some(record.secret_hash), record.former.map(|(hash, _)| hash)].into_iter().flatten()
 }

@@ -53,31 +53,55 @@ impl Bucket {
 #[derive(Debug)]
 pub(crate) struct Buckets<K> {
     rate: Rate,
-    buckets: Mutex<HashMap<K, Bucket>>,
+    held: Mutex<Held<K>>,
 }
 
-/// From so many buckets on, the full ones are thrown away before another is made: a full one says nothing.
+#[derive(Debug)]
+struct Held<K> {
+    buckets: HashMap<K, Bucket>,
+    /// From so many on the full ones are thrown away before another is made: a full one says nothing.
+    sweep_at: usize,
+    /// Of all keys that find no room.
+    others: Bucket,
+}
+
+/// The first time at which full buckets are thrown away; then whenever there are twice as many as were left.
 const SWEEP_AT: usize = 10_000;
+/// Most buckets at once.
+const MAX_BUCKETS: usize = 100_000;
 
 impl<K: Eq + Hash + Clone> Buckets<K> {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, buckets: Mutex::new(HashMap::new()) }
+        let others = Bucket::full(rate, Instant::now());
+        Self { rate, held: Mutex::new(Held { buckets: HashMap::new(), sweep_at: SWEEP_AT, others }) }
     }
 
     /// As [`Bucket::take`], from the bucket of `key`.
     pub(crate) fn take(&self, key: &K, now: Instant) -> Result<(), u64> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !buckets.contains_key(key) && buckets.len() >= SWEEP_AT {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Held { buckets, sweep_at, others } = &mut *held;
+        if let Some(bucket) = buckets.get_mut(key) {
+            return bucket.take(self.rate, now);
+        }
+        if buckets.len() >= *sweep_at {
             buckets.retain(|_, bucket| {
                 bucket.fill(self.rate, now);
                 !bucket.is_full(self.rate)
             });
+            *sweep_at = SWEEP_AT.max(2 * buckets.len()).min(MAX_BUCKETS);
         }
-        buckets.entry(key.clone()).or_insert_with(|| Bucket::full(self.rate, now)).take(self.rate, now)
+        if buckets.len() >= MAX_BUCKETS {
+            return others.take(self.rate, now);
+        }
+        let mut bucket = Bucket::full(self.rate, now);
+        let taken = bucket.take(self.rate, now);
+        buckets.insert(key.clone(), bucket);
+        taken
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::Duration;
 
@@ -105,5 +129,21 @@ mod tests {
         assert_eq!(buckets.take(&"a", now), Ok(()));
         assert_eq!(buckets.take(&"a", now), Err(1));
         assert_eq!(buckets.take(&"b", now), Ok(()));
+    }
+
+    #[test]
+    fn buckets_are_bounded_and_full_ones_make_room() {
+        let start = Instant::now();
+        let rate = Rate { per_sec: 1, burst: 1 };
+        let buckets = Buckets::new(rate);
+        let count = || buckets.held.lock().unwrap().buckets.len();
+        for key in 0..MAX_BUCKETS + 10 {
+            let taken = buckets.take(&key, start);
+            assert_eq!(taken.is_ok(), key <= MAX_BUCKETS, "those without a bucket share one: {key}");
+        }
+        assert_eq!(count(), MAX_BUCKETS);
+        let later = start + Duration::from_secs(2);
+        assert_eq!(buckets.take(&usize::MAX, later), Ok(()));
+        assert_eq!(count(), 1);
     }
 }

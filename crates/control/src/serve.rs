@@ -1,13 +1,19 @@
 //! Connections: accepted, bounded in number and time, and ended in order.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +23,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+
+use crate::api::{self, Peer};
+use crate::control::Shared;
+use crate::patience::Patient;
 
 /// Most connections at once; further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -43,9 +53,11 @@ pub type Tls = Arc<ArcSwap<ServerConfig>>;
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    router: Router,
+    shared: &Arc<Shared>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let router = api::router(Arc::clone(shared));
+    let crowd = Arc::new(Crowd::default());
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut shutdown = pin!(shutdown);
@@ -55,15 +67,16 @@ pub(crate) async fn serve(
             accepted = accept(&listener, &connections) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, peer, permit)) => {
+                let Some(place) = Crowd::enter(&crowd, shared, peer.ip().to_canonical()) else { continue };
                 // An answer is one small write: nothing is gained by waiting for more. Failing to say so harms nobody.
                 let _ = stream.set_nodelay(true);
-                let (router, watcher) = (router.clone(), graceful.watcher());
+                let parts = (router.clone(), graceful.watcher(), (permit, place));
                 match &tls {
-                    None => tokio::spawn(serve_connection(stream, router, watcher, permit)),
+                    None => tokio::spawn(serve_connection(stream, Peer(peer), parts)),
                     Some(tls) => {
                         let acceptor = TlsAcceptor::from(tls.load_full());
-                        tokio::spawn(serve_secured(acceptor, stream, router, watcher, permit))
+                        tokio::spawn(serve_secured(acceptor, stream, Peer(peer), parts))
                     }
                 };
             }
@@ -84,21 +97,18 @@ pub(crate) async fn serve(
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
 }
 
-async fn serve_secured(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    router: Router,
-    watcher: Watcher,
-    permit: OwnedSemaphorePermit,
-) {
+/// What serves a connection: the routes, what waits for its end, and its places in the counts.
+type Parts = (Router, Watcher, (OwnedSemaphorePermit, Place));
+
+async fn serve_secured(acceptor: TlsAcceptor, stream: TcpStream, peer: Peer, parts: Parts) {
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => serve_connection(stream, router, watcher, permit).await,
+        Ok(Ok(stream)) => serve_connection(stream, peer, parts).await,
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
     }
@@ -106,18 +116,60 @@ async fn serve_secured(
 
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    watcher: Watcher,
-    permit: OwnedSemaphorePermit,
+    peer: Peer,
+    (router, watcher, places): Parts,
 ) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::trace!(error = &error as &dyn std::error::Error, "a connection ended early");
     }
-    drop(permit);
+    drop(places);
+}
+
+/// How many connections each address has, of those whose connections are counted.
+#[derive(Debug, Default)]
+struct Crowd(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection's place in the count, until it is dropped.
+#[derive(Debug)]
+struct Place(Option<(Arc<Crowd>, IpAddr)>);
+
+impl Crowd {
+    /// A place for one more connection of this address, if it may have one.
+    fn enter(crowd: &Arc<Self>, shared: &Shared, address: IpAddr) -> Option<Place> {
+        if shared.is_trusted(address) {
+            return Some(Place(None));
+        }
+        let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= shared.config.connections_per_address.max(1) {
+            tracing::debug!(%address, "a connection was closed: the address has too many");
+            return None;
+        }
+        *count += 1;
+        Some(Place(Some((Arc::clone(crowd), address))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((crowd, address)) = self.0.take() else { return };
+        let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 /// Whether accepting will never work again. Anything else is one connection's trouble, or passes.

@@ -1,6 +1,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
+
+use crate::CustomIdentifier;
+
+const IDENTIFIER_CONTEXT: &[u8] = b"turnery custom identifier v1";
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -61,6 +67,24 @@ id! {
 id! {
     /// Names one shared secret of a TURN key.
     SharedSecretId
+}
+
+id! {
+    /// Names a `customIdentifier` of one TURN key, without telling it.
+    IdentifierId
+}
+
+impl IdentifierId {
+    /// Of what this key calls its user.
+    pub fn of(key: TurnKeyId, identifier: &CustomIdentifier) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(IDENTIFIER_CONTEXT);
+        hash.update(key.as_bytes());
+        hash.update(identifier.as_str());
+        let hash: [u8; 32] = hash.finalize().into();
+        let (id, _) = hash.split_first_chunk().expect("a hash is longer than an id");
+        Self(*id)
+    }
 }
 
 /// The text is not 32 lower-case hex digits.

@@ -12,12 +12,13 @@
 mod deny;
 mod id;
 mod keyring;
+mod sealed_text;
 mod shared_secret;
 mod time_limited;
 mod token;
 
-pub use deny::{Denial, DenySet, DenySetFull};
-pub use id::{CredentialId, IdError, SharedSecretId, TurnKeyId};
+pub use deny::{Denial, DenySet, DenySetFull, Issued, Subject};
+pub use id::{CredentialId, IdError, IdentifierId, SharedSecretId, TurnKeyId};
 pub use keyring::{Keyring, KeyringError};
 pub use shared_secret::{
     MAX_SECRET_BYTES, MIN_SECRET_BYTES, SealedSecret, SecretText, SecretTextError, SharedSecret,

@@ -10,7 +10,7 @@
 //! and its password the lower-case hex of HMAC-SHA-384 over the username's characters: 96 characters each
 //! when there is no customIdentifier. The longest username has 352, below the 508 of RFC 8489 §14.3.
 
-use crate::{CredentialId, Keyring, TurnKeyId};
+use crate::{CredentialId, IdentifierId, Issued, Keyring, TurnKeyId};
 
 /// The shortest time to live that can be asked for, in seconds.
 pub const MIN_TTL_SECS: u32 = 1;
@@ -82,6 +82,11 @@ impl Claims {
     /// Unix seconds of the first moment at which the credential is no longer valid.
     pub fn expires_at(&self) -> u64 {
         self.issued_at.saturating_add(self.ttl_secs.into())
+    }
+
+    /// What a denial of many credentials goes by.
+    pub fn issued(&self) -> Issued {
+        Issued { at: self.issued_at, identifier: IdentifierId::of(self.key, &self.custom_identifier) }
     }
 }
 

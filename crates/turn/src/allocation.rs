@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use credentials::{CredentialId, Denial, TurnKeyId};
+use credentials::{CredentialId, Denial, Issued, Subject, TurnKeyId};
 use foldhash::fast::FixedState;
 use slab::Slab;
 use stun::{ChannelNumber, TransactionId};
@@ -70,6 +70,8 @@ pub(crate) struct Allocation {
     pub(crate) expires_ms: u64,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
+    /// Of a sealed credential.
+    issued: Option<Issued>,
     /// What its time-limited username was signed with.
     pub(crate) shared_secret: Option<SecretRef>,
     /// The Allocate request that made it, and what it was answered.
@@ -125,6 +127,7 @@ impl Allocation {
             expires_ms,
             credential: identity.credential,
             turn_key: identity.turn_key,
+            issued: identity.issued,
             shared_secret: identity.shared_secret,
             transaction,
             answer,
@@ -138,6 +141,11 @@ impl Allocation {
             icmp_told: Told::default(),
             tally: Tally::new(session),
         }
+    }
+
+    /// What denials are held against.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject { key: self.turn_key, credential: self.credential, issued: self.issued }
     }
 
     pub(crate) fn relays(&self) -> impl Iterator<Item = &Relayed> {
@@ -454,12 +462,11 @@ impl Allocations {
 
     /// A key's allocations that were made with a shared secret which is not held any more.
     pub(crate) fn without_secret(&self, key: TurnKeyId, held: &SharedSecrets) -> Vec<AllocationId> {
-        let of_key = self.by_turn_key.range((key, AllocationId(0))..).take_while(|found| found.0 == key);
         let gone = |id: &AllocationId| {
             let secret = self.slab.get(id.0).and_then(|allocation| allocation.shared_secret);
             secret.is_some_and(|secret| held.secret(secret).is_none())
         };
-        of_key.map(|found| found.1).filter(gone).collect()
+        self.all_of_turn_key(key).filter(gone).collect()
     }
 
     /// How many places the table has, taken or not.
@@ -573,23 +580,27 @@ impl Allocations {
         }
     }
 
-    /// One of the allocations that a denial ends.
-    pub(crate) fn denied_by(&self, denial: Denial) -> Option<AllocationId> {
+    /// The allocations that a denial ends.
+    pub(crate) fn denied_by(&self, denial: &Denial) -> Vec<AllocationId> {
         let first = AllocationId(0);
-        match denial {
-            Denial::Credential { id, .. } => self
-                .by_credential
-                .range((id, first)..)
-                .next()
-                .filter(|found| found.0 == id)
-                .map(|found| found.1),
-            Denial::Key { key, .. } => self
-                .by_turn_key
-                .range((key, first)..)
-                .next()
-                .filter(|found| found.0 == key)
-                .map(|found| found.1),
+        match *denial {
+            Denial::Credential { id, .. } => {
+                let of_credential = self.by_credential.range((id, first)..);
+                of_credential.take_while(|found| found.0 == id).map(|found| found.1).collect()
+            }
+            Denial::Key { key, .. } | Denial::Issued { key, .. } | Denial::Identifier { key, .. } => {
+                let is_covered = |id: &AllocationId| {
+                    self.slab.get(id.0).is_some_and(|allocation| denial.covers(&allocation.subject()))
+                };
+                self.all_of_turn_key(key).filter(is_covered).collect()
+            }
         }
+    }
+
+    /// Every allocation of a key, by its place.
+    pub(crate) fn all_of_turn_key(&self, key: TurnKeyId) -> impl Iterator<Item = AllocationId> {
+        let of_key = self.by_turn_key.range((key, AllocationId(0))..);
+        of_key.take_while(move |found| found.0 == key).map(|found| found.1)
     }
 }
 

@@ -1,7 +1,10 @@
 //! The long-term credential mechanism. RFC 8489 §9.2, RFC 8656 §5.
 
+use std::collections::BTreeSet;
+
 use credentials::{
-    CredentialId, CustomIdentifier, DenySet, Keyring, Opened, SharedSecret, TimeLimited, TurnKeyId,
+    CredentialId, CustomIdentifier, DenySet, Issued, Keyring, Opened, SharedSecret, Subject, TimeLimited,
+    TurnKeyId,
 };
 use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, PasswordAlgorithm};
 
@@ -16,12 +19,20 @@ pub(crate) struct Authenticated {
     pub(crate) response: IntegrityAlgorithm,
     pub(crate) credential: CredentialId,
     pub(crate) turn_key: TurnKeyId,
+    /// Of a sealed credential.
+    pub(crate) issued: Option<Issued>,
     /// The shared secret that a time-limited username was signed with.
     pub(crate) shared_secret: Option<SecretRef>,
     /// Whom a sealed credential was minted for.
     pub(crate) custom_identifier: CustomIdentifier,
     /// Unix seconds.
     pub(crate) expires_at: u64,
+}
+
+impl Authenticated {
+    fn subject(&self) -> Subject {
+        Subject { key: self.turn_key, credential: self.credential, issued: self.issued }
+    }
 }
 
 /// Why a request is not authenticated.
@@ -109,6 +120,7 @@ pub(crate) struct Authority<'s> {
     pub(crate) known_secret: Option<SecretRef>,
     pub(crate) username_lifetime_secs: u32,
     pub(crate) denials: &'s DenySet,
+    pub(crate) suspended: &'s BTreeSet<TurnKeyId>,
     pub(crate) nonces: &'s NonceKey,
     pub(crate) nonce_lifetime_secs: u32,
     pub(crate) offers_algorithms: bool,
@@ -162,8 +174,11 @@ impl Authority<'_> {
         if authenticated.shared_secret.is_some() && authenticated.expires_at > farthest {
             return Err(Refusal::ExpiryTooFar.into());
         }
-        if self.denials.denies(authenticated.turn_key, authenticated.credential) {
+        if self.denials.denies(&authenticated.subject()) {
             return Err(Refusal::CredentialDenied.into());
+        }
+        if self.suspended.contains(&authenticated.turn_key) {
+            return Err(Refusal::KeySuspended.into());
         }
         // RFC 8489 §9.2.4: last, a nonce that is no longer valid is 438.
         if !has_nonce {
@@ -194,6 +209,7 @@ impl Authority<'_> {
             response,
             credential: id,
             turn_key: claims.key,
+            issued: Some(claims.issued()),
             shared_secret: None,
             expires_at: claims.expires_at(),
             custom_identifier: claims.custom_identifier,
@@ -236,6 +252,7 @@ impl Authority<'_> {
             response,
             credential: user.id(turn_key),
             turn_key,
+            issued: None,
             shared_secret: Some(shared_secret),
             expires_at: user.expires_at,
             custom_identifier: CustomIdentifier::default(),

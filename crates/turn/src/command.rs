@@ -12,6 +12,9 @@ use crate::{Ending, FiveTuple, KeyLimits, PeerPolicy, Time};
 /// How many TURN keys may have limits of their own.
 const MAX_LIMITED_KEYS: usize = 65_536;
 
+/// How many TURN keys may be suspended.
+const MAX_SUSPENDED_KEYS: usize = 65_536;
+
 /// What is told to a server from outside its packets.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -44,6 +47,13 @@ pub enum Command {
     },
     /// End these sessions now. Who still has a good credential may allocate again.
     End(Ending),
+    /// Refuse every credential of this TURN key and end its allocations, or accept them again.
+    Suspend {
+        /// Which key.
+        key: TurnKeyId,
+        /// Whether it is, from now on.
+        suspended: bool,
+    },
 }
 
 /// A command was not carried out in full.
@@ -55,6 +65,9 @@ pub enum CommandError {
     /// Too many TURN keys have limits of their own; this one has those of all.
     #[error("the limits of a TURN key are lost: {MAX_LIMITED_KEYS} keys have some of their own")]
     KeyLimits,
+    /// Too many TURN keys are suspended; this one's live allocations are ended all the same.
+    #[error("the suspension of a TURN key is lost: {MAX_SUSPENDED_KEYS} keys are suspended")]
+    Suspension,
 }
 
 impl Server {
@@ -68,11 +81,12 @@ impl Server {
                 if let Denial::Key { key, .. } = denial {
                     self.shared_secrets.set(key, Arc::default());
                 }
-                while let Some(id) = self.allocations.denied_by(denial) {
+                for id in self.allocations.denied_by(&denial) {
                     self.end(now, id, EndReason::Denied);
                 }
                 if let Denial::Key { key, .. } = denial {
                     self.key_limits.remove(&key);
+                    self.suspended.remove(&key);
                 }
                 self.denials.insert(denial, now.unix_secs())?;
             }
@@ -89,11 +103,28 @@ impl Server {
             }
             Command::Redirect(alternates) => self.alternates = alternates,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
+            Command::Suspend { key, suspended } => self.suspend(now, key, suspended)?,
             Command::ClientGone(five_tuple) => {
                 self.client_gone(now, &five_tuple, self.config.worker);
             }
             Command::End(ending) => self.end_sessions(now, ending),
         }
+        Ok(())
+    }
+
+    fn suspend(&mut self, now: Time, key: TurnKeyId, suspended: bool) -> Result<(), CommandError> {
+        if !suspended {
+            self.suspended.remove(&key);
+            return Ok(());
+        }
+        let all: Vec<_> = self.allocations.all_of_turn_key(key).collect();
+        for id in all {
+            self.end(now, id, EndReason::Denied);
+        }
+        if self.suspended.len() >= MAX_SUSPENDED_KEYS && !self.suspended.contains(&key) {
+            return Err(CommandError::Suspension);
+        }
+        self.suspended.insert(key);
         Ok(())
     }
 

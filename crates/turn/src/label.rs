@@ -85,6 +85,7 @@ labels! { Refusal:
     CredentialExpired => "credential_expired",
     ExpiryTooFar => "expiry_too_far",
     CredentialDenied => "credential_denied",
+    KeySuspended => "key_suspended",
     WrongCredentials => "wrong_credentials",
     UnknownAttributes => "unknown_attributes",
     AllocationExists => "allocation_exists",

@@ -427,10 +427,12 @@ impl Server {
         // A denial may have been told to both workers while the allocation was at neither.
         let secret_is_gone =
             allocation.shared_secret.is_some_and(|secret| self.shared_secrets.secret(secret).is_none());
-        let over = if secret_is_gone || self.denials.denies(allocation.turn_key, allocation.credential) {
+        let over = if secret_is_gone || self.denials.denies(&allocation.subject()) {
             Some((EndReason::Denied, Refusal::CredentialDenied))
         } else if self.endings.include(&allocation.tally.session) {
             Some((EndReason::Terminated, Refusal::NoAllocation))
+        } else if self.suspended.contains(&allocation.turn_key) {
+            Some((EndReason::Denied, Refusal::KeySuspended))
         } else if allocation.is_live(now.monotonic_ms) {
             None
         } else {

@@ -45,6 +45,8 @@ pub enum Refusal {
     ExpiryTooFar,
     /// The credential was revoked or its key deleted.
     CredentialDenied,
+    /// The credential's TURN key is suspended.
+    KeySuspended,
     /// Another credential made the allocation.
     WrongCredentials,
     /// Comprehension-required attributes that this server does not know.
@@ -128,7 +130,8 @@ impl Refusal {
             | Self::WrongPassword
             | Self::CredentialExpired
             | Self::ExpiryTooFar
-            | Self::CredentialDenied => ErrorCode::UNAUTHENTICATED,
+            | Self::CredentialDenied
+            | Self::KeySuspended => ErrorCode::UNAUTHENTICATED,
             Self::IncompleteCredentials
             | Self::PasswordAlgorithmInvalid
             | Self::ContradictoryAttributes

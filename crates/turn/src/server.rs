@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use credentials::{DenySet, TurnKeyId};
@@ -39,6 +39,8 @@ pub struct Server {
     pub(crate) connections: Connections,
     /// The limits of keys that have some of their own; at most 65,536.
     pub(crate) key_limits: BTreeMap<TurnKeyId, KeyLimits>,
+    /// Keys whose credentials are refused for now; at most 65,536.
+    pub(crate) suspended: BTreeSet<TurnKeyId>,
     pub(crate) shared_secrets: SharedSecrets,
     pub(crate) tickets: TicketKey,
     pub(crate) departed: Departed,
@@ -85,6 +87,7 @@ impl Server {
             connections: Connections::default(),
             denials,
             key_limits: BTreeMap::new(),
+            suspended: BTreeSet::new(),
             shared_secrets: SharedSecrets::default(),
             purge_ms: 0,
             reservations_due: VecDeque::new(),
@@ -337,6 +340,7 @@ impl Server {
             shared_secrets: &mut self.shared_secrets,
             username_lifetime_secs: self.config.username_lifetime_secs,
             denials: &self.denials,
+            suspended: &self.suspended,
             nonces: &self.shared.nonces,
             nonce_lifetime_secs: self.config.nonce_lifetime_secs,
             offers_algorithms: self.config.offer_password_algorithms,

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control::store::analytics::{Dimension, moment};
 use control::store::usage::SessionId;
-use control::store::{AccountId, Permission, Timestamp, TokenId, TypeError};
+use control::store::{AccountId, MAX_OVERLAP_SECS, Permission, Timestamp, TokenId, TypeError};
 use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
@@ -78,6 +78,8 @@ enum Command {
     /// TURN keys: what mints credentials
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The audit log: who changed what, newest first
+    Audit(AuditCommand),
     /// The keyring: what seals credentials
     #[command(subcommand)]
     Keyring(KeyringCommand),
@@ -207,6 +209,57 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Give a TURN key another secret; it is shown this once
+    Roll {
+        /// Which one
+        uid: TurnKeyId,
+        /// How long the secret that it had stays good, in seconds, up to 2592000
+        #[arg(
+            long, value_name = "N", default_value_t = 0,
+            value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_OVERLAP_SECS))
+        )]
+        overlap_secs: u32,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have a TURN key mint nothing and its credentials refused, until it is resumed
+    Suspend {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have a suspended TURN key and its credentials accepted again
+    Resume {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show whether a TURN key is suspended, and until when its former secret is good
+    Status {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the newest 1,000 of a TURN key's revocations that are kept
+    Revocations {
+        /// Whose
+        uid: TurnKeyId,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Shared secrets: what applications mint time-limited usernames with
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -322,6 +375,28 @@ pub(crate) enum SecretCommand {
     },
 }
 
+/// What is shown of the audit log.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuditCommand {
+    /// Of one action, such as turn_key.create, or of all that begin so: turn_key
+    #[arg(long)]
+    pub(crate) action: Option<String>,
+    /// About one target: an id
+    #[arg(long, value_name = "ID")]
+    pub(crate) target: Option<String>,
+    /// Not older than this, as 2030-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Timestamp>,
+    /// At most so many, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+    /// About this account [default: all]
+    #[arg(long, value_name = "ID")]
+    pub(crate) account: Option<AccountId>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum KeyringCommand {
     /// Show the keyring's keys, never their secrets
@@ -433,6 +508,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Account(command) => block_on(commands::account(&place()?, command)),
         Command::Token(command) => block_on(commands::token(&place()?, command)),
         Command::Key(command) => block_on(commands::key(&place()?, command)),
+        Command::Audit(command) => block_on(commands::audit(&place()?, command)),
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),

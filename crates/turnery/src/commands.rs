@@ -1,6 +1,8 @@
 //! The commands that change what is stored. A running service need not be told: it reads the same store, follows the
 //! deny feed, and watches the keyring.
 
+mod audit;
+mod keys;
 mod limits;
 mod secrets;
 mod usage;
@@ -9,12 +11,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use control::store::{AccountId, ApiToken, Store, TurnKey};
+use control::store::{AccountId, Actor, ActorKind, ApiToken, Store, TurnKey};
 use credentials::Keyring;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{AccountCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand};
+use crate::cli::{AccountCommand, AuditCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand};
 use crate::config::Place;
 use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::table::{printable, table};
@@ -54,14 +56,20 @@ impl Place {
                 path.display()
             );
         }
-        Ok(Store::open(&url).await?)
+        Ok(Store::open(&url).await?.acting_as(operator()))
     }
 
     async fn open_or_create_store(&self) -> Result<Store> {
         let dir = self.dir()?;
         prepare_data_dir(&dir)?;
-        Ok(Store::open(&self.store_url(&dir)).await?)
+        Ok(Store::open(&self.store_url(&dir)).await?.acting_as(operator()))
     }
+}
+
+/// Whoever is at the command line, for the audit log.
+fn operator() -> Actor {
+    let user = |name: &str| std::env::var(name).ok().filter(|user| !user.is_empty() && user.len() <= 255);
+    Actor::new(ActorKind::Cli, "", user("SUDO_USER").or_else(|| user("USER")).unwrap_or_default())
 }
 
 pub(crate) async fn account(place: &Place, command: AccountCommand) -> Result<()> {
@@ -136,6 +144,15 @@ pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
         KeyCommand::Limits { uid, change, owner, output } => {
             limits::limits(&store, uid, &change, (owner, output)).await
         }
+        KeyCommand::Roll { uid, overlap_secs, owner, output } => {
+            keys::roll(&store, uid, overlap_secs, (owner, output)).await
+        }
+        KeyCommand::Suspend { uid, owner, output } => keys::suspend(&store, uid, true, (owner, output)).await,
+        KeyCommand::Resume { uid, owner, output } => keys::suspend(&store, uid, false, (owner, output)).await,
+        KeyCommand::Status { uid, owner, output } => keys::status(&store, uid, (owner, output)).await,
+        KeyCommand::Revocations { uid, owner, output } => {
+            keys::revocations(&store, uid, (owner, output)).await
+        }
         KeyCommand::Secret(command) => secrets::secret(place, &store, command).await,
         KeyCommand::List { owner, output } => {
             let keys = store.keys(&owner.resolve(&store).await?).await?;
@@ -171,6 +188,10 @@ pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
             output.show(&gone, || format!("Deleted TURN key {uid}; its credentials are refused.\n"))
         }
     }
+}
+
+pub(crate) async fn audit(place: &Place, command: AuditCommand) -> Result<()> {
+    audit::audit(&place.open_store().await?, command).await
 }
 
 pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {

@@ -147,6 +147,7 @@ impl Service {
         announce::people(api_address, first.as_ref(), shown.as_ref())?;
 
         let mut config = control::Config::new(ice);
+        settings.api.apply(&mut config);
         config.dev =
             trial.as_ref().map(|it| Dev { key: it.key.uid, public_host: Some(settings.public_host.clone()) });
         let for_check = relay.clone();
@@ -313,10 +314,11 @@ impl RelayHandle {
     fn hear(&self, news: &News) {
         match news {
             News::Denied(denial) => self.command(&Command::Deny(*denial)),
-            News::Settings(KeySettings { key, shared_secrets, limits }) => {
+            News::Settings(KeySettings { key, shared_secrets, limits, suspended, .. }) => {
                 let secrets = shared_secrets.as_slice().into();
                 self.command(&Command::SharedSecrets { key: *key, secrets });
                 self.command(&Command::KeyLimits { key: *key, limits: limits.map(key_limits) });
+                self.command(&Command::Suspend { key: *key, suspended: *suspended });
             }
             News::End(order) => self.command(&Command::End(ending(order))),
         }

@@ -10,9 +10,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use credentials::TurnKeyId;
 
+use crate::api::origin::Origin;
 use crate::api::{ApiError, path_param};
 use crate::control::Shared;
-use crate::store::{AccountId, ApiToken, Permission, Timestamp};
+use crate::store::{AccountId, ActorKind, ApiToken, Permission, Store, Timestamp};
 
 /// Somebody with an API token that is good for the request's method.
 pub(super) struct Caller(pub(super) ApiToken);
@@ -62,6 +63,21 @@ impl FromRequestParts<Arc<Shared>> for Reader {
 pub(super) struct InAccount {
     pub(super) caller: Caller,
     pub(super) account: AccountId,
+    origin: Origin,
+}
+
+impl InAccount {
+    /// The API token's id.
+    pub(super) fn token_id(&self) -> &str {
+        let Caller(token) = &self.caller;
+        token.id.as_str()
+    }
+
+    /// The store, for changes of this caller.
+    pub(super) fn store(&self, shared: &Shared) -> Store {
+        let Caller(token) = &self.caller;
+        shared.store.acting_as(self.origin.actor(ActorKind::Token, token.id.as_str(), &token.name))
+    }
 }
 
 impl FromRequestParts<Arc<Shared>> for InAccount {
@@ -74,7 +90,8 @@ impl FromRequestParts<Arc<Shared>> for InAccount {
         if caller.0.account != account {
             return Err(ApiError::ForeignAccount);
         }
-        Ok(Self { caller, account })
+        let Ok(origin) = Origin::from_request_parts(parts, shared).await;
+        Ok(Self { caller, account, origin })
     }
 }
 
@@ -82,6 +99,14 @@ impl FromRequestParts<Arc<Shared>> for InAccount {
 pub(super) struct AtKey {
     pub(super) account: AccountId,
     pub(super) uid: TurnKeyId,
+    pub(super) caller: InAccount,
+}
+
+impl AtKey {
+    /// The store, for changes of this caller.
+    pub(super) fn store(&self, shared: &Shared) -> Store {
+        self.caller.store(shared)
+    }
 }
 
 impl FromRequestParts<Arc<Shared>> for AtKey {
@@ -90,16 +115,32 @@ impl FromRequestParts<Arc<Shared>> for AtKey {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
         let params = path_params(parts, shared).await?;
         let uid = path_param(&params, "key_id")?;
-        let InAccount { account, .. } = InAccount::from_request_parts(parts, shared).await?;
-        Ok(Self { account, uid })
+        let caller = InAccount::from_request_parts(parts, shared).await?;
+        Ok(Self { account: caller.account.clone(), uid, caller })
     }
 }
 
 /// Somebody who holds the secret of the TURN key that the path names.
 pub(super) struct KeyHolder {
     pub(super) key: TurnKeyId,
+    /// The account it belongs to.
+    pub(super) account: AccountId,
+    origin: Origin,
     /// The path's `username`, where it has one.
     pub(super) username: Option<String>,
+    suspended: bool,
+}
+
+impl KeyHolder {
+    /// That the key may mint.
+    pub(super) fn expect_active(&self) -> Result<(), ApiError> {
+        if self.suspended { Err(ApiError::KeySuspended) } else { Ok(()) }
+    }
+
+    /// The store, for changes of whoever this is.
+    pub(super) fn store(&self, shared: &Shared) -> Store {
+        shared.store.acting_as(self.origin.actor(ActorKind::TurnKey, self.key.to_string(), ""))
+    }
 }
 
 impl FromRequestParts<Arc<Shared>> for KeyHolder {
@@ -111,10 +152,11 @@ impl FromRequestParts<Arc<Shared>> for KeyHolder {
         let username = path_param(&params, "username").ok();
         let Bearer::Token(secret) = bearer(&parts.headers) else { return Err(ApiError::NoSecret) };
         let record = shared.keys.find(key).await?.ok_or(ApiError::NoSuchKey)?;
-        if !record.secret_hash.matches(secret.as_bytes()) {
+        if !record.accepts(secret, Timestamp::now()) {
             return Err(ApiError::WrongSecret);
         }
-        Ok(Self { key, username })
+        let Ok(origin) = Origin::from_request_parts(parts, shared).await;
+        Ok(Self { key, account: record.account, origin, username, suspended: record.suspended })
     }
 }
 

@@ -9,9 +9,20 @@ use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
 use crate::api::{ApiError, MAX_BODY_BYTES};
-use crate::store::KeyLimits;
+use crate::store::{KeyLimits, MAX_OVERLAP_SECS, Timestamp};
 
 const DEFAULT_TTL_SECS: u32 = 86_400;
+
+/// What a body asks to revoke.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Revoke<'a> {
+    /// One credential.
+    Username(&'a str),
+    /// All of one customIdentifier.
+    Identifier(CustomIdentifier),
+    /// All that were issued before this, unix seconds.
+    IssuedBefore(u64),
+}
 
 /// The object; empty where there was no body.
 #[derive(Debug)]
@@ -44,6 +55,11 @@ impl Fields {
             Ok(_) => Err(ApiError::BodyNotObject),
             Err(_) => Err(ApiError::BodyNotJson),
         }
+    }
+
+    /// The object, always written in the same way.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap_or_default()
     }
 
     pub(super) fn name(&self) -> Result<Option<&str>, ApiError> {
@@ -88,6 +104,38 @@ impl Fields {
                 CustomIdentifier::try_from(text.as_str()).map_err(|_| ApiError::CustomIdentifierTooLong)
             }
             Some(_) => Err(ApiError::CustomIdentifierType),
+        }
+    }
+
+    /// For how long a rolled secret stays good; not at all unless this is said.
+    pub(super) fn overlap_secs(&self) -> Result<u32, ApiError> {
+        let Some(value) = self.0.get("overlap_secs") else { return Ok(0) };
+        let secs = value.as_u64().and_then(|secs| u32::try_from(secs).ok());
+        secs.filter(|secs| *secs <= MAX_OVERLAP_SECS).ok_or(ApiError::Overlap)
+    }
+
+    /// What is to be revoked: exactly one of its three forms.
+    pub(super) fn revocation(&self) -> Result<Revoke<'_>, ApiError> {
+        let named = |field: &str| self.0.contains_key(field);
+        match (named("username"), named("customIdentifier"), named("issuedBefore")) {
+            (false, true, false) => Ok(Revoke::Identifier(self.custom_identifier()?)),
+            (false, false, true) => Ok(Revoke::IssuedBefore(self.issued_before()?)),
+            (_, false, false) => Ok(Revoke::Username(self.username()?)),
+            _ => Err(ApiError::RevocationForms),
+        }
+    }
+
+    /// Unix seconds, or RFC 3339; a second that has begun counts whole.
+    fn issued_before(&self) -> Result<u64, ApiError> {
+        match self.0.get("issuedBefore") {
+            Some(Value::String(text)) => {
+                let moment: Timestamp = text.parse().map_err(|_| ApiError::IssuedBefore)?;
+                u64::try_from(moment.unix_micros())
+                    .map(|micros| micros.div_ceil(1_000_000))
+                    .map_err(|_| ApiError::IssuedBefore)
+            }
+            Some(value) => value.as_u64().ok_or(ApiError::IssuedBefore),
+            None => Err(ApiError::IssuedBefore),
         }
     }
 

@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use credentials::{
-    Claims, CredentialId, CustomIdentifier, Keyring, MAX_USERNAME_LIFETIME_SECS, TimeLimited, TurnKeyId,
+    Claims, CredentialId, CustomIdentifier, MAX_USERNAME_LIFETIME_SECS, TimeLimited, TurnKeyId,
 };
 use serde::Serialize;
 
 use crate::api::ApiError;
 use crate::api::auth::KeyHolder;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, Revoke};
 use crate::control::Shared;
 use crate::ice::IceUrls;
-use crate::store::Timestamp;
+use crate::store::{Revocation, Timestamp};
 
 /// An answer of the `generate` calls.
 #[derive(Debug, Serialize)]
@@ -48,22 +47,23 @@ impl<T: Serialize> IntoResponse for Generated<T> {
 }
 
 pub(super) async fn generate_ice_servers(
-    KeyHolder { key, .. }: KeyHolder,
+    holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Generated<Vec<IceServer>>, ApiError> {
-    ice_servers(&shared.keyring, &shared.config.ice, key, fields.ttl_secs()?, fields.custom_identifier()?)
+    holder.expect_active()?;
+    ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?)
 }
 
 /// A fresh credential with its URLs, in the array form.
 pub(crate) fn ice_servers(
-    keyring: &ArcSwap<Keyring>,
-    ice: &IceUrls,
+    shared: &Shared,
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
 ) -> Result<Generated<Vec<IceServer>>, ApiError> {
-    let (login, expires_at) = mint(keyring, key, ttl_secs, custom_identifier)?;
+    let ice = &shared.config.ice;
+    let (login, expires_at) = mint(shared, key, ttl_secs, custom_identifier)?;
     let stun = Some(ice.stun.clone()).filter(|urls| !urls.is_empty());
     let stun = stun.map(|urls| IceServer { urls, login: None });
     let turn = IceServer { urls: ice.turn.clone(), login: Some(login) };
@@ -71,25 +71,26 @@ pub(crate) fn ice_servers(
 }
 
 pub(super) async fn generate(
-    KeyHolder { key, .. }: KeyHolder,
+    holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Generated<IceServer>, ApiError> {
+    holder.expect_active()?;
     let ttl = fields.ttl_secs()?;
-    let (login, expires_at) = mint(&shared.keyring, key, ttl, fields.custom_identifier()?)?;
+    let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?)?;
     let IceUrls { stun, turn } = &shared.config.ice;
     let urls = stun.iter().chain(turn).cloned().collect();
     Ok(Generated { ice_servers: IceServer { urls, login: Some(login) }, expires_at, ttl })
 }
 
 pub(super) fn mint(
-    keyring: &ArcSwap<Keyring>,
+    shared: &Shared,
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
 ) -> Result<(Login, Timestamp), ApiError> {
-    let claims = Claims { key, issued_at: Timestamp::now().unix_secs(), ttl_secs, custom_identifier };
-    let minted = keyring.load().mint(&claims).map_err(|error| {
+    let claims = Claims { key, issued_at: shared.keys.time_of_issue(key), ttl_secs, custom_identifier };
+    let minted = shared.keyring.load().mint(&claims).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "minting failed");
         ApiError::Internal
     })?;
@@ -98,31 +99,53 @@ pub(super) fn mint(
 }
 
 pub(super) async fn revoke_in_path(
-    KeyHolder { key, username }: KeyHolder,
+    holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
 ) -> Result<StatusCode, ApiError> {
-    revoke(&shared, key, &username.ok_or(ApiError::NoSuchCredential)?).await
+    let username = holder.username.as_deref().ok_or(ApiError::NoSuchCredential)?;
+    let revocation = of_username(&shared, holder.key, username).await?;
+    revoke(&shared, &holder, &revocation).await
 }
 
+/// One credential, or many at once.
 pub(super) async fn revoke_in_body(
-    KeyHolder { key, .. }: KeyHolder,
+    holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<StatusCode, ApiError> {
-    revoke(&shared, key, fields.username()?).await
+    let revocation = match fields.revocation()? {
+        Revoke::Username(username) => of_username(&shared, holder.key, username).await?,
+        Revoke::Identifier(identifier) => Revocation::Identifier(identifier),
+        Revoke::IssuedBefore(secs) => Revocation::IssuedBefore(secs),
+    };
+    revoke(&shared, &holder, &revocation).await
 }
 
 /// Answers when the denial is durable and the relays of this process have been told.
-async fn revoke(shared: &Shared, key: TurnKeyId, username: &str) -> Result<StatusCode, ApiError> {
-    let opened = shared.keyring.load().open(username.as_bytes()).ok();
-    let (id, until) = match opened {
-        Some(opened) if opened.claims.key == key => (opened.id, opened.claims.expires_at()),
-        Some(_) => return Err(ApiError::NoSuchCredential),
-        None => time_limited(shared, key, username).await?,
-    };
-    shared.store.revoke(id, until).await?;
+async fn revoke(
+    shared: &Shared,
+    holder: &KeyHolder,
+    revocation: &Revocation,
+) -> Result<StatusCode, ApiError> {
+    holder.store(shared).revoke_of(&holder.account, holder.key, revocation).await?;
     shared.feed.catch_up().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn of_username(shared: &Shared, key: TurnKeyId, username: &str) -> Result<Revocation, ApiError> {
+    let opened = shared.keyring.load().open(username.as_bytes()).ok();
+    match opened {
+        Some(opened) if opened.claims.key == key => Ok(Revocation::Credential {
+            id: opened.id,
+            until: opened.claims.expires_at(),
+            identifier: opened.claims.custom_identifier,
+        }),
+        Some(_) => Err(ApiError::NoSuchCredential),
+        None => {
+            let (id, until) = time_limited(shared, key, username).await?;
+            Ok(Revocation::Credential { id, until, identifier: CustomIdentifier::default() })
+        }
+    }
 }
 
 /// A time-limited username's id and expiry. Nobody knows which ones were minted: any of its form can be revoked where

@@ -1,9 +1,12 @@
 //! The envelope around every answer of the account API, and around every failure of both.
 
 use axum::Json;
+use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+
+use crate::api::ApiError;
 
 /// A successful answer. The fields' names and order are part of the interface.
 #[derive(Debug, Serialize)]
@@ -63,6 +66,72 @@ impl<T: Serialize> IntoResponse for List<T> {
     fn into_response(self) -> Response {
         Json(self).into_response()
     }
+}
+
+/// A page of a long list that is read from its newest end: as many rows as were asked for, and where to go on.
+#[derive(Debug, Serialize)]
+pub(super) struct Page<T> {
+    #[serde(flatten)]
+    success: Success<Vec<T>>,
+    result_info: CursorInfo,
+}
+
+#[derive(Debug, Serialize)]
+struct CursorInfo {
+    count: usize,
+    per_page: usize,
+    /// What `cursor` has to be for the next page; `null` on the last one.
+    cursor: Option<i64>,
+}
+
+/// Which page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AskedPage {
+    /// The last row that the caller has seen.
+    pub(super) cursor: Option<i64>,
+    per_page: u32,
+}
+
+impl Page<()> {
+    const PER_PAGE: u32 = 50;
+    const MAX_PER_PAGE: u32 = 1_000;
+
+    /// From `cursor` and `per_page` of a query.
+    pub(super) fn asked(query: Option<&str>) -> Result<AskedPage, ApiError> {
+        let number = |name| parameter(query, name).map(|text| text.parse::<i64>()).transpose();
+        let cursor = number("cursor").map_err(|_| ApiError::Paging)?;
+        let per_page = number("per_page").map_err(|_| ApiError::Paging)?.unwrap_or(Self::PER_PAGE.into());
+        let per_page = u32::try_from(per_page).ok().filter(|n| (1..=Self::MAX_PER_PAGE).contains(n));
+        Ok(AskedPage { cursor, per_page: per_page.ok_or(ApiError::Paging)? })
+    }
+}
+
+impl AskedPage {
+    /// How many rows to read: one more than are shown tells whether there is a next page.
+    pub(super) fn limit(self) -> u32 {
+        self.per_page + 1
+    }
+
+    pub(super) fn page<T: Serialize>(self, mut rows: Vec<T>, place: impl Fn(&T) -> i64) -> Page<T> {
+        let per_page = self.per_page as usize;
+        let more = rows.len() > per_page;
+        rows.truncate(per_page);
+        let cursor = rows.last().map(place).filter(|_| more);
+        Page { result_info: CursorInfo { count: rows.len(), per_page, cursor }, success: Success::new(rows) }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Page<T> {
+    fn into_response(self) -> Response {
+        Json(self).into_response()
+    }
+}
+
+/// The last value of a query's parameter.
+pub(super) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let uri: axum::http::Uri = format!("/?{}", query?).parse().ok()?;
+    let Query(all) = Query::<Vec<(String, String)>>::try_from_uri(&uri).ok()?;
+    all.into_iter().rev().find(|(it, _)| it == name).map(|(_, value)| value)
 }
 
 fn page(query: Option<&str>) -> u64 {

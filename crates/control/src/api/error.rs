@@ -9,7 +9,9 @@ use credentials::{
 use crate::api::MAX_BODY_BYTES;
 use crate::api::envelope;
 use crate::keys::Miss;
-use crate::store::{MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, StoreError};
+use crate::store::{
+    MAX_IDENTIFIER_RULES_OF_KEY, MAX_OVERLAP_SECS, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, StoreError,
+};
 
 /// Most characters of a TURN key's name.
 pub(super) const MAX_NAME_CHARS: usize = 255;
@@ -92,6 +94,26 @@ pub(crate) enum ApiError {
     },
     /// No such session, or it has ended.
     NoSuchSession,
+    /// The TURN key is suspended.
+    KeySuspended,
+    /// `overlap_secs` is no whole number in its range.
+    Overlap,
+    /// A revocation names several things at once.
+    RevocationForms,
+    /// `issuedBefore` is no moment.
+    IssuedBefore,
+    /// The TURN key may have no more revocations by customIdentifier.
+    TooManyIdentifierRules,
+    /// `cursor` or `per_page` is no number in its range.
+    Paging,
+    /// `since` is no moment.
+    Since,
+    /// `Idempotency-Key` is empty, too long, or there twice.
+    IdempotencyKey,
+    /// The same `Idempotency-Key` came with another request.
+    IdempotencyKeyReused,
+    /// The API token has used too many of them.
+    TooManyIdempotencyKeys,
     /// Asked too often.
     RateLimited {
         /// When to come back, in seconds.
@@ -140,6 +162,16 @@ impl ApiError {
             Self::Limit { .. } => (StatusCode::BAD_REQUEST, 20_031),
             Self::Parameter { .. } => (StatusCode::BAD_REQUEST, 20_040),
             Self::NoSuchSession => (StatusCode::NOT_FOUND, 20_041),
+            Self::KeySuspended => (StatusCode::FORBIDDEN, 20_032),
+            Self::Overlap => (StatusCode::BAD_REQUEST, 20_033),
+            Self::RevocationForms => (StatusCode::BAD_REQUEST, 20_034),
+            Self::IssuedBefore => (StatusCode::BAD_REQUEST, 20_035),
+            Self::TooManyIdentifierRules => (StatusCode::CONFLICT, 20_036),
+            Self::Paging => (StatusCode::BAD_REQUEST, 20_037),
+            Self::Since => (StatusCode::BAD_REQUEST, 20_038),
+            Self::IdempotencyKey => (StatusCode::BAD_REQUEST, 20_039),
+            Self::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, 20_046),
+            Self::TooManyIdempotencyKeys => (StatusCode::CONFLICT, 20_047),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -169,6 +201,18 @@ impl ApiError {
             Self::NameType => "name must be a string",
             Self::CustomIdentifierType => "customIdentifier must be a string",
             Self::Username => "username is missing: give the credential's username as a string",
+            Self::KeySuspended => "The TURN key is suspended: it mints nothing until it is resumed",
+            Self::RevocationForms => "Give one of username, customIdentifier and issuedBefore, not several",
+            Self::IssuedBefore => {
+                "issuedBefore must be a time as in 2026-01-02T03:04:05Z, or a whole number of unix seconds"
+            }
+            Self::IdempotencyKey => "Idempotency-Key must be there once, with 1 to 255 printable characters",
+            Self::IdempotencyKeyReused => "Another request came with this Idempotency-Key: choose a new one",
+            Self::TooManyIdempotencyKeys => {
+                "The API token has used as many Idempotency-Keys within a day as it may"
+            }
+            Self::Paging => "cursor must be the number that the last page gave, per_page one from 1 to 1000",
+            Self::Since => "since must be a time as in 2026-01-02T03:04:05Z",
             Self::RateLimited { .. } => "Too many requests: wait as the header `Retry-After` says",
             Self::ForeignOrigin => {
                 "Only the try page itself may ask for this, opened by address or as localhost"
@@ -189,6 +233,17 @@ impl ApiError {
             }
             Self::Limit { field, max } => {
                 return format!("{field} must be a whole number from 1 to {max}, or null for no limit");
+            }
+            Self::Overlap => {
+                return format!(
+                    "overlap_secs must be a whole number of seconds from 0 to {MAX_OVERLAP_SECS}"
+                );
+            }
+            Self::TooManyIdentifierRules => {
+                return format!(
+                    "The TURN key has {MAX_IDENTIFIER_RULES_OF_KEY} revocations by customIdentifier in force, and may \
+                     have no more: use issuedBefore instead"
+                );
             }
             Self::Parameter { field } => {
                 return format!(
@@ -253,6 +308,8 @@ impl From<StoreError> for ApiError {
             StoreError::TooManySharedSecretsOfKey => Self::TooManySharedSecretsOfKey,
             StoreError::TooManySharedSecrets => Self::TooManySharedSecrets,
             StoreError::SharedSecretExists => Self::SharedSecretExists,
+            StoreError::TooManyAnswers => Self::TooManyIdempotencyKeys,
+            StoreError::TooManyIdentifierRules => Self::TooManyIdentifierRules,
             // The account was deleted while its token was looked at.
             StoreError::NoSuchAccount(_) => Self::UnknownToken,
             error => {

@@ -12,7 +12,7 @@ use crate::control::Shared;
 use crate::store::KeyLimits;
 
 pub(super) async fn one(
-    AtKey { account, uid }: AtKey,
+    AtKey { account, uid, .. }: AtKey,
     State(shared): State<Arc<Shared>>,
 ) -> Result<Success<Option<KeyLimits>>, ApiError> {
     shared.store.key(&account, uid).await?.ok_or(ApiError::NoSuchKey)?;
@@ -39,10 +39,10 @@ pub(super) async fn clear(
 /// Answers when the relays of this process have been told.
 async fn set(
     shared: &Shared,
-    AtKey { account, uid }: AtKey,
+    at: AtKey,
     limits: Option<KeyLimits>,
 ) -> Result<Success<Option<KeyLimits>>, ApiError> {
-    if !shared.store.set_key_limits(&account, uid, limits).await? {
+    if !at.store(shared).set_key_limits(&at.account, at.uid, limits).await? {
         return Err(ApiError::NoSuchKey);
     }
     shared.feed.catch_up().await?;

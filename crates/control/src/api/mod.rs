@@ -4,14 +4,20 @@
 //! envelope: see [`envelope`] and [`error`].
 
 mod accounts;
+mod audit;
 mod auth;
 mod body;
+mod cors;
 mod credentials;
 mod envelope;
 mod error;
 mod fallback;
 mod graphql;
+mod idempotency;
 mod key_limits;
+mod key_state;
+mod openapi;
+mod origin;
 mod sessions;
 mod shared_secrets;
 mod tokens;
@@ -32,6 +38,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub(crate) use auth::{Bearer, bearer};
 pub(crate) use credentials::ice_servers;
 pub(crate) use error::ApiError;
+pub use openapi::text as openapi;
+pub(crate) use origin::Peer;
 
 use crate::control::Shared;
 use crate::{health, metrics, try_page};
@@ -48,6 +56,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
     const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
     const LIMITS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/limits";
+    const STATUS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/status";
+    const ROLL: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/roll";
+    const SUSPEND: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/suspend";
+    const RESUME: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/resume";
+    const REVOCATIONS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/revocations";
     const SECRETS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets";
     const SECRET: &str =
         "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets/{secret_id}";
@@ -67,6 +80,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(KEY, get(turn_keys::one).put(turn_keys::update).delete(turn_keys::delete))
         .route(SECRETS, get(shared_secrets::list).post(shared_secrets::create))
         .route(LIMITS, get(key_limits::one).put(key_limits::update).delete(key_limits::clear))
+        .route(STATUS, get(key_state::show))
+        .route(ROLL, post(key_state::roll))
+        .route(SUSPEND, post(key_state::suspend))
+        .route(RESUME, post(key_state::resume))
+        .route(REVOCATIONS, get(key_state::revocations))
+        .route("/client/v4/accounts/{account_id}/audit", get(audit::list))
         .route(SECRET, delete(shared_secrets::delete))
         .route(USAGE, get(usage::of_account))
         .route(KEY_USAGE, get(usage::of_key))
@@ -89,14 +108,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::scrape))
+        .merge(openapi::routes())
         .merge(try_page::routes(&shared))
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
-        .with_state(shared)
+        .with_state(Arc::clone(&shared))
         .layer(DefaultBodyLimit::max(MAX_READ_BYTES))
         .layer(CatchPanicLayer::custom(fallback::panicked))
         .layer(axum::middleware::from_fn(fallback::bounded_in_time))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), cors::cross_origin))
         .layer(axum::middleware::map_response(with_common_headers))
+        .layer(axum::middleware::from_fn_with_state(shared, origin::identify))
         .layer(axum::middleware::from_fn_with_state(metrics, metrics::counted))
 }
 
@@ -105,6 +127,12 @@ async fn with_common_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // A page says what it needs itself.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     response
 }
 

@@ -56,7 +56,7 @@ fn key(query: &[(String, String)]) -> Result<Option<TurnKeyId>, ApiError> {
 }
 
 pub(super) async fn list(
-    InAccount { account, caller }: InAccount,
+    InAccount { account, caller, .. }: InAccount,
     State(shared): State<Arc<Shared>>,
     query: Parameters,
 ) -> Result<Response, ApiError> {
@@ -66,7 +66,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn list_of_key(
-    InAccount { account, caller }: InAccount,
+    InAccount { account, caller, .. }: InAccount,
     params: RawPathParams,
     State(shared): State<Arc<Shared>>,
     query: Parameters,
@@ -109,48 +109,50 @@ async fn page(
 
 /// Ends one session.
 pub(super) async fn delete(
-    InAccount { account, .. }: InAccount,
+    caller: InAccount,
     params: RawPathParams,
     State(shared): State<Arc<Shared>>,
 ) -> Result<Success<Session>, ApiError> {
     let id: SessionId = path_param(&params, "session_id")?;
-    let found = shared.store.session(&account, id).await?.filter(|session| session.ended.is_none());
+    let found = shared.store.session(&caller.account, id).await?.filter(|session| session.ended.is_none());
     let session = found.ok_or(ApiError::NoSuchSession)?;
-    shared.store.order_end(&SessionOrder::Session(session.key_id, id)).await?;
+    let order = SessionOrder::Session(session.key_id, id);
+    caller.store(&shared).order_ends(&caller.account, &[order]).await?;
     shared.feed.catch_up().await?;
     Ok(Success::new(session))
 }
 
 /// Ends all of a username, or of a key's customIdentifier, or of a key.
 pub(super) async fn delete_all(
-    InAccount { account, .. }: InAccount,
+    caller: InAccount,
     State(shared): State<Arc<Shared>>,
     query: Parameters,
 ) -> Result<Success<Ended>, ApiError> {
     let query = parameters(query)?;
-    end_all(&shared, &account, key(&query)?, &query).await
+    end_all(&shared, &caller, key(&query)?, &query).await
 }
 
 /// The same of one key.
 pub(super) async fn delete_all_of_key(
-    AtKey { account, uid }: AtKey,
+    AtKey { caller, uid, .. }: AtKey,
     State(shared): State<Arc<Shared>>,
     query: Parameters,
 ) -> Result<Success<Ended>, ApiError> {
-    end_all(&shared, &account, Some(uid), &parameters(query)?).await
+    end_all(&shared, &caller, Some(uid), &parameters(query)?).await
 }
 
 async fn end_all(
     shared: &Shared,
-    account: &AccountId,
+    caller: &InAccount,
     key: Option<TurnKeyId>,
     query: &[(String, String)],
 ) -> Result<Success<Ended>, ApiError> {
+    let account = &caller.account;
     let (username, custom) = (field(query, "username"), field(query, "custom_identifier"));
     if let Some(key) = key {
         shared.store.key(account, key).await?.ok_or(ApiError::NoSuchKey)?;
     }
-    let orders = match (username, custom, key) {
+    let orders: Vec<_> = match (username, custom, key) {
         (Some(_), Some(_), _) => return Err(ApiError::Parameter { field: "custom_identifier" }),
         (Some(username), None, key) => {
             let mut found = shared.store.credential_of_user(account, username).await?;
@@ -169,9 +171,7 @@ async fn end_all(
         // Nobody ends everything by leaving something out.
         (None, None, None) => return Err(ApiError::Parameter { field: "key" }),
     };
-    for order in &orders {
-        shared.store.order_end(order).await?;
-    }
+    caller.store(shared).order_ends(account, &orders).await?;
     shared.feed.catch_up().await?;
     Ok(Success::new(Ended { orders: orders.len() }))
 }

@@ -11,9 +11,10 @@ use credentials::{SecretText, SharedSecretId};
 use crate::api::auth::AtKey;
 use crate::api::body::Fields;
 use crate::api::envelope::{List, Success};
+use crate::api::idempotency::IdempotencyKey;
 use crate::api::{ApiError, path_param};
 use crate::control::Shared;
-use crate::store::StoredSecret;
+use crate::store::{NewSharedSecret, StoredSecret};
 
 /// A caller as [`AtKey`], and the shared secret that the path names. It need not exist.
 pub(super) struct AtSecret {
@@ -32,7 +33,7 @@ impl FromRequestParts<Arc<Shared>> for AtSecret {
 }
 
 pub(super) async fn list(
-    AtKey { account, uid }: AtKey,
+    AtKey { account, uid, .. }: AtKey,
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
 ) -> Result<List<StoredSecret>, ApiError> {
@@ -42,11 +43,17 @@ pub(super) async fn list(
 
 /// Answers when the relays of this process know the secret. It is shown this once.
 pub(super) async fn create(
-    AtKey { account, uid }: AtKey,
+    at: AtKey,
+    key: IdempotencyKey,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    let text = match fields.secret()? {
+    let given = fields.secret()?;
+    let once = key.of(&shared, &at.caller, &fields);
+    if let Some(response) = once.before().await? {
+        return Ok(response);
+    }
+    let text = match given {
         Some(text) => text,
         None => SecretText::generate().map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no shared secret was made");
@@ -54,19 +61,24 @@ pub(super) async fn create(
         })?,
     };
     let keyring = shared.keyring.load_full();
-    let made = shared.store.add_shared_secret(&keyring, &account, uid, text).await?;
-    let made = made.ok_or(ApiError::NoSuchKey)?;
+    let keep = |made: &NewSharedSecret| once.kept(&Success::new(made));
+    let made = at.store(&shared).add_shared_secret_once(&keyring, &at.account, at.uid, (text, keep)).await;
+    let made = match made {
+        Ok(None) => return Err(ApiError::NoSuchKey),
+        Ok(Some(made)) => Ok((StatusCode::CREATED, Success::new(made)).into_response()),
+        Err(error) => Err(error),
+    };
     shared.feed.catch_up().await?;
-    Ok((StatusCode::CREATED, Success::new(made)).into_response())
+    once.answer(made).await
 }
 
 /// Answers when the secret is gone for good and the relays of this process have been told.
 pub(super) async fn delete(
-    AtSecret { at: AtKey { account, uid }, id }: AtSecret,
+    AtSecret { at, id }: AtSecret,
     State(shared): State<Arc<Shared>>,
 ) -> Result<Success<StoredSecret>, ApiError> {
-    let Some(gone) = shared.store.remove_shared_secret(&account, uid, id).await? else {
-        let key = shared.store.key(&account, uid).await?;
+    let Some(gone) = at.store(&shared).remove_shared_secret(&at.account, at.uid, id).await? else {
+        let key = shared.store.key(&at.account, at.uid).await?;
         return Err(key.map_or(ApiError::NoSuchKey, |_| ApiError::NoSuchSharedSecret));
     };
     shared.feed.catch_up().await?;

@@ -12,25 +12,32 @@ use crate::api::ApiError;
 use crate::api::auth::{AtKey, InAccount};
 use crate::api::body::Fields;
 use crate::api::envelope::{List, Success};
+use crate::api::idempotency::IdempotencyKey;
 use crate::control::Shared;
 use crate::store::{NewKey, TurnKey};
 
 /// The key object with its secret, which some callers read as `key` and others as `secret`.
-#[derive(Debug, Serialize)]
-struct Created {
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct WithSecret {
     #[serde(flatten)]
     key_object: TurnKey,
     key: String,
     secret: String,
 }
 
+impl WithSecret {
+    pub(super) fn new(NewKey { key, secret, .. }: NewKey) -> Self {
+        Self { key_object: key, key: secret.clone(), secret }
+    }
+}
+
 /// The key's fields stand beside the envelope too: some callers decode the bare object.
 #[derive(Debug, Serialize)]
-struct CreatedBody<'a> {
+struct CreatedBody {
     #[serde(flatten)]
-    envelope: Success<&'a Created>,
+    envelope: Success<WithSecret>,
     #[serde(flatten)]
-    bare: &'a Created,
+    bare: WithSecret,
 }
 
 pub(super) async fn list(
@@ -42,21 +49,32 @@ pub(super) async fn list(
 }
 
 pub(super) async fn create(
-    InAccount { account, .. }: InAccount,
+    caller: InAccount,
+    key: IdempotencyKey,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let name = fields.name()?.unwrap_or_default();
+    let once = key.of(&shared, &caller, &fields);
+    if let Some(response) = once.before().await? {
+        return Ok(response);
+    }
     let before = shared.keys.before_read();
-    let NewKey { key, record, secret } = shared.store.create_key(&account, name).await?;
-    shared.keys.add(before, key.uid, record);
-    let created = Created { key_object: key, key: secret.clone(), secret };
-    let body = CreatedBody { envelope: Success::new(&created), bare: &created };
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    let body = |made: &NewKey| {
+        let created = WithSecret::new(made.clone());
+        CreatedBody { envelope: Success::new(created.clone()), bare: created }
+    };
+    let keep = |made: &NewKey| once.kept(&body(made));
+    let made = caller.store(&shared).create_key_once(&caller.account, name, keep).await;
+    let response = made.map(|made| {
+        shared.keys.add(before, made.key.uid, made.record.clone());
+        (StatusCode::CREATED, Json(body(&made))).into_response()
+    });
+    once.answer(response).await
 }
 
 pub(super) async fn one(
-    AtKey { account, uid }: AtKey,
+    AtKey { account, uid, .. }: AtKey,
     State(shared): State<Arc<Shared>>,
 ) -> Result<Success<TurnKey>, ApiError> {
     shared.store.key(&account, uid).await?.map(Success::new).ok_or(ApiError::NoSuchKey)
@@ -64,23 +82,23 @@ pub(super) async fn one(
 
 /// Renames the key; without a name it stays as it is.
 pub(super) async fn update(
-    AtKey { account, uid }: AtKey,
+    at: AtKey,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Success<TurnKey>, ApiError> {
     let key = match fields.name()? {
-        Some(name) => shared.store.rename_key(&account, uid, name).await?,
-        None => shared.store.key(&account, uid).await?,
+        Some(name) => at.store(&shared).rename_key(&at.account, at.uid, name).await?,
+        None => shared.store.key(&at.account, at.uid).await?,
     };
     key.map(Success::new).ok_or(ApiError::NoSuchKey)
 }
 
 /// Answers when the key is gone for good and the relays of this process have been told.
 pub(super) async fn delete(
-    AtKey { account, uid }: AtKey,
+    at: AtKey,
     State(shared): State<Arc<Shared>>,
 ) -> Result<Success<TurnKey>, ApiError> {
-    let key = shared.store.delete_key(&account, uid).await?.ok_or(ApiError::NoSuchKey)?;
+    let key = at.store(&shared).delete_key(&at.account, at.uid).await?.ok_or(ApiError::NoSuchKey)?;
     shared.feed.catch_up().await?;
     Ok(Success::new(key))
 }

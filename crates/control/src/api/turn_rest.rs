@@ -37,9 +37,13 @@ pub(super) async fn credential(
         Bearer::Missing => field("key").ok_or(ApiError::NoSecret)?,
         Bearer::Malformed => return Err(ApiError::NoSecret),
     };
-    let key = shared.keys.find_by_secret(secret).await?.ok_or(ApiError::WrongSecret)?;
+    let found = shared.keys.find_by_secret(secret, Timestamp::now()).await?;
+    let (key, record) = found.ok_or(ApiError::WrongSecret)?;
     if field("service") != Some("turn") {
         return Err(ApiError::Service);
+    }
+    if record.suspended {
+        return Err(ApiError::KeySuspended);
     }
     let user = field("username").unwrap_or_default();
     if user.len() > MAX_CUSTOM_IDENTIFIER_BYTES {
@@ -55,7 +59,7 @@ async fn login(shared: &Shared, key: TurnKeyId, user: &str) -> Result<(String, S
     let secrets = shared.store.shared_secrets(key).await?;
     let Some(newest) = secrets.iter().rev().find_map(|secret| secret.open(&keyring).ok()) else {
         let identifier = CustomIdentifier::try_from(user).map_err(|_| ApiError::UserTooLong)?;
-        let (login, _) = mint(&shared.keyring, key, TTL_SECS, identifier)?;
+        let (login, _) = mint(shared, key, TTL_SECS, identifier)?;
         return Ok((login.username, login.credential));
     };
     let expires_at = Timestamp::now().unix_secs() + u64::from(TTL_SECS);

@@ -28,7 +28,7 @@ pub(super) async fn of_account(
 }
 
 pub(super) async fn of_key(
-    AtKey { account, uid }: AtKey,
+    AtKey { account, uid, .. }: AtKey,
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
     query: Parameters,

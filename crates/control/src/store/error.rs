@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use crate::store::{AccountId, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY};
+use crate::store::{
+    AccountId, MAX_ANSWERS, MAX_IDENTIFIER_RULES_OF_KEY, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY,
+};
 
 /// What lies behind an error, whatever database it comes from.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -102,6 +104,20 @@ pub enum StoreError {
         "there are {MAX_SHARED_SECRETS} shared secrets, and that is the most there may be: remove one first"
     )]
     TooManySharedSecrets,
+    /// The TURN key may have no more revocations by customIdentifier.
+    #[error(
+        "the TURN key has {MAX_IDENTIFIER_RULES_OF_KEY} revocations by customIdentifier in force, and that is the most \
+         it may have: revoke what was issued before now instead"
+    )]
+    TooManyIdentifierRules,
+    /// A request with this `Idempotency-Key` was answered already.
+    #[error("the request was answered already")]
+    AnsweredAlready,
+    /// Too many answers are kept for the API token.
+    #[error(
+        "{MAX_ANSWERS} requests with an Idempotency-Key were answered within a day, and that is the most"
+    )]
+    TooManyAnswers,
     /// A TURN key has this shared secret.
     #[error("this shared secret is in use already: choose another, or have one generated")]
     SharedSecretExists,

@@ -2,11 +2,14 @@
 
 use credentials::TurnKeyId;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
+use super::audit::Change;
 use super::{AccountId, Backend, Store, StoreError};
 
 /// What a TURN key and each of its allocations may use at most, each 1 or more; `None` is no limit. Relays enforce it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyLimits {
     /// Allocations of the key that live at once.
@@ -65,6 +68,7 @@ impl Store {
         key: TurnKeyId,
         limits: Option<KeyLimits>,
     ) -> Result<bool, StoreError> {
-        on_backend!(self, db => db.set_key_limits(account, key, limits))
+        let note = self.note(Change::KeyLimitsSet, Some(account), &key, json!({ "limits": limits }));
+        on_backend!(self, db => db.set_key_limits(account, key, limits, &note))
     }
 }

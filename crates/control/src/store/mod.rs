@@ -19,24 +19,37 @@ macro_rules! on_backend {
 }
 
 pub mod analytics;
+mod answers;
+mod audit;
 mod error;
 mod key_limits;
+mod key_state;
+mod revocations;
 mod secret;
 mod shared_secrets;
 mod sqlite;
 mod types;
 pub mod usage;
 
+pub use answers::{ANSWER_LIFETIME_SECS, Answer, MAX_ANSWERS};
+pub use audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS};
 pub use error::StoreError;
 pub use key_limits::KeyLimits;
+pub(crate) use key_state::Settings;
+pub use key_state::{KeyState, MAX_OVERLAP_SECS};
+pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
 pub use secret::{SecretHash, TokenText};
 pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
     Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
 };
 
-use credentials::{CredentialId, Denial, MAX_TTL_SECS, TurnKeyId};
+use std::sync::Arc;
 
+use credentials::{MAX_TTL_SECS, TurnKeyId};
+use serde_json::json;
+
+use audit::Change;
 use sqlite::Sqlite;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
@@ -57,6 +70,8 @@ const KEY_DENIAL_MARGIN_SECS: u64 = 60;
 pub struct Store {
     backend: Backend,
     keys_per_account: u32,
+    /// Whoever the changes are made for.
+    actor: Arc<Actor>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,7 +94,8 @@ impl Store {
             return Err(StoreError::NoPath { url: url.to_owned() });
         }
         let backend = Backend::Sqlite(Sqlite::open(path.as_ref()).await?);
-        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT })
+        let actor = Arc::new(Actor::service());
+        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -103,7 +119,16 @@ impl Store {
     ) -> Result<Option<Bootstrapped>, StoreError> {
         let account = new_account(account, "default")?;
         let token = new_token(&account.id, "bootstrap", Permission::Write, None, token)?;
-        let made = on_backend!(self, db => db.bootstrap(&account, &token.token, &token.text.hash()))?;
+        let notes = [
+            self.note(
+                Change::AccountCreated,
+                Some(&account.id),
+                &account.id,
+                json!({ "name": account.name }),
+            ),
+            self.token_note(&token.token),
+        ];
+        let made = on_backend!(self, db => db.bootstrap(&account, &token.token, &token.text.hash(), &notes))?;
         Ok(made.then_some(Bootstrapped { account, token }))
     }
 
@@ -115,7 +140,8 @@ impl Store {
     /// Makes an account; its id is made up where none is given.
     pub async fn create_account(&self, id: Option<AccountId>, name: &str) -> Result<Account, StoreError> {
         let account = new_account(id, name)?;
-        on_backend!(self, db => db.insert_account(&account))?;
+        let note = self.note(Change::AccountCreated, Some(&account.id), &account.id, json!({ "name": name }));
+        on_backend!(self, db => db.insert_account(&account, &note))?;
         Ok(account)
     }
 
@@ -132,7 +158,8 @@ impl Store {
     /// Deletes an account, its API tokens and its keys, and denies every credential of those keys. `None` when
     /// there is no such account.
     pub async fn delete_account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
-        on_backend!(self, db => db.delete_account(id, key_denied_until()))
+        let note = self.note(Change::AccountDeleted, Some(id), id, json!({}));
+        on_backend!(self, db => db.delete_account(id, key_denied_until(), &note))
     }
 
     /// Makes an API token. `text` fixes what it reads; otherwise it is 40 random characters.
@@ -145,8 +172,15 @@ impl Store {
         text: Option<TokenText>,
     ) -> Result<NewToken, StoreError> {
         let token = new_token(account, name, permission, expires_on, text)?;
-        on_backend!(self, db => db.insert_token(&token.token, &token.text.hash()))?;
+        let note = self.token_note(&token.token);
+        on_backend!(self, db => db.insert_token(&token.token, &token.text.hash(), &note))?;
         Ok(token)
+    }
+
+    fn token_note(&self, token: &ApiToken) -> audit::Note {
+        let details =
+            json!({ "name": token.name, "permission": token.permission, "expires_on": token.expires_on });
+        self.note(Change::TokenCreated, Some(&token.account), &token.id, details)
     }
 
     /// An account's API tokens, oldest first.
@@ -162,18 +196,41 @@ impl Store {
 
     /// Deletes an API token. `None` when there is no such token.
     pub async fn delete_token(&self, id: &TokenId) -> Result<Option<ApiToken>, StoreError> {
-        on_backend!(self, db => db.delete_token(id))
+        let note = self.note(Change::TokenDeleted, None, id, json!({}));
+        on_backend!(self, db => db.delete_token(id, note))
     }
 
     /// Makes a TURN key. Its secret is in the answer and can never be read again.
     pub async fn create_key(&self, account: &AccountId, name: &str) -> Result<NewKey, StoreError> {
+        self.create_key_once(account, name, |_| Ok(None)).await
+    }
+
+    /// The same, and keeps what it is answered with.
+    ///
+    /// # Errors
+    /// [`StoreError::AnsweredAlready`] when there is such an answer; then no key is made.
+    pub async fn create_key_once(
+        &self,
+        account: &AccountId,
+        name: &str,
+        answer: impl FnOnce(&NewKey) -> Result<Option<Answer>, StoreError>,
+    ) -> Result<NewKey, StoreError> {
         let now = Timestamp::now();
         let uid = TurnKeyId::from_bytes(secret::random_bytes()?);
         let key = TurnKey { uid, name: name.to_owned(), created: now, modified: now };
         let secret = secret::key_secret()?;
-        let record = KeyRecord { account: account.clone(), secret_hash: SecretHash::of(secret.as_bytes()) };
-        on_backend!(self, db => db.insert_key(&key, &record, self.keys_per_account))?;
-        Ok(NewKey { key, record, secret })
+        let record = KeyRecord {
+            account: account.clone(),
+            secret_hash: SecretHash::of(secret.as_bytes()),
+            former: None,
+            suspended: false,
+        };
+        let note = self.note(Change::KeyCreated, Some(account), &uid, json!({ "name": name }));
+        let made = NewKey { key, record, secret };
+        let with = (&note, answer(&made)?);
+        let NewKey { key, record, .. } = &made;
+        on_backend!(self, db => db.insert_key(key, record, self.keys_per_account, with))?;
+        Ok(made)
     }
 
     /// An account's TURN keys, oldest first.
@@ -193,7 +250,8 @@ impl Store {
         uid: TurnKeyId,
         name: &str,
     ) -> Result<Option<TurnKey>, StoreError> {
-        on_backend!(self, db => db.rename_key(account, uid, name))
+        let note = self.note(Change::KeyRenamed, Some(account), &uid, json!({ "name": name }));
+        on_backend!(self, db => db.rename_key(account, uid, name, &note))
     }
 
     /// Deletes a TURN key and denies every credential that it minted. `None` when the account has no such key.
@@ -202,7 +260,8 @@ impl Store {
         account: &AccountId,
         uid: TurnKeyId,
     ) -> Result<Option<TurnKey>, StoreError> {
-        on_backend!(self, db => db.delete_key(account, uid, key_denied_until()))
+        let note = self.note(Change::KeyDeleted, Some(account), &uid, json!({}));
+        on_backend!(self, db => db.delete_key(account, uid, key_denied_until(), &note))
     }
 
     /// What the credential API must know of every TURN key.
@@ -219,15 +278,6 @@ impl Store {
     pub async fn key_with_secret(&self, secret: &str) -> Result<Option<(TurnKeyId, KeyRecord)>, StoreError> {
         let hash = SecretHash::of(secret.as_bytes());
         on_backend!(self, db => db.key_with_secret_hash(&hash))
-    }
-
-    /// Denies a credential until `until` (its expiry, unix seconds). Denying it again changes nothing, and one
-    /// that has expired needs no denial.
-    pub async fn revoke(&self, id: CredentialId, until: u64) -> Result<(), StoreError> {
-        if until <= Timestamp::now().unix_secs() {
-            return Ok(());
-        }
-        on_backend!(self, db => db.insert_denial(Denial::Credential { id, until }))
     }
 
     /// The first `limit` denials after `seq` in the feed's order, expired ones too as long as they are kept.

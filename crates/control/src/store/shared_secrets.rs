@@ -1,11 +1,13 @@
 //! Shared secrets of TURN keys: sealed before they reach the database, opened by who holds the keyring.
 
 use credentials::{Keyring, SecretText, SharedSecret, SharedSecretId, TurnKeyId};
+use serde_json::json;
 use subtle::ConstantTimeEq;
 
+use super::audit::Change;
 use super::{
-    AccountId, Backend, NewSharedSecret, Resealed, SettingChange, Store, StoreError, StoredSecret, Timestamp,
-    secret,
+    AccountId, Answer, Backend, NewSharedSecret, Resealed, SettingChange, Store, StoreError, StoredSecret,
+    Timestamp, secret,
 };
 
 impl Store {
@@ -16,6 +18,20 @@ impl Store {
         account: &AccountId,
         key: TurnKeyId,
         text: SecretText,
+    ) -> Result<Option<NewSharedSecret>, StoreError> {
+        self.add_shared_secret_once(keyring, account, key, (text, |_| Ok(None))).await
+    }
+
+    /// The same, and keeps what it is answered with.
+    ///
+    /// # Errors
+    /// [`StoreError::AnsweredAlready`] when there is such an answer; then nothing is added.
+    pub async fn add_shared_secret_once(
+        &self,
+        keyring: &Keyring,
+        account: &AccountId,
+        key: TurnKeyId,
+        (text, answer): (SecretText, impl FnOnce(&NewSharedSecret) -> Result<Option<Answer>, StoreError>),
     ) -> Result<Option<NewSharedSecret>, StoreError> {
         let secret = SharedSecret { id: SharedSecretId::from_bytes(secret::random_bytes()?), text };
         let sealed = keyring.seal_shared_secret(key, &secret).map_err(|_| StoreError::Seal)?;
@@ -28,9 +44,12 @@ impl Store {
         let check = |all: &[StoredSecret]| {
             if all.iter().any(is_same) { Err(StoreError::SharedSecretExists) } else { Ok(()) }
         };
-        let is_made = on_backend!(self, db => db.insert_shared_secret(account, &stored, check))?;
-        let SharedSecret { id, text } = secret;
-        Ok(is_made.then_some(NewSharedSecret { id, created: stored.created, text }))
+        let details = json!({ "shared_secret": stored.id.to_string() });
+        let note = self.note(Change::SharedSecretAdded, Some(account), &key, details);
+        let made = NewSharedSecret { id: secret.id, created: stored.created, text: secret.text.clone() };
+        let with = (&note, answer(&made)?);
+        let is_made = on_backend!(self, db => db.insert_shared_secret(account, &stored, check, with))?;
+        Ok(is_made.then_some(made))
     }
 
     /// A TURN key's shared secrets, oldest first; none also where there is no such key.
@@ -45,7 +64,9 @@ impl Store {
         key: TurnKeyId,
         id: SharedSecretId,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        on_backend!(self, db => db.delete_shared_secret(account, key, id))
+        let details = json!({ "shared_secret": id.to_string() });
+        let note = self.note(Change::SharedSecretRemoved, Some(account), &key, details);
+        on_backend!(self, db => db.delete_shared_secret(account, key, id, &note))
     }
 
     /// Seals with the keyring's current key what an older one has sealed, for that one will retire. Those that the

@@ -9,6 +9,7 @@ use credentials::{
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::store::secret::{SecretHash, TokenText};
 
@@ -36,6 +37,20 @@ impl Timestamp {
     /// The moment so many seconds after the epoch.
     pub fn from_unix_secs(secs: u64) -> Self {
         Self(i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1_000_000))
+    }
+
+    /// So many seconds later.
+    #[must_use]
+    pub fn plus_secs(self, secs: u64) -> Self {
+        let micros = i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// So many seconds earlier.
+    #[must_use]
+    pub fn minus_secs(self, secs: u64) -> Self {
+        let micros = i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Self(self.0.saturating_sub(micros))
     }
 
     /// Microseconds since the epoch.
@@ -148,13 +163,15 @@ impl fmt::Display for TokenId {
 }
 
 /// An account: what keys and API tokens belong to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {
     /// Its id.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{1,32}$")]
     pub id: AccountId,
     /// Its name, for people.
     pub name: String,
     /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
     pub created_on: Timestamp,
 }
 
@@ -264,16 +281,19 @@ impl ApiToken {
 }
 
 /// A TURN key, without its secret: the API's key object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TurnKey {
     /// Its id.
     #[serde(serialize_with = "as_display")]
+    #[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
     pub uid: TurnKeyId,
     /// Its name, for people; need not be unique.
     pub name: String,
     /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
-    /// When its name was last set.
+    /// When its name was last set, or its secret rolled.
+    #[schema(value_type = String, format = DateTime)]
     pub modified: Timestamp,
 }
 
@@ -282,10 +302,11 @@ fn as_display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result
 }
 
 /// A shared secret of a TURN key, as it is kept. Written out it is its id and when it was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StoredSecret {
     /// Its id.
     #[serde(serialize_with = "as_display")]
+    #[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
     pub id: SharedSecretId,
     /// The key it belongs to.
     #[serde(skip)]
@@ -294,6 +315,7 @@ pub struct StoredSecret {
     #[serde(skip)]
     pub sealed: SealedSecret,
     /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
 }
 
@@ -348,12 +370,16 @@ pub struct SettingChange {
 }
 
 /// What the credential API must know of a TURN key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     /// The account it belongs to.
     pub account: AccountId,
     /// The hash of its secret.
     pub secret_hash: SecretHash,
+    /// The hash of the secret that it had before, and until when that is good.
+    pub former: Option<(SecretHash, Timestamp)>,
+    /// Whether it mints nothing for now.
+    pub suspended: bool,
 }
 
 /// A TURN key that was just made.

@@ -9,7 +9,10 @@ use std::str::FromStr;
 
 use credentials::{CredentialId, TurnKeyId};
 use serde::{Serialize, Serializer};
+use serde_json::json;
+use utoipa::ToSchema;
 
+use super::audit::Change;
 use super::{AccountId, Backend, Store, StoreError, Timestamp, TypeError};
 
 /// Most reports that are recorded in one transaction: others wait for it.
@@ -87,7 +90,7 @@ pub struct Location {
 }
 
 /// What was relayed: with TURN's headers, without those below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// To clients.
@@ -175,16 +178,18 @@ fn family(address: SocketAddr) -> &'static str {
 }
 
 /// A session as it is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// Which.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
     pub id: SessionId,
     /// The account it belongs to.
     #[serde(skip)]
     pub account: AccountId,
     /// Whose.
     #[serde(serialize_with = "as_display")]
+    #[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
     pub key_id: TurnKeyId,
     /// Whom the credential was minted for.
     pub custom_identifier: String,
@@ -202,16 +207,20 @@ pub struct Session {
     /// `udp` or `tcp`: what is relayed.
     pub relays: &'static str,
     /// When it began.
+    #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
     /// When it was last heard of.
+    #[schema(value_type = String, format = DateTime)]
     pub reported: Timestamp,
     /// When it ends unless it is refreshed.
+    #[schema(value_type = String, format = DateTime)]
     pub expires: Timestamp,
     /// Everything since it began.
     #[serde(flatten)]
     pub usage: Usage,
     /// When it ended, if it has.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub ended: Option<Timestamp>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,9 +369,24 @@ impl Store {
         on_backend!(self, db => db.credential_of_user(account, username))
     }
 
-    /// Has relays end sessions. They know within a second; who still has a good credential may come back.
-    pub async fn order_end(&self, order: &SessionOrder) -> Result<(), StoreError> {
-        on_backend!(self, db => db.insert_session_order(order))
+    /// Has relays end sessions of an account: all of these, or when it fails none. Relays know within a second; who
+    /// still has a good credential may come back.
+    pub async fn order_ends(&self, account: &AccountId, orders: &[SessionOrder]) -> Result<(), StoreError> {
+        let noted = |order: &SessionOrder| {
+            let (change, key, details) = match order {
+                SessionOrder::Session(key, id) => (Change::SessionEnded, key, json!({ "session_id": id })),
+                SessionOrder::Credential(key, id) => {
+                    (Change::SessionsEnded, key, json!({ "credential_id": id.to_string() }))
+                }
+                SessionOrder::Key(key) => (Change::SessionsEnded, key, json!({})),
+                SessionOrder::CustomIdentifier(key, custom) => {
+                    (Change::SessionsEnded, key, json!({ "customIdentifier": custom }))
+                }
+            };
+            (order.clone(), self.note(change, Some(account), key, details))
+        };
+        let orders: Vec<_> = orders.iter().map(noted).collect();
+        on_backend!(self, db => db.insert_session_orders(&orders))
     }
 
     /// The first `limit` orders after `seq`.

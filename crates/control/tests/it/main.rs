@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod account_api;
+mod audit;
 mod credential_api;
 mod deny_feed;
 mod http;
+mod hygiene;
 mod key_limits;
+mod key_state;
+mod openapi;
 mod server;
 mod shared_secrets;
 mod store;

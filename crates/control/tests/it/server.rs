@@ -45,6 +45,15 @@ pub(crate) async fn server_with(
     configure: impl FnOnce(&mut Config, &Store),
     limit: impl FnOnce(Store) -> Store,
 ) -> Server {
+    server_at("127.0.0.1:0".parse().unwrap(), configure, limit).await
+}
+
+/// The same, at this address.
+pub(crate) async fn server_at(
+    address: SocketAddr,
+    configure: impl FnOnce(&mut Config, &Store),
+    limit: impl FnOnce(Store) -> Store,
+) -> Server {
     let dir = TempDir::new().unwrap();
     let store = limit(Store::open(&url(&dir)).await.unwrap());
     let made = store.bootstrap(None, None).await.unwrap().expect("an empty store");
@@ -52,7 +61,7 @@ pub(crate) async fn server_with(
     let mut config = config();
     configure(&mut config, &store);
     let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(address).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let serving = control.clone();

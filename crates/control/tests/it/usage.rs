@@ -7,7 +7,7 @@ use control::store::analytics::{Dimension, UsageQuery};
 use control::store::usage::{
     Location, Node, Retention, SessionFilter, SessionId, SessionOrder, SessionReport, Usage, month_of,
 };
-use control::store::{Permission, Store, Timestamp};
+use control::store::{AuditQuery, Permission, Store, Timestamp};
 use credentials::{CredentialId, TurnKeyId};
 use serde_json::{Value, json};
 
@@ -481,6 +481,16 @@ async fn live_sessions_are_listed_and_ended() {
         SessionOrder::Key(key),
     ];
     assert_eq!(*told.lock().unwrap(), expected);
+    let ends = AuditQuery { action: Some("session".to_owned()), ..AuditQuery::default() };
+    let noted = server.store.audit(&ends, 10).await.unwrap();
+    let noted: Vec<_> = noted.iter().rev().map(|it| (it.action.as_str(), it.details.clone())).collect();
+    let expected = [
+        ("session.end", json!({ "session_id": id })),
+        ("session.end_many", json!({ "credential_id": "04".repeat(16) })),
+        ("session.end_many", json!({ "customIdentifier": "bob" })),
+        ("session.end_many", json!({})),
+    ];
+    assert_eq!(noted, expected);
     // Whoever comes later is not told of what was.
     let late = Arc::new(Mutex::new(0));
     let counts = Arc::clone(&late);

@@ -18,7 +18,7 @@ mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use credentials::{CredentialId, Denial, SharedSecretId, TurnKeyId};
+use credentials::{CredentialId, Denial, Issued, SharedSecretId, Subject, TurnKeyId};
 use stun::{IntegrityAlgorithm, LongTermKey, PasswordAlgorithm, TransactionId};
 use turn::{
     Client, Discovery, EndReason, Ending, FiveTuple, KeyLimits, PortRange, RelayAddress, RelayId,
@@ -103,6 +103,8 @@ pub struct Account {
     pub turn_key: TurnKeyId,
     /// Unix seconds.
     pub expires_at: u64,
+    /// Of a sealed one.
+    pub issued: Option<Issued>,
     /// What it was minted with.
     pub minted_with: Minter,
 }
@@ -272,8 +274,8 @@ pub struct Model {
     /// Keyring keys in use.
     keyring: BTreeSet<u8>,
     shared_secrets: BTreeSet<(TurnKeyId, SharedSecretId)>,
-    denied_credentials: BTreeSet<CredentialId>,
-    denied_keys: BTreeSet<TurnKeyId>,
+    denied: Vec<Denial>,
+    suspended: BTreeSet<TurnKeyId>,
     /// Every nonce the server has told: to whom, and when in seconds.
     nonces: BTreeMap<Vec<u8>, (Transport, SocketAddr, u64)>,
     /// Every allocation whose end the server has not told yet, in the order in which they were made.
@@ -305,8 +307,8 @@ impl Model {
             accounts: BTreeMap::new(),
             keyring: keyring.into_iter().collect(),
             shared_secrets: BTreeSet::new(),
-            denied_credentials: BTreeSet::new(),
-            denied_keys: BTreeSet::new(),
+            denied: Vec::new(),
+            suspended: BTreeSet::new(),
             nonces: BTreeMap::new(),
             allocations: Vec::new(),
             reservations: BTreeMap::new(),
@@ -406,16 +408,26 @@ impl Model {
 
     /// A denial was commanded.
     pub fn deny(&mut self, denial: Denial) {
-        match denial {
-            Denial::Credential { id, .. } => {
-                self.denied_credentials.insert(id);
-            }
-            Denial::Key { key, .. } => {
-                self.key_limits.remove(&key);
-                self.denied_keys.insert(key);
-                self.set_shared_secrets(key, []);
-            }
+        if let Denial::Key { key, .. } = denial {
+            self.key_limits.remove(&key);
+            self.suspended.remove(&key);
+            self.set_shared_secrets(key, []);
         }
+        self.denied.push(denial);
+    }
+
+    /// A TURN key is suspended from now on, or not any more.
+    pub fn suspend(&mut self, key: TurnKeyId, suspended: bool) {
+        if suspended {
+            self.suspended.insert(key);
+        } else {
+            self.suspended.remove(&key);
+        }
+    }
+
+    /// Whether it is.
+    pub fn is_suspended(&self, key: TurnKeyId) -> bool {
+        self.suspended.contains(&key)
     }
 
     /// These are a TURN key's shared secrets from now on.
@@ -440,9 +452,10 @@ impl Model {
             Minter::SharedSecret(id) => !self.shared_secrets.contains(&(account.turn_key, id)),
             Minter::Keyring(_) => false,
         };
+        let subject = Subject { key: account.turn_key, credential: account.id, issued: account.issued };
         is_gone
-            || self.denied_credentials.contains(&account.id)
-            || self.denied_keys.contains(&account.turn_key)
+            || self.suspended.contains(&account.turn_key)
+            || self.denied.iter().any(|denial| denies(denial, &subject))
     }
 
     /// Whether a username is accepted at this time, whoever signs with it.
@@ -556,5 +569,19 @@ impl Model {
             self.rules.realm.as_bytes(),
             account.password.as_bytes(),
         )
+    }
+}
+
+/// What a denial means, said another time.
+fn denies(denial: &Denial, subject: &Subject) -> bool {
+    let Subject { key: of, credential, issued } = *subject;
+    let at = issued.map_or(u64::MAX, |issued| issued.at);
+    match *denial {
+        Denial::Credential { id, .. } => id == credential,
+        Denial::Key { key, .. } => key == of,
+        Denial::Issued { key, before, .. } => key == of && at < before,
+        Denial::Identifier { key, identifier, before, .. } => {
+            key == of && at < before && issued.map(|issued| issued.identifier) == Some(identifier)
+        }
     }
 }

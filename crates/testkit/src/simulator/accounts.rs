@@ -33,6 +33,11 @@ impl Keyrings {
         Self { secrets, turn_keys, shared_secrets: Default::default() }
     }
 
+    /// The TURN keys that there are.
+    pub(super) fn turn_keys(&self) -> [TurnKeyId; 3] {
+        self.turn_keys
+    }
+
     /// The ring of these keys (of 1 and 2), the last of them current.
     pub(super) fn ring(&self, ids: &[u8]) -> Arc<Keyring> {
         let mut text = String::new();
@@ -94,6 +99,7 @@ impl Keyrings {
             id,
             turn_key,
             expires_at,
+            issued: None,
             minted_with: Minter::SharedSecret(secret.id),
         })
     }
@@ -117,6 +123,7 @@ impl Keyrings {
             id: minted.id,
             turn_key,
             expires_at: minted.expires_at,
+            issued: Some(claims.issued()),
             minted_with: Minter::Keyring(sealed_by),
         }
     }

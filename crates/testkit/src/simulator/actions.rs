@@ -188,7 +188,29 @@ impl World {
             return Ok(());
         };
         let until = now.unix_secs() + 172_800;
-        let command = match self.dice.below(16) {
+        let command = match self.dice.below(22) {
+            16..19 => {
+                // An account of a suspended key is as good as dead: who had it got another one long ago.
+                let keys = self.keyrings.turn_keys();
+                let suspended = keys.iter().copied().find(|key| self.lockstep.model.is_suspended(*key));
+                let (key, suspended) = match suspended {
+                    Some(key) => (key, self.dice.permille(200)),
+                    None => (account.turn_key, true),
+                };
+                self.lockstep.model.suspend(key, suspended);
+                Command::Suspend { key, suspended }
+            }
+            19..22 => {
+                let (key, now_secs) = (account.turn_key, now.unix_secs());
+                let before = now_secs + 1 - self.dice.pick(&[0, 0, 1, 60, 600]);
+                let identifier = account.issued.map(|issued| issued.identifier);
+                let denial = match identifier.filter(|_| self.dice.permille(600)) {
+                    Some(identifier) => Denial::Identifier { key, identifier, before, until },
+                    None => Denial::Issued { key, before, until },
+                };
+                self.lockstep.model.deny(denial);
+                Command::Deny(denial)
+            }
             ..3 => {
                 let denial = Denial::Credential { id: account.id, until: account.expires_at };
                 self.lockstep.model.deny(denial);

@@ -1,6 +1,6 @@
 //! Who may ask: RFC 8489 §9.2, RFC 8656 §5.
 
-use credentials::Denial;
+use credentials::{CustomIdentifier, Denial, IdentifierId, TurnKeyId};
 use stun::{AttributeType as A, LongTermKey, Message, Method};
 use testkit::message::{self, Signature};
 use turn::{Command, DropReason, EndReason, Transport};
@@ -175,6 +175,55 @@ fn a_denied_credential_ends_at_once_and_does_not_come_back() {
         let expected = if whole_key { 401 } else { 0 };
         assert_eq!(code(&fixture.refresh(bob, &sister, 600)), expected);
     }
+}
+
+#[test]
+fn a_rule_ends_what_its_key_issued_before_and_nothing_later() {
+    for by_identifier in [false, true] {
+        let mut fixture = Fixture::new();
+        let old = fixture.mint(3_600);
+        fixture.allocate(alice(), &old);
+        fixture.now_ms += 1_000;
+        let before = fixture.now().unix_secs();
+        let new = fixture.mint(3_600);
+        let bob = client(Transport::Tcp, "82.0.0.1:4000");
+        fixture.allocate(bob, &new);
+        let identifier = IdentifierId::of(KEY, &CustomIdentifier::default());
+        let until = before + 172_800;
+        let rule = |key, identifier| {
+            if by_identifier {
+                Denial::Identifier { key, identifier, before, until }
+            } else {
+                Denial::Issued { key, before, until }
+            }
+        };
+        let other = TurnKeyId::from_bytes([0xEE; 16]);
+        fixture.command(Command::Deny(rule(other, identifier)));
+        if by_identifier {
+            fixture.command(Command::Deny(rule(KEY, IdentifierId::from_bytes([1; 16]))));
+        }
+        assert_eq!(fixture.server.allocation_count(), 2, "another key's, another identifier's");
+        fixture.command(Command::Deny(rule(KEY, identifier)));
+        assert_eq!((fixture.server.allocation_count(), &fixture.ends[..]), (1, &[EndReason::Denied][..]));
+        assert_eq!(code(&fixture.ask(alice(), &old, Method::ALLOCATE, udp)), 401);
+        assert_eq!(code(&fixture.refresh(bob, &new, 600)), 0);
+    }
+}
+
+#[test]
+fn a_suspended_key_is_refused_and_comes_back() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    fixture.allocate(alice(), &credential);
+    let suspend = |key, suspended| Command::Suspend { key, suspended };
+    fixture.command(suspend(TurnKeyId::from_bytes([0xEE; 16]), true));
+    assert_eq!(fixture.server.allocation_count(), 1, "another key");
+    fixture.command(suspend(KEY, true));
+    assert_eq!((fixture.server.allocation_count(), &fixture.ends[..]), (0, &[EndReason::Denied][..]));
+    assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, udp)), 401);
+    fixture.command(suspend(KEY, false));
+    fixture.allocate(alice(), &credential);
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 600)), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use stun::{AttributeType as A, Method, TransactionId};
 use testkit::message;
 use turn::{Action, Client, Command, DropReason, EndReason, Output, RelayId, Transport};
 
-use crate::fixture::{Fixture, Outcome, PEER, alice, client, code, lifetime, udp, value};
+use crate::fixture::{Fixture, KEY, Outcome, PEER, alice, client, code, lifetime, udp, value};
 
 /// Where alice goes.
 pub(crate) fn elsewhere() -> Client {
@@ -482,20 +482,27 @@ fn refusals_come_from_the_other_worker_too() {
 
 #[test]
 fn a_denial_reaches_an_allocation_between_two_workers() {
-    let (mut a, mut b) = pair();
-    let (credential, ticket) = ticketed(&mut a);
-    let packet = request(&mut b, elsewhere(), &credential, &ticket, None);
-    b.give(elsewhere(), &packet);
-    carry(&mut b, &mut a);
-    assert_eq!(a.server.allocation_count(), 0, "under way");
-    let denial = Denial::Credential { id: credential.id, until: credential.expires_at };
-    a.command(Command::Deny(denial));
-    b.command(Command::Deny(denial));
-    assert_eq!((b.ends.len(), a.ports.taken()), (0, 1));
-    let replies = settle(&mut a, &mut b);
-    assert_eq!((&b.ends[..], a.ports.taken()), (&[EndReason::Denied][..], 0));
-    assert_eq!(code(&replies[0]), 401);
-    assert!(b.sockets.open.is_empty() && a.sockets.open.is_empty());
+    for which in 0..3 {
+        let (mut a, mut b) = pair();
+        let (credential, ticket) = ticketed(&mut a);
+        let packet = request(&mut b, elsewhere(), &credential, &ticket, None);
+        b.give(elsewhere(), &packet);
+        carry(&mut b, &mut a);
+        assert_eq!(a.server.allocation_count(), 0, "under way");
+        let until = credential.expires_at;
+        let command = match which {
+            0 => Command::Deny(Denial::Credential { id: credential.id, until }),
+            1 => Command::Deny(Denial::Issued { key: KEY, before: until, until }),
+            _ => Command::Suspend { key: KEY, suspended: true },
+        };
+        a.command(command.clone());
+        b.command(command);
+        assert_eq!((b.ends.len(), a.ports.taken()), (0, 1));
+        let replies = settle(&mut a, &mut b);
+        assert_eq!((&b.ends[..], a.ports.taken()), (&[EndReason::Denied][..], 0));
+        assert_eq!(code(&replies[0]), 401);
+        assert!(b.sockets.open.is_empty() && a.sockets.open.is_empty());
+    }
 }
 
 #[test]

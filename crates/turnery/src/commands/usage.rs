@@ -87,9 +87,7 @@ pub(crate) async fn sessions(place: &Place, command: SessionsCommand) -> Result<
         SessionsCommand::End { choice, owner, output } => {
             let account = owner.resolve(&store).await?;
             let orders = orders(&store, &account, choice).await?;
-            for order in &orders {
-                store.order_end(order).await?;
-            }
+            store.order_ends(&account, &orders).await?;
             output.show(&json!({ "orders": orders.len() }), || {
                 "The relays are told; it takes up to a second. Who has a good credential may come back.\n"
                     .to_owned()

@@ -31,6 +31,31 @@ pub(crate) struct Layer {
     /// The key of a certificate, ECDSA, Ed25519 or RSA, in a PEM file; repeatable, in the same order
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_key: Option<Vec<String>>,
+    /// Reverse proxies whose X-Forwarded-For is believed, repeatable: a prefix or one address
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) api_proxy: Option<Vec<String>>,
+    /// Origins whose pages may call the API from a browser, repeatable: such as https://app.example, or * for all
+    /// [default: none]
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Option<Vec<String>>,
+    /// Calls of one API token in a second, twice as many at once; more are answered with 429 [default: 1000, 5000 at
+    /// once]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_calls_per_token: Option<String>,
+    /// Calls from one address in a second, twice as many at once; loopback and --api-proxy are not limited [default:
+    /// 5000]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_calls_per_address: Option<String>,
+    /// HTTP connections of one address at once, 1 to 4096; loopback and --api-proxy are not limited [default: 256]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) max_api_connections_per_address: Option<String>,
+    /// How long the audit log is kept, in days, 1 to 36500 [default: 365]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) audit_days: Option<String>,
     /// Where TURN clients come in, repeatable: udp://IP:PORT, or tcp, tls or dtls instead of udp; tls beside tcp, and
     /// dtls beside udp, may be at the same address; port 0 takes any free one [default: udp and tcp on 0.0.0.0:3478,
     /// with --tls-cert tls and dtls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
@@ -250,6 +275,12 @@ impl Layer {
             api_listen: text("api_listen")?,
             tls_cert: list("tls_cert")?,
             tls_key: list("tls_key")?,
+            api_proxy: list("api_proxy")?,
+            cors_origin: list("cors_origin")?,
+            max_calls_per_token: text("max_calls_per_token")?,
+            max_calls_per_address: text("max_calls_per_address")?,
+            max_api_connections_per_address: text("max_api_connections_per_address")?,
+            audit_days: text("audit_days")?,
             turn_listen: list("turn_listen")?,
             public_host: text("public_host")?,
             ice_url: list("ice_url")?,

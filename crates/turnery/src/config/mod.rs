@@ -3,6 +3,7 @@
 
 mod address;
 mod alternate;
+mod api;
 mod layer;
 mod limits;
 mod observability;
@@ -84,6 +85,8 @@ pub(crate) struct Settings {
     pub(crate) api_tls: bool,
     /// Where certificates are.
     pub(crate) certificates: Files,
+    /// What the API's callers may do.
+    pub(crate) api: api::ApiSettings,
     /// Where TURN clients come in; at least one.
     pub(crate) turn_listen: Vec<Listener>,
     /// The same for DTLS by default, if there is a certificate that it can be spoken with.
@@ -185,6 +188,7 @@ impl Settings {
             api_listen,
             api_tls,
             certificates,
+            api: api::settings(&layers)?,
             alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
             turn_listen,
             dtls_listen,

@@ -173,6 +173,7 @@ fn check_stored(dir: &Path, ledger: &Ledger) {
         match entry.denial {
             Denial::Credential { id, .. } => _ = credentials.insert(id),
             Denial::Key { key, .. } => _ = keys.insert(key),
+            Denial::Issued { .. } | Denial::Identifier { .. } => {}
         }
     }
     for (_, minted) in &ledger.revoked {

@@ -219,6 +219,57 @@ fn a_deleted_key() {
 }
 
 #[test]
+fn a_suspended_key() {
+    check("suspend the key", |server, key, _| {
+        server.ask("POST", &format!("{}/{}/suspend", keys_path(), key.uid), TOKEN, None, 200);
+    });
+}
+
+#[test]
+fn a_key_suspended_by_another_process_until_it_is_resumed() {
+    let run = |server: &Server, action: &str, key: &Key| {
+        let dir = server.data_dir();
+        let output = finish(turnery(&["key", action, &key.uid, "--data-dir", dir.to_str().unwrap()]));
+        assert!(output.status.success(), "{output:?}");
+    };
+    check("suspend the key from the shell", |server, key, _| run(server, "suspend", key));
+    let server = start();
+    let key = server.create_key();
+    let minted = server.mint(&key, 600);
+    server.ask("POST", &format!("{}/{}/suspend", keys_path(), key.uid), TOKEN, None, 200);
+    assert_eq!(server.refusal(Transport::Udp, &minted), Some(401));
+    run(&server, "resume", &key);
+    let begun = now_ms();
+    while server.refusal(Transport::Udp, &minted).is_some() {
+        assert!(now_ms() < begun + 1_000, "resumed within a second");
+    }
+}
+
+#[test]
+fn many_credentials_at_once() {
+    let revoke = |server: &Server, key: &Key, body: String| {
+        let path = format!("/v1/turn/keys/{}/credentials/revoke", key.uid);
+        server.ask("POST", &path, &key.secret, Some(&body), 204);
+    };
+    check("revoke a customIdentifier", |server, key, _| {
+        revoke(server, key, r#"{"customIdentifier":""}"#.to_owned());
+        assert_eq!(
+            server.refusal(Transport::Udp, &server.mint(key, 600)),
+            None,
+            "what is minted next is good"
+        );
+    });
+    check("revoke what was issued", |server, key, _| {
+        revoke(server, key, format!(r#"{{"issuedBefore":{}}}"#, now_ms() / 1_000 + 1));
+        assert_eq!(
+            server.refusal(Transport::Udp, &server.mint(key, 600)),
+            None,
+            "what is minted next is good"
+        );
+    });
+}
+
+#[test]
 fn a_key_deleted_by_another_process() {
     check("delete the key from the shell", |server, key, _| {
         let dir = server.data_dir();

@@ -2,6 +2,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Sqlite, Transaction, is_duplicate};
+use crate::store::audit::Note;
 use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
 
 impl Sqlite {
@@ -16,6 +17,7 @@ impl Sqlite {
         account: &Account,
         token: &ApiToken,
         hash: &SecretHash,
+        notes: &[Note],
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let any: bool =
@@ -25,13 +27,21 @@ impl Sqlite {
         }
         insert(&mut tx, account).await?;
         super::tokens::insert(&mut tx, token, hash).await?;
+        for note in notes {
+            super::audit::write(&mut tx, note).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }
 
-    pub(in crate::store) async fn insert_account(&self, account: &Account) -> Result<(), StoreError> {
+    pub(in crate::store) async fn insert_account(
+        &self,
+        account: &Account,
+        note: &Note,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         insert(&mut tx, account).await?;
+        super::audit::write(&mut tx, note).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -55,6 +65,7 @@ impl Sqlite {
         &self,
         id: &AccountId,
         denied_until: u64,
+        note: &Note,
     ) -> Result<Option<Account>, StoreError> {
         let mut tx = self.begin().await?;
         super::denials::insert_for_keys_of(&mut tx, id, denied_until).await?;
@@ -62,6 +73,9 @@ impl Sqlite {
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await?;
+        if row.is_some() {
+            super::audit::write(&mut tx, note).await?;
+        }
         tx.commit().await?;
         row.as_ref().map(from_row).transpose()
     }

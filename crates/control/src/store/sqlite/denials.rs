@@ -1,16 +1,32 @@
-use credentials::{CredentialId, Denial, TurnKeyId};
+use credentials::{CredentialId, Denial, IdentifierId, TurnKeyId};
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteExecutor};
 
 use super::{Sqlite, Transaction, fixed};
-use crate::store::{AccountId, FeedEntry, StoreError, Timestamp};
+use crate::store::audit::Note;
+use crate::store::revocations::NewDenial;
+use crate::store::{AccountId, FeedEntry, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp};
 
 const CREDENTIAL: &str = "credential";
 const KEY: &str = "key";
+const ISSUED: &str = "issued";
+const IDENTIFIER: &str = "identifier";
 
 impl Sqlite {
-    pub(in crate::store) async fn insert_denial(&self, denial: Denial) -> Result<(), StoreError> {
-        insert(&self.write, denial).await
+    pub(in crate::store) async fn insert_denial(
+        &self,
+        new: NewDenial<'_>,
+        note: &Note,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        if let Denial::Identifier { key, .. } = new.denial {
+            expect_room(&mut tx, key, note.at).await?;
+        }
+        if insert(&mut tx, new).await? {
+            super::audit::write(&mut tx, note).await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     pub(in crate::store) async fn denials_after(
@@ -18,13 +34,32 @@ impl Sqlite {
         seq: i64,
         limit: u32,
     ) -> Result<Vec<FeedEntry>, StoreError> {
-        let rows =
-            sqlx::query("SELECT seq, kind, subject, until FROM denials WHERE seq > ? ORDER BY seq LIMIT ?")
-                .bind(seq)
-                .bind(limit)
-                .fetch_all(&self.read)
-                .await?;
-        rows.iter().map(from_row).collect()
+        let rows = sqlx::query(
+            "SELECT seq, kind, subject, turn_key, before, until FROM denials WHERE seq > ? ORDER BY seq LIMIT ?",
+        )
+        .bind(seq)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(|row| Ok(FeedEntry { seq: row.try_get("seq")?, denial: denial(row)? })).collect()
+    }
+
+    pub(in crate::store) async fn revocations(
+        &self,
+        key: TurnKeyId,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Revoked>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT seq, kind, subject, turn_key, identifier, before, until, created FROM denials \
+             WHERE turn_key = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
+        )
+        .bind(key.as_bytes().as_slice())
+        .bind(before)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(revoked).collect()
     }
 
     pub(in crate::store) async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
@@ -34,23 +69,53 @@ impl Sqlite {
     }
 }
 
-/// Says it once: a denial of the same thing stands as it is.
-pub(super) async fn insert(executor: impl SqliteExecutor<'_>, denial: Denial) -> Result<(), StoreError> {
-    let (kind, subject, until) = match &denial {
-        Denial::Credential { id, until } => (CREDENTIAL, id.as_bytes(), *until),
-        Denial::Key { key, until } => (KEY, key.as_bytes(), *until),
+async fn expect_room(tx: &mut Transaction, key: TurnKeyId, now: Timestamp) -> Result<(), StoreError> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM denials WHERE kind = 'identifier' AND turn_key = ? AND until >= ?",
+    )
+    .bind(key.as_bytes().as_slice())
+    .bind(secs(now.unix_secs()))
+    .fetch_one(&mut **tx)
+    .await?;
+    if count >= i64::from(MAX_IDENTIFIER_RULES_OF_KEY) {
+        return Err(StoreError::TooManyIdentifierRules);
+    }
+    Ok(())
+}
+
+/// Whether it was new: a denial of the same thing stands as it is, and one of what was issued before a moment gives way
+/// to one with a later moment, which readers hear again.
+pub(super) async fn insert(tx: &mut Transaction, new: NewDenial<'_>) -> Result<bool, StoreError> {
+    let (kind, subject, before) = match &new.denial {
+        Denial::Credential { id, .. } => (CREDENTIAL, id.as_bytes(), None),
+        Denial::Key { key, .. } => (KEY, key.as_bytes(), None),
+        Denial::Issued { key, before, .. } => (ISSUED, key.as_bytes(), Some(secs(*before))),
+        Denial::Identifier { identifier, before, .. } => {
+            (IDENTIFIER, identifier.as_bytes(), Some(secs(*before)))
+        }
     };
-    sqlx::query(
-        "INSERT INTO denials (kind, subject, until, created) VALUES (?, ?, ?, ?) \
-         ON CONFLICT (kind, subject) DO NOTHING",
+    if let Some(before) = before {
+        sqlx::query("DELETE FROM denials WHERE kind = ? AND subject = ? AND before < ?")
+            .bind(kind)
+            .bind(subject.as_slice())
+            .bind(before)
+            .execute(&mut **tx)
+            .await?;
+    }
+    let done = sqlx::query(
+        "INSERT INTO denials (kind, subject, turn_key, identifier, before, until, created) \
+         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, subject) DO NOTHING",
     )
     .bind(kind)
     .bind(subject.as_slice())
-    .bind(secs(until))
+    .bind(new.key.as_ref().map(|key| key.as_bytes().as_slice()))
+    .bind(new.identifier)
+    .bind(before)
+    .bind(secs(new.denial.until()))
     .bind(Timestamp::now().unix_micros())
-    .execute(executor)
+    .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
 /// Denies every key of an account.
@@ -60,8 +125,8 @@ pub(super) async fn insert_for_keys_of(
     until: u64,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO denials (kind, subject, until, created) \
-         SELECT ?, uid, ?, ? FROM turn_keys WHERE account_id = ? ON CONFLICT (kind, subject) DO NOTHING",
+        "INSERT INTO denials (kind, subject, turn_key, until, created) \
+         SELECT ?, uid, uid, ?, ? FROM turn_keys WHERE account_id = ? ON CONFLICT (kind, subject) DO NOTHING",
     )
     .bind(KEY)
     .bind(secs(until))
@@ -76,14 +141,43 @@ fn secs(unix: u64) -> i64 {
     i64::try_from(unix).unwrap_or(i64::MAX)
 }
 
-fn from_row(row: &SqliteRow) -> Result<FeedEntry, StoreError> {
+fn denial(row: &SqliteRow) -> Result<Denial, StoreError> {
     let subject = fixed(row.try_get("subject")?, "denial subject")?;
-    let until: i64 = row.try_get("until")?;
-    let until = u64::try_from(until).map_err(|_| StoreError::Corrupt { what: "denial expiry" })?;
+    let moment = |secs: i64| u64::try_from(secs).map_err(|_| StoreError::Corrupt { what: "denial time" });
+    let until = moment(row.try_get("until")?)?;
+    let before = || moment(row.try_get("before")?);
     let denial = match row.try_get("kind")? {
         CREDENTIAL => Denial::Credential { id: CredentialId::from_bytes(subject), until },
         KEY => Denial::Key { key: TurnKeyId::from_bytes(subject), until },
+        ISSUED => Denial::Issued { key: TurnKeyId::from_bytes(subject), before: before()?, until },
+        IDENTIFIER => {
+            let key = TurnKeyId::from_bytes(fixed(row.try_get("turn_key")?, "denial key")?);
+            let identifier = IdentifierId::from_bytes(subject);
+            Denial::Identifier { key, identifier, before: before()?, until }
+        }
         _ => return Err(StoreError::Corrupt { what: "denial kind" }),
     };
-    Ok(FeedEntry { seq: row.try_get("seq")?, denial })
+    Ok(denial)
+}
+
+fn revoked(row: &SqliteRow) -> Result<Revoked, StoreError> {
+    let identifier: String = row.try_get("identifier")?;
+    let denial = denial(row)?;
+    let (kind, credential_id, identifier, before) = match denial {
+        Denial::Credential { id, .. } => {
+            ("credential", Some(id.to_string()), Some(identifier).filter(|it| !it.is_empty()), None)
+        }
+        Denial::Key { .. } => ("key", None, None, None),
+        Denial::Issued { before, .. } => ("issued_before", None, None, Some(before)),
+        Denial::Identifier { before, .. } => ("custom_identifier", None, Some(identifier), Some(before)),
+    };
+    Ok(Revoked {
+        seq: row.try_get("seq")?,
+        kind,
+        credential_id,
+        identifier,
+        issued_before: before.map(Timestamp::from_unix_secs),
+        created: Timestamp::from_unix_micros(row.try_get("created")?),
+        until: Timestamp::from_unix_secs(denial.until()),
+    })
 }

@@ -2,8 +2,17 @@ use credentials::{Denial, TurnKeyId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, accounts, denials, fixed, shared_secrets};
-use crate::store::{AccountId, KeyLimits, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
+use super::{Sqlite, accounts, answers, audit, denials, fixed, shared_secrets};
+use crate::store::audit::Note;
+use crate::store::revocations::NewDenial;
+use crate::store::{AccountId, Answer, KeyLimits, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
+
+/// What a record is read from.
+macro_rules! record_columns {
+    () => {
+        "account_id, secret_hash, former_secret_hash, former_until, suspended"
+    };
+}
 
 impl Sqlite {
     pub(in crate::store) async fn insert_key(
@@ -11,6 +20,7 @@ impl Sqlite {
         key: &TurnKey,
         record: &KeyRecord,
         limit: u32,
+        (note, answer): (&Note, Option<Answer>),
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         accounts::require(&mut tx, &record.account).await?;
@@ -38,6 +48,10 @@ impl Sqlite {
             .bind(record.account.as_str())
             .execute(&mut *tx)
             .await?;
+        audit::write(&mut tx, note).await?;
+        if let Some(answer) = &answer {
+            answers::keep(&mut tx, answer).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -72,6 +86,7 @@ impl Sqlite {
         account: &AccountId,
         uid: TurnKeyId,
         name: &str,
+        note: &Note,
     ) -> Result<Option<TurnKey>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
@@ -84,8 +99,10 @@ impl Sqlite {
         .bind(account.as_str())
         .fetch_optional(&mut *tx)
         .await?;
+        let Some(row) = row else { return Ok(None) };
+        audit::write(&mut tx, note).await?;
         tx.commit().await?;
-        row.as_ref().map(from_row).transpose()
+        from_row(&row).map(Some)
     }
 
     pub(in crate::store) async fn delete_key(
@@ -93,6 +110,7 @@ impl Sqlite {
         account: &AccountId,
         uid: TurnKeyId,
         denied_until: u64,
+        note: &Note,
     ) -> Result<Option<TurnKey>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
@@ -103,19 +121,22 @@ impl Sqlite {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        denials::insert(&mut *tx, Denial::Key { key: uid, until: denied_until }).await?;
+        let denial = Denial::Key { key: uid, until: denied_until };
+        denials::insert(&mut tx, NewDenial { denial, key: Some(uid), identifier: "" }).await?;
+        audit::write(&mut tx, note).await?;
         tx.commit().await?;
         from_row(&row).map(Some)
     }
 
     pub(in crate::store) async fn key_records(&self) -> Result<Vec<(TurnKeyId, KeyRecord)>, StoreError> {
-        let rows =
-            sqlx::query("SELECT uid, account_id, secret_hash FROM turn_keys").fetch_all(&self.read).await?;
+        let rows = sqlx::query(concat!("SELECT uid, ", record_columns!(), " FROM turn_keys"))
+            .fetch_all(&self.read)
+            .await?;
         rows.iter().map(|row| Ok((uid(row)?, record(row)?))).collect()
     }
 
     pub(in crate::store) async fn key_record(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let row = sqlx::query("SELECT account_id, secret_hash FROM turn_keys WHERE uid = ?")
+        let row = sqlx::query(concat!("SELECT ", record_columns!(), " FROM turn_keys WHERE uid = ?"))
             .bind(uid.as_bytes().as_slice())
             .fetch_optional(&self.read)
             .await?;
@@ -135,6 +156,7 @@ impl Sqlite {
         account: &AccountId,
         uid: TurnKeyId,
         limits: Option<KeyLimits>,
+        note: &Note,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query("UPDATE turn_keys SET limits = ? WHERE uid = ? AND account_id = ?")
@@ -147,6 +169,7 @@ impl Sqlite {
             return Ok(false);
         }
         shared_secrets::changed(&mut tx, uid).await?;
+        audit::write(&mut tx, note).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -155,15 +178,17 @@ impl Sqlite {
         &self,
         hash: &SecretHash,
     ) -> Result<Option<(TurnKeyId, KeyRecord)>, StoreError> {
-        let row = sqlx::query("SELECT uid, account_id, secret_hash FROM turn_keys WHERE secret_hash = ?")
-            .bind(hash.as_bytes())
-            .fetch_optional(&self.read)
-            .await?;
+        let query = concat!(
+            "SELECT uid, ",
+            record_columns!(),
+            " FROM turn_keys WHERE secret_hash = ?1 OR former_secret_hash = ?1"
+        );
+        let row = sqlx::query(query).bind(hash.as_bytes()).fetch_optional(&self.read).await?;
         row.map(|row| Ok((uid(&row)?, record(&row)?))).transpose()
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {
+pub(super) fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {
     Ok(TurnKey {
         uid: uid(row)?,
         name: row.try_get("name")?,
@@ -176,9 +201,16 @@ fn uid(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
     Ok(TurnKeyId::from_bytes(fixed(row.try_get("uid")?, "key uid")?))
 }
 
-fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+/// From [`record_columns`].
+pub(super) fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+    let hash = |bytes| Ok::<_, StoreError>(SecretHash::from_bytes(fixed(bytes, "key secret hash")?));
+    let former: Option<&[u8]> = row.try_get("former_secret_hash")?;
+    let until: Option<i64> = row.try_get("former_until")?;
+    let suspended: Option<i64> = row.try_get("suspended")?;
     Ok(KeyRecord {
         account: accounts::id(row.try_get("account_id")?)?,
-        secret_hash: SecretHash::from_bytes(fixed(row.try_get("secret_hash")?, "key secret hash")?),
+        secret_hash: hash(row.try_get("secret_hash")?)?,
+        former: former.map(hash).transpose()?.zip(until.map(Timestamp::from_unix_micros)),
+        suspended: suspended.is_some(),
     })
 }

@@ -6,7 +6,10 @@
 
 mod accounts;
 mod analytics;
+mod answers;
+mod audit;
 mod denials;
+mod key_state;
 mod keys;
 mod sessions;
 mod shared_secrets;

@@ -2,7 +2,8 @@ use credentials::{CredentialId, TurnKeyId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
 
-use super::{Sqlite, accounts, fixed, usage};
+use super::{Sqlite, Transaction, accounts, audit, fixed, usage};
+use crate::store::audit::Note;
 use crate::store::usage::{Session, SessionFilter, SessionId, SessionOrder};
 use crate::store::{AccountId, StoreError, Timestamp};
 
@@ -71,23 +72,16 @@ impl Sqlite {
         rows.iter().map(pair).collect()
     }
 
-    pub(in crate::store) async fn insert_session_order(
+    pub(in crate::store) async fn insert_session_orders(
         &self,
-        order: &SessionOrder,
+        orders: &[(SessionOrder, Note)],
     ) -> Result<(), StoreError> {
-        let (kind, key, subject): (_, _, &[u8]) = match order {
-            SessionOrder::Session(key, id) => (SESSION, key, &id.0),
-            SessionOrder::Credential(key, id) => (CREDENTIAL, key, id.as_bytes()),
-            SessionOrder::Key(key) => (KEY, key, &[]),
-            SessionOrder::CustomIdentifier(key, text) => (CUSTOM_IDENTIFIER, key, text.as_bytes()),
-        };
-        sqlx::query("INSERT INTO session_orders (kind, turn_key, subject, created) VALUES (?, ?, ?, ?)")
-            .bind(kind)
-            .bind(key.as_bytes().as_slice())
-            .bind(subject)
-            .bind(Timestamp::now().unix_micros())
-            .execute(&self.write)
-            .await?;
+        let mut tx = self.begin().await?;
+        for (order, note) in orders {
+            insert_order(&mut tx, order).await?;
+            audit::write(&mut tx, note).await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 
@@ -110,6 +104,23 @@ impl Sqlite {
         let last = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM session_orders");
         Ok(last.fetch_one(&self.read).await?)
     }
+}
+
+async fn insert_order(tx: &mut Transaction, order: &SessionOrder) -> Result<(), StoreError> {
+    let (kind, key, subject): (_, _, &[u8]) = match order {
+        SessionOrder::Session(key, id) => (SESSION, key, &id.0),
+        SessionOrder::Credential(key, id) => (CREDENTIAL, key, id.as_bytes()),
+        SessionOrder::Key(key) => (KEY, key, &[]),
+        SessionOrder::CustomIdentifier(key, text) => (CUSTOM_IDENTIFIER, key, text.as_bytes()),
+    };
+    sqlx::query("INSERT INTO session_orders (kind, turn_key, subject, created) VALUES (?, ?, ?, ?)")
+        .bind(kind)
+        .bind(key.as_bytes().as_slice())
+        .bind(subject)
+        .bind(Timestamp::now().unix_micros())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 fn key(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {

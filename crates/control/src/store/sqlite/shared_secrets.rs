@@ -3,9 +3,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteExecutor};
 
 use super::{Sqlite, Transaction, fixed};
+use crate::store::audit::Note;
 use crate::store::{
-    AccountId, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, SettingChange, StoreError, StoredSecret,
-    Timestamp,
+    AccountId, Answer, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, SettingChange, StoreError,
+    StoredSecret, Timestamp,
 };
 
 impl Sqlite {
@@ -15,6 +16,7 @@ impl Sqlite {
         account: &AccountId,
         new: &StoredSecret,
         check: impl Fn(&[StoredSecret]) -> Result<(), StoreError>,
+        (note, answer): (&Note, Option<Answer>),
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let known: bool =
@@ -42,6 +44,10 @@ impl Sqlite {
             .execute(&mut *tx)
             .await?;
         changed(&mut tx, new.key).await?;
+        super::audit::write(&mut tx, note).await?;
+        if let Some(answer) = &answer {
+            super::answers::keep(&mut tx, answer).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }
@@ -64,6 +70,7 @@ impl Sqlite {
         account: &AccountId,
         key: TurnKeyId,
         id: SharedSecretId,
+        note: &Note,
     ) -> Result<Option<StoredSecret>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
@@ -78,6 +85,7 @@ impl Sqlite {
         .await?;
         let Some(row) = row else { return Ok(None) };
         changed(&mut tx, key).await?;
+        super::audit::write(&mut tx, note).await?;
         tx.commit().await?;
         from_row(&row).map(Some)
     }

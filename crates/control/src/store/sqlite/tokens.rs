@@ -2,6 +2,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Sqlite, Transaction, accounts, is_duplicate};
+use crate::store::audit::Note;
 use crate::store::{
     AccountId, ApiToken, Permission, SecretHash, StoreError, Timestamp, TokenId, TokenStatus,
 };
@@ -11,9 +12,11 @@ impl Sqlite {
         &self,
         token: &ApiToken,
         hash: &SecretHash,
+        note: &Note,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         insert(&mut tx, token, hash).await?;
+        super::audit::write(&mut tx, note).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -43,7 +46,11 @@ impl Sqlite {
         row.as_ref().map(from_row).transpose()
     }
 
-    pub(in crate::store) async fn delete_token(&self, id: &TokenId) -> Result<Option<ApiToken>, StoreError> {
+    pub(in crate::store) async fn delete_token(
+        &self,
+        id: &TokenId,
+        mut note: Note,
+    ) -> Result<Option<ApiToken>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
             "DELETE FROM api_tokens WHERE id = ? \
@@ -52,8 +59,12 @@ impl Sqlite {
         .bind(id.as_str())
         .fetch_optional(&mut *tx)
         .await?;
+        let Some(row) = row else { return Ok(None) };
+        let gone = from_row(&row)?;
+        note.account = Some(gone.account.clone());
+        super::audit::write(&mut tx, &note).await?;
         tx.commit().await?;
-        row.as_ref().map(from_row).transpose()
+        Ok(Some(gone))
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use credentials::{
-    Claims, CredentialId, CustomIdentifier, Keyring, SharedSecret, SharedSecretId, TimeLimited, TurnKeyId,
+    Claims, CredentialId, CustomIdentifier, Issued, Keyring, SharedSecret, SharedSecretId, Subject,
+    TimeLimited, TurnKeyId,
 };
 
 /// The TURN keys.
@@ -33,6 +34,8 @@ pub(super) struct Account {
     pub(super) secret: Option<SharedSecretId>,
     /// Unix seconds.
     pub(super) expires_at: u64,
+    /// Of a sealed one.
+    pub(super) issued: Option<Issued>,
 }
 
 /// How far ahead the expiry of a time-limited username may lie, in seconds.
@@ -46,7 +49,8 @@ impl Account {
             key: if number.is_multiple_of(2) { first } else { second },
             issued_at: now_secs,
             ttl_secs: ttl_secs.min(MAX_TTL_SECS),
-            custom_identifier: CustomIdentifier::default(),
+            custom_identifier: CustomIdentifier::try_from(if number % 4 < 2 { "" } else { "a" })
+                .expect("it is short"),
         };
         let minted = ring.mint_with_salt(&claims, [number; 8]).expect("the claims are in range");
         Self {
@@ -56,6 +60,7 @@ impl Account {
             turn_key: claims.key,
             secret: None,
             expires_at: minted.expires_at,
+            issued: Some(claims.issued()),
         }
     }
 
@@ -66,7 +71,12 @@ impl Account {
         let parsed = TimeLimited::parse(username.as_bytes()).expect("it has the form");
         let password = String::from_utf8(parsed.password(&secret.text).to_vec()).expect("base64 is ASCII");
         let (id, expires_at) = (parsed.id(turn_key), parsed.expires_at);
-        Self { username, password, id, turn_key, secret: Some(secret.id), expires_at }
+        Self { username, password, id, turn_key, secret: Some(secret.id), expires_at, issued: None }
+    }
+
+    /// What a denial is held against.
+    pub(super) fn subject(&self) -> Subject {
+        Subject { key: self.turn_key, credential: self.id, issued: self.issued }
     }
 }
 

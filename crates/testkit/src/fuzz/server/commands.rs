@@ -31,6 +31,7 @@ impl World {
                 let secrets = secrets.iter().map(|secret| secret.id).collect();
                 self.observer.set_secrets(worker, key, secrets);
             }
+            Command::Suspend { key, suspended } => self.observer.suspend(worker, key, suspended),
             Command::ClientGone(client) => self.observer.gone(worker, client),
             _ => {}
         }

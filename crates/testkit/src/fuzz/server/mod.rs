@@ -14,7 +14,7 @@ mod world;
 
 use std::net::IpAddr;
 
-use credentials::Denial;
+use credentials::{Denial, Issued};
 use stun::{AttributeType, ChannelNumber, Method, TransactionId};
 use turn::{Command, Icmp, Transport};
 
@@ -115,13 +115,19 @@ fn deny(world: &mut World, bytes: &mut Bytes<'_>) {
     let account = world.account(bytes);
     let kind = bytes.byte();
     let first = usize::from(kind / 2) % WORKERS;
-    world.deny(
-        first,
-        match kind % 2 {
-            0 => Denial::Credential { id: account.id, until: account.expires_at },
-            _ => Denial::Key { key: account.turn_key, until: LONG_AFTER },
-        },
-    );
+    let (key, until) = (account.turn_key, LONG_AFTER);
+    let denial = match (kind, account.issued) {
+        (192..208, Some(issued)) => Denial::Issued { key, before: issued.at + 1, until },
+        (208..224, Some(Issued { at, identifier })) => {
+            Denial::Identifier { key, identifier, before: at + 1, until }
+        }
+        (224.., _) => {
+            return world.tell_all(first, &Command::Suspend { key, suspended: kind.is_multiple_of(2) });
+        }
+        _ if kind.is_multiple_of(2) => Denial::Credential { id: account.id, until: account.expires_at },
+        _ => Denial::Key { key, until },
+    };
+    world.deny(first, denial);
 }
 
 fn other(world: &mut World, bytes: &mut Bytes<'_>) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use credentials::{CredentialId, Denial, SharedSecretId, TurnKeyId};
+use credentials::{Denial, SharedSecretId, TurnKeyId};
 use stun::{AttributeType, ChannelNumber, Class, Kind, Message, Method, address, channel_data};
 use turn::{Client, ConnectionId, FiveTuple, Reply, Time};
 
@@ -51,8 +51,8 @@ struct Link {
 /// What a worker has been told.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    denied: BTreeSet<CredentialId>,
-    denied_keys: BTreeSet<TurnKeyId>,
+    denied: Vec<Denial>,
+    suspended: BTreeSet<TurnKeyId>,
     secrets: BTreeMap<TurnKeyId, BTreeSet<SharedSecretId>>,
     pub(super) limits: Limited,
     /// Whether 9.9.9.0/24 is out of reach, too.
@@ -63,8 +63,8 @@ impl Known {
     pub(super) fn is_valid(&self, account: &Account, now: Time) -> bool {
         let secrets = self.secrets.get(&account.turn_key);
         now.unix_secs() < account.expires_at
-            && !self.denied.contains(&account.id)
-            && !self.denied_keys.contains(&account.turn_key)
+            && !self.denied.iter().any(|denial| denial.covers(&account.subject()))
+            && !self.suspended.contains(&account.turn_key)
             && account.secret.is_none_or(|secret| secrets.is_some_and(|held| held.contains(&secret)))
     }
 }
@@ -310,23 +310,27 @@ impl Observer {
 
     /// A worker has been told a denial.
     pub(super) fn deny(&mut self, worker: usize, denial: Denial, is_remembered: bool) {
-        let is_denied = |account: &Account| match denial {
-            Denial::Credential { id, .. } => account.id == id,
-            Denial::Key { key, .. } => account.turn_key == key,
-        };
         let mut here = self.held.values().filter(|held| held.at == Some(worker));
-        assert!(!here.any(|held| is_denied(&held.account)), "a denial ends allocations");
+        assert!(!here.any(|held| denial.covers(&held.account.subject())), "a denial ends allocations");
         let known = self.known(worker);
-        match denial {
-            Denial::Credential { id, .. } if is_remembered => _ = known.denied.insert(id),
-            Denial::Key { key, .. } => {
-                known.secrets.remove(&key);
-                known.limits.forget(key);
-                if is_remembered {
-                    known.denied_keys.insert(key);
-                }
-            }
-            Denial::Credential { .. } => {}
+        if let Denial::Key { key, .. } = denial {
+            known.secrets.remove(&key);
+            known.limits.forget(key);
+            known.suspended.remove(&key);
+        }
+        if is_remembered {
+            known.denied.push(denial);
+        }
+    }
+
+    /// A worker has been told that a key is suspended, or is no more.
+    pub(super) fn suspend(&mut self, worker: usize, key: TurnKeyId, suspended: bool) {
+        let mut here = self.held.values().filter(|held| held.at == Some(worker));
+        if suspended {
+            assert!(!here.any(|held| held.account.turn_key == key), "a suspension ends allocations");
+            self.known(worker).suspended.insert(key);
+        } else {
+            self.known(worker).suspended.remove(&key);
         }
     }
 

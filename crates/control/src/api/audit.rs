@@ -1,0 +1,31 @@
+//! `/accounts/{account_id}/audit`: who changed what.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+
+use crate::api::ApiError;
+use crate::api::auth::InAccount;
+use crate::api::envelope::{Page, parameter};
+use crate::control::Shared;
+use crate::store::{AuditEntry, AuditQuery};
+
+/// The newest first; `action`, `target` and `since` narrow it down.
+pub(super) async fn list(
+    InAccount { account, .. }: InAccount,
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Page<AuditEntry>, ApiError> {
+    let query = query.as_deref();
+    let asked = Page::asked(query)?;
+    let text = |name| parameter(query, name).filter(|value| !value.is_empty());
+    let since = text("since").map(|since| since.parse().map_err(|_| ApiError::Since)).transpose()?;
+    let rows = AuditQuery {
+        account: Some(account),
+        action: text("action"),
+        target: text("target"),
+        before: asked.cursor,
+        since,
+    };
+    Ok(asked.page(shared.store.audit(&rows, asked.limit()).await?, |row| row.seq))
+}

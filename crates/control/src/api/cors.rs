@@ -1,0 +1,56 @@
+//! Calls from other origins' pages. None may, unless the configuration names the origin: a browser asks first, and is
+//! told nothing. Nothing here goes by cookies, so an origin that is allowed gains only what its token or secret gives.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::control::Shared;
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+const ASKED_WITH: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, idempotency-key, x-request-id");
+const SHOWN: HeaderValue = HeaderValue::from_static("x-request-id, retry-after, idempotency-replayed");
+/// How long a browser may remember the answer, in seconds.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
+
+pub(super) async fn cross_origin(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if shared.config.cors_origins.is_empty() {
+        return next.run(request).await;
+    }
+    let allowed = allowed(&shared.config.cors_origins, request.headers());
+    let asks_first = request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = match &allowed {
+        Some(_) if asks_first => StatusCode::NO_CONTENT.into_response(),
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, SHOWN);
+        if asks_first {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ASKED_WITH);
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        }
+    }
+    response
+}
+
+/// What an allowed origin is answered.
+fn allowed(origins: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    if origins.iter().any(|it| it == "*") {
+        return Some(HeaderValue::from_static("*"));
+    }
+    origins.iter().any(|it| it.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}

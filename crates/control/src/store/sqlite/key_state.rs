@@ -1,0 +1,104 @@
+use credentials::TurnKeyId;
+use sqlx::Row;
+
+use super::{Sqlite, audit, keys, shared_secrets};
+use crate::store::audit::Note;
+use crate::store::key_state::{Rolled, Settings};
+use crate::store::{AccountId, KeyLimits, KeyState, SecretHash, StoreError, Timestamp};
+
+impl Sqlite {
+    pub(in crate::store) async fn roll_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        (secret, now, former_until): (&SecretHash, Timestamp, Option<Timestamp>),
+        note: &Note,
+    ) -> Result<Option<Rolled>, StoreError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(
+            "UPDATE turn_keys SET former_secret_hash = CASE WHEN ?1 IS NULL THEN NULL ELSE secret_hash END, \
+             former_until = ?1, secret_hash = ?2, modified = ?3 WHERE uid = ?4 AND account_id = ?5 \
+             RETURNING uid, name, created, modified, account_id, secret_hash, former_secret_hash, former_until, \
+             suspended",
+        )
+        .bind(former_until.map(Timestamp::unix_micros))
+        .bind(secret.as_bytes())
+        .bind(now.unix_micros())
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        shared_secrets::changed(&mut tx, uid).await?;
+        audit::write(&mut tx, note).await?;
+        tx.commit().await?;
+        Ok(Some((keys::from_row(&row)?, keys::record(&row)?)))
+    }
+
+    pub(in crate::store) async fn suspend_key(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        suspended: bool,
+        note: &Note,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE turn_keys SET suspended = ? WHERE uid = ? AND account_id = ? AND (suspended IS NULL) = ?",
+        )
+        .bind(suspended.then_some(note.at.unix_micros()))
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .bind(suspended)
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(());
+        }
+        shared_secrets::changed(&mut tx, uid).await?;
+        audit::write(&mut tx, note).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn key_state(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+    ) -> Result<Option<KeyState>, StoreError> {
+        let row =
+            sqlx::query("SELECT suspended, former_until FROM turn_keys WHERE uid = ? AND account_id = ?")
+                .bind(uid.as_bytes().as_slice())
+                .bind(account.as_str())
+                .fetch_optional(&self.read)
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let time = |column| {
+            let micros: Option<i64> = row.try_get(column)?;
+            Ok::<_, StoreError>(micros.map(Timestamp::from_unix_micros))
+        };
+        let suspended_since = time("suspended")?;
+        Ok(Some(KeyState {
+            suspended: suspended_since.is_some(),
+            suspended_since,
+            former_secret_until: time("former_until")?,
+        }))
+    }
+
+    pub(in crate::store) async fn key_settings(
+        &self,
+        uid: TurnKeyId,
+    ) -> Result<Option<Settings>, StoreError> {
+        let row = sqlx::query(
+            "SELECT account_id, secret_hash, former_secret_hash, former_until, suspended, limits \
+             FROM turn_keys WHERE uid = ?",
+        )
+        .bind(uid.as_bytes().as_slice())
+        .fetch_optional(&self.read)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let limits: Option<&str> = row.try_get("limits")?;
+        let limits = limits.map(KeyLimits::from_column).transpose()?;
+        Ok(Some(Settings { record: keys::record(&row)?, limits }))
+    }
+}

@@ -1,0 +1,28 @@
+//! What is done now and then: forgetting what need not be kept any longer.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::control::Shared;
+use crate::store::{ANSWER_LIFETIME_SECS, StoreError, Timestamp};
+
+const PURGE_INTERVAL: Duration = Duration::from_mins(1);
+const DAY_SECS: u64 = 86_400;
+
+/// Does so for as long as it is polled. A failing store is logged and asked again.
+pub(crate) async fn run(shared: &Shared) -> ! {
+    loop {
+        sleep(PURGE_INTERVAL).await;
+        if let Err(error) = purge(shared).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what is too old is not forgotten yet");
+        }
+    }
+}
+
+async fn purge(shared: &Shared) -> Result<(), StoreError> {
+    let now = Timestamp::now();
+    shared.store.purge_audit(now.minus_secs(u64::from(shared.config.audit_days) * DAY_SECS)).await?;
+    shared.store.purge_answers(now.minus_secs(ANSWER_LIFETIME_SECS)).await?;
+    Ok(())
+}
