@@ -131,6 +131,12 @@ impl Model {
         self.allocations.iter().any(|held| self.is_here(held) && held.is_at(&client.five_tuple))
     }
 
+    /// Whether it has one that has not run out.
+    pub fn holds_living(&self, now: Time, client: Client) -> bool {
+        let is_its = |held: &&Allocation| self.is_here(held) && held.is_at(&client.five_tuple);
+        self.allocations.iter().filter(is_its).any(|held| held.is_live(now))
+    }
+
     /// How many allocations a worker has.
     pub fn count_at(&self, worker: usize) -> usize {
         self.allocations.iter().filter(|held| held.place == Place::At(worker)).count()

@@ -201,7 +201,11 @@ impl Lockstep {
             Route::PassedBy(from) => to == from,
             Route::Back(from) => to != worker && to != from,
         };
-        if !may || self.model.holds(client) {
+        let held = match route {
+            Route::PassedBy(_) => self.model.holds_living(now, client),
+            _ => self.model.holds(client),
+        };
+        if !may || held {
             return Err(format!("passed to {to}"));
         }
         let is_back = matches!(route, Route::PassedBy(_));
