@@ -3,13 +3,18 @@
 
 mod bytes;
 mod credential;
+mod demux;
+mod dtls_gate;
 mod framing;
+mod hellos;
 mod message;
 mod proxy;
 mod seeds;
 mod server;
 
 pub use credential::credential;
+pub use demux::demux;
+pub use dtls_gate::dtls_gate;
 pub use framing::framing;
 pub use message::message;
 pub use proxy::proxy;
@@ -20,12 +25,14 @@ pub use server::server;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     ("message", message),
     ("framing", framing),
     ("server", server),
     ("credential", credential),
     ("proxy", proxy),
+    ("demux", demux),
+    ("dtls_gate", dtls_gate),
 ];
 
 /// The keyring that seeds and targets share. Its key is anything but secret.

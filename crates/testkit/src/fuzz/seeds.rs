@@ -9,6 +9,7 @@ use stun::{
 };
 use turn::Transport;
 
+use super::hellos;
 use crate::message::{self, FAMILY_IPV6, REQUESTED_UDP, Signature};
 
 const ID: TransactionId = TransactionId::from_bytes(*b"turnery seed");
@@ -21,6 +22,8 @@ pub fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
         "server" => sequences(),
         "credential" => credentials(),
         "proxy" => proxy_headers(),
+        "demux" => openings(),
+        "dtls_gate" => hellos::gate(),
         _ => Vec::new(),
     }
 }
@@ -68,6 +71,24 @@ fn proxy_headers() -> Vec<(&'static str, Vec<u8>)> {
         ("v2-short", message::proxy_v2_block(0x21, 0x21, &[0; 12])),
         ("v2-half", message::proxy_v2(peer6(), &[]).into_iter().take(30).collect()),
         ("none", binding),
+    ]
+}
+
+/// One of each that may come first.
+fn openings() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("nothing", Vec::new()),
+        ("message", message::request(Method::BINDING, ID, |_| {})),
+        ("channel-data", message::channel_data(Transport::Tcp, ChannelNumber::MIN, b"hello")),
+        ("tls", hellos::tls()),
+        ("dtls", hellos::dtls12()),
+        ("dtls-alert", vec![21, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 40]),
+        ("dtls-encrypted", vec![0x2E, 1, 2, 0, 3, 4, 5, 6]),
+        ("proxy-v1", message::proxy_v1(peer())),
+        ("proxy-v2", message::proxy_v2(peer6(), &[])),
+        ("zrtp", vec![0x10, 0, 0, 0, 0x5A, 0x52, 0x54, 0x50]),
+        ("rtp", vec![0x80, 0, 0, 1]),
+        ("http", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
     ]
 }
 
