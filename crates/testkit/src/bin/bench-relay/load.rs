@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmsg};
 use serde::Serialize;
 
+use crate::stream::Stream;
 use crate::subject::Tester;
 
 /// Packets taken from a socket in one call.
@@ -43,10 +44,33 @@ impl Sample {
 
 #[derive(Debug)]
 struct Client {
-    socket: UdpSocket,
-    /// A ChannelData header with its data, as often as a batch has packets.
+    carrier: Carrier,
+    /// A ChannelData header with its data, and over TCP its padding, as often as a batch has packets.
     frames: Vec<u8>,
+    /// How long one is.
+    size: usize,
     on_the_way: usize,
+}
+
+/// How a client reaches the server.
+#[derive(Debug)]
+enum Carrier {
+    Datagrams(UdpSocket),
+    Stream(Box<Stream>),
+}
+
+impl Client {
+    /// Sends this many packets.
+    fn send(&mut self, count: usize) -> anyhow::Result<()> {
+        match &mut self.carrier {
+            Carrier::Datagrams(socket) => send(socket, &self.frames, self.size, count, None),
+            Carrier::Stream(stream) => {
+                let frames =
+                    self.frames.get(..count * self.size).context("more packets than there are frames")?;
+                stream.send(frames, self.size)
+            }
+        }
+    }
 }
 
 pub(crate) struct Load {
@@ -78,14 +102,26 @@ impl Load {
         epoll.add(&peer, EpollEvent::new(EpollFlags::EPOLLIN, PEER))?;
         let mut all = Vec::with_capacity(clients);
         for index in 0..clients {
-            let mut client = server.connect()?;
-            client.allocate().with_context(|| format!("client {index} allocates"))?;
-            let channel = client.channel_bind(peer_address)?;
-            let socket = client.into_udp_socket().context("a UDP client has a UDP socket")?;
-            epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+            let (carrier, channel) = if server.transport.is_stream() {
+                let (stream, channel) = server.connect_stream(peer_address, index as u64)?;
+                epoll.add(&stream.socket, event)?;
+                (Carrier::Stream(Box::new(stream)), channel)
+            } else {
+                let mut client = server.connect()?;
+                client.allocate().with_context(|| format!("client {index} allocates"))?;
+                let channel = client.channel_bind(peer_address)?;
+                let socket = client.into_udp_socket().context("a UDP client has a UDP socket")?;
+                epoll.add(&socket, event)?;
+                (Carrier::Datagrams(socket), channel)
+            };
             let header = stun::channel_data::header(channel, u16::try_from(payload)?);
-            let frame = [&header[..], &vec![0xA5; payload]].concat();
-            all.push(Client { socket, frames: frame.repeat(BATCH), on_the_way: 0 });
+            let mut frame = [&header[..], &vec![0xA5; payload]].concat();
+            if server.transport.is_stream() {
+                // RFC 8656 §12.5: over TCP and TLS ChannelData is padded to a multiple of four bytes.
+                frame.resize(frame.len().next_multiple_of(4), 0);
+            }
+            all.push(Client { carrier, size: frame.len(), frames: frame.repeat(BATCH), on_the_way: 0 });
         }
         let share = (window as usize / clients).max(burst);
         let data = vec![0xA5; payload * BATCH];
@@ -133,7 +169,7 @@ impl Load {
             while client.on_the_way < self.share {
                 let count = self.burst.min(self.share - client.on_the_way);
                 client.on_the_way += count;
-                send(&client.socket, &client.frames, self.payload + 4, count, None)?;
+                client.send(count)?;
             }
         }
         Ok(())
@@ -169,12 +205,19 @@ impl Load {
         buffers: &mut [[u8; 2_048]],
     ) -> anyhow::Result<()> {
         let Some(client) = self.clients.get_mut(index) else { return Ok(()) };
-        let count = receive(&client.socket, headers, buffers)?.len();
+        let count = match &mut client.carrier {
+            Carrier::Datagrams(socket) => receive(socket, headers, buffers)?.len(),
+            Carrier::Stream(stream) => stream.receive()?,
+        };
         self.received += count as u64;
         if count > 0 {
             // What was given up as lost may still arrive: it is then on the way again.
             client.on_the_way = client.on_the_way.max(count);
-            send(&client.socket, &client.frames, self.payload + 4, count, None)?;
+            let mut left = count;
+            while left > 0 {
+                client.send(left.min(BATCH))?;
+                left = left.saturating_sub(BATCH);
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! Only ratios within one run mean anything: machines, kernels and neighbours differ too much for the rest.
 
 mod load;
+mod stream;
 mod subject;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use serde::Serialize;
+use turn::Transport;
 
 use load::{Load, Sample};
 use subject::{Subject, Tester};
@@ -22,6 +24,9 @@ struct Options {
     /// Servers to measure, in the order they take turns.
     #[arg(long, value_delimiter = ',', default_value = "turnery,coturn")]
     subjects: Vec<Subject>,
+    /// How clients reach the server.
+    #[arg(long, default_value = "udp")]
+    transport: Carriage,
     /// Clients and packets each sends at a time, as CLIENTS:BURST; several with commas.
     #[arg(long, value_delimiter = ',', default_value = "1:16,100:4,1000:1")]
     cases: Vec<Case>,
@@ -43,6 +48,24 @@ struct Options {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// What is measured, as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Carriage {
+    Udp,
+    Tcp,
+    Tls,
+}
+
+impl Carriage {
+    fn transport(self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -128,7 +151,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(options: &Options, subject: Subject, case: Case) -> anyhow::Result<Sample> {
-    let server = Tester::start(subject, &options.turnery)?;
+    let server = Tester::start(subject, options.transport.transport(), &options.turnery)?;
     let mut load = Load::start(&server, case.clients, case.burst, options.payload.into(), options.window)?;
     load.run(&server, Duration::from_millis(500))?;
     load.run(&server, Duration::from_secs(options.seconds.into()))
@@ -142,8 +165,11 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 fn print_table(options: &Options, rows: &[Row]) {
     println!(
-        "ChannelData over UDP on loopback, both directions, {} B, window {}, medians of {} rounds",
-        options.payload, options.window, options.rounds
+        "ChannelData over {} on loopback, both directions, {} B, window {}, medians of {} rounds",
+        options.transport.transport().label().to_uppercase(),
+        options.payload,
+        options.window,
+        options.rounds
     );
     println!(
         "{:<10} {:>8} {:>6} {:>12} {:>12} {:>7} {:>10}",

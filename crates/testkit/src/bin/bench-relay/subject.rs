@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
 use serde::Serialize;
+use stun::ChannelNumber;
 use testkit::client::BlockingClient;
 use turn::Transport;
+
+use crate::stream::Stream;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +36,7 @@ impl fmt::Display for Subject {
 pub(crate) struct Tester {
     child: Child,
     pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
     username: String,
     password: String,
     _directory: Directory,
@@ -62,17 +66,18 @@ pub(crate) fn pin_to_core(pid: u32, core: usize) -> anyhow::Result<()> {
 }
 
 impl Tester {
-    pub(crate) fn start(subject: Subject, turnery: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(subject: Subject, transport: Transport, turnery: &Path) -> anyhow::Result<Self> {
         // Taken and let go: nobody else is after ports on this machine while it measures.
-        let udp = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let at = Listener { transport, address: free_address(transport)? };
         let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let directory = Directory(std::env::temp_dir().join(format!("bench-relay-{}", std::process::id())));
         std::fs::create_dir_all(&directory.0)?;
         let (child, username, password) = match subject {
-            Subject::Turnery => start_turnery(turnery, &directory.0, udp, api)?,
-            Subject::Coturn => start_coturn(udp)?,
+            Subject::Turnery => start_turnery(turnery, &directory.0, at, api)?,
+            Subject::Coturn => start_coturn(&directory.0, at)?,
         };
-        let mut tester = Self { child, address: udp, username, password, _directory: directory };
+        let mut tester =
+            Self { child, address: at.address, transport, username, password, _directory: directory };
         tester.wait_until_it_answers()?;
         Ok(tester)
     }
@@ -83,10 +88,12 @@ impl Tester {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended at once: {status}");
             }
-            let mut client = self.connect()?;
-            client.set_patience(Duration::from_millis(300));
-            if client.binding().is_ok() {
-                return Ok(());
+            // A stream that nobody listens to yet is refused.
+            if let Ok(mut client) = self.connect() {
+                client.set_patience(Duration::from_millis(300));
+                if client.binding().is_ok() {
+                    return Ok(());
+                }
             }
             if Instant::now() > deadline {
                 bail!("the server does not answer on {}", self.address);
@@ -96,7 +103,18 @@ impl Tester {
 
     /// A client that may allocate.
     pub(crate) fn connect(&self) -> anyhow::Result<BlockingClient> {
-        Ok(BlockingClient::connect(self.address, Transport::Udp, &self.username, &self.password)?)
+        Ok(BlockingClient::connect(self.address, self.transport, &self.username, &self.password)?)
+    }
+
+    /// A client with an allocation and a channel on a stream of its own.
+    pub(crate) fn connect_stream(
+        &self,
+        peer: SocketAddr,
+        seed: u64,
+    ) -> anyhow::Result<(Stream, ChannelNumber)> {
+        let mut stream = Stream::connect(self.address, self.transport == Transport::Tls)?;
+        let channel = stream.allocate((&self.username, &self.password), peer, seed)?;
+        Ok((stream, channel))
     }
 
     /// Nanoseconds of CPU time of all its threads so far, by the scheduler's own accounting.
@@ -124,10 +142,35 @@ fn on_core_0(program: &Path) -> Command {
     command
 }
 
+/// Where the server listens, and how.
+#[derive(Debug, Clone, Copy)]
+struct Listener {
+    transport: Transport,
+    address: SocketAddr,
+}
+
+fn free_address(transport: Transport) -> std::io::Result<SocketAddr> {
+    if transport.is_stream() {
+        TcpListener::bind("127.0.0.1:0")?.local_addr()
+    } else {
+        UdpSocket::bind("127.0.0.1:0")?.local_addr()
+    }
+}
+
+/// Puts a certificate with an ECDSA key there; the certificate's and the key's file.
+fn certificate_in(directory: &Path) -> anyhow::Result<[PathBuf; 2]> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    let files = ["cert.pem", "key.pem"].map(|name| directory.join(name));
+    for (file, text) in files.iter().zip([made.cert.pem(), made.signing_key.serialize_pem()]) {
+        std::fs::write(file, text)?;
+    }
+    Ok(files)
+}
+
 fn start_turnery(
     binary: &Path,
     directory: &Path,
-    udp: SocketAddr,
+    at: Listener,
     api: SocketAddr,
 ) -> anyhow::Result<(Child, String, String)> {
     if !binary.exists() {
@@ -143,21 +186,36 @@ fn start_turnery(
         custom_identifier: CustomIdentifier::default(),
     };
     let credential = keyring.mint(&claims)?;
-    let child = on_core_0(binary)
+    let listener = format!("{}://{}", at.transport.label(), at.address);
+    let mut command = on_core_0(binary);
+    command
         .args(["serve", "--workers", "1", "--relay-address", "127.0.0.1", "--allow-peer", "127.0.0.0/8"])
         .arg("--data-dir")
         .arg(directory)
-        .args(["--api-listen", &api.to_string(), "--turn-listen", &format!("udp://{udp}")])
-        .spawn()
-        .with_context(|| format!("starting {}", binary.display()))?;
+        .args(["--api-listen", &api.to_string(), "--turn-listen", &listener]);
+    if at.transport.is_secured() {
+        let [certificate, key] = certificate_in(directory)?;
+        command.arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key);
+    }
+    let child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
     Ok((child, credential.username, credential.password))
 }
 
-fn start_coturn(udp: SocketAddr) -> anyhow::Result<(Child, String, String)> {
-    let child = on_core_0(Path::new("turnserver"))
-        .args(["-n", "--no-tls", "--no-dtls", "--no-cli", "--no-tcp", "--relay-threads", "1"])
+fn start_coturn(directory: &Path, at: Listener) -> anyhow::Result<(Child, String, String)> {
+    let port = at.address.port().to_string();
+    let mut command = on_core_0(Path::new("turnserver"));
+    match at.transport {
+        Transport::Udp | Transport::Dtls => command.args(["--no-tls", "--no-tcp", "--listening-port", &port]),
+        Transport::Tcp => command.args(["--no-tls", "--no-udp", "--listening-port", &port]),
+        Transport::Tls => {
+            let [certificate, key] = certificate_in(directory)?;
+            command.args(["--no-udp", "--no-tcp", "--tls-listening-port", &port]);
+            command.arg("--cert").arg(certificate).arg("--pkey").arg(key)
+        }
+    };
+    let child = command
+        .args(["-n", "--no-dtls", "--no-cli", "--relay-threads", "1"])
         .args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1", "--allow-loopback-peers"])
-        .args(["--listening-port", &udp.port().to_string()])
         .args(["--lt-cred-mech", "--realm", "turnery", "--user", "bench:bench"])
         .args(["--no-stdout-log", "--log-file", "/dev/null"])
         .spawn()
