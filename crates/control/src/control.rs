@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::rate::{Buckets, Rate};
 use crate::serve::{self, ServeError, Tls};
-use crate::store::{Store, StoreError, TokenId};
-use crate::upkeep;
+use crate::store::{DELIVERY_LIFETIME_SECS, Store, StoreError, TokenId};
+use crate::{upkeep, webhooks};
 
 /// What the HTTP side has to be told.
 #[derive(Debug, Clone)]
@@ -44,6 +44,10 @@ pub struct Config {
     pub checks: Vec<Check>,
     /// Proxies that are believed when `X-Forwarded-For` names a client.
     pub proxies: Vec<Network>,
+    /// Networks that webhooks may reach although they are not the public internet, and without TLS.
+    pub webhook_networks: Vec<Network>,
+    /// For how many seconds it is tried to deliver an event to a webhook; a day by default.
+    pub webhook_lifetime_secs: u64,
     /// For how many days the audit log is kept; 365 by default.
     pub audit_days: u32,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
@@ -73,6 +77,8 @@ impl Config {
             metrics_token: None,
             checks: Vec::new(),
             proxies: Vec::new(),
+            webhook_networks: Vec::new(),
+            webhook_lifetime_secs: DELIVERY_LIFETIME_SECS,
             audit_days: 365,
             dev: None,
         }
@@ -161,6 +167,7 @@ impl Control {
             done = serve::serve(listener, tls, &self.shared, shutdown) => done,
             never = feed.run() => never,
             never = upkeep::run(&self.shared) => never,
+            never = webhooks::run(&self.shared) => never,
         }
     }
 }

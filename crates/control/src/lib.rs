@@ -6,6 +6,7 @@
 //! stored nowhere.
 
 mod api;
+mod base64;
 mod control;
 mod feed;
 mod health;
@@ -20,6 +21,7 @@ pub mod store;
 mod try_page;
 mod upkeep;
 pub mod usage_table;
+mod webhooks;
 
 pub use api::openapi;
 pub use control::{Config, Control, Dev};
@@ -30,3 +32,4 @@ pub use metrics::Metrics;
 pub use network::{Network, NetworkError};
 pub use rate::Rate;
 pub use serve::{ServeError, Tls};
+pub use webhooks::is_webhook_url;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::control::Shared;
-use crate::store::{ANSWER_LIFETIME_SECS, StoreError, Timestamp};
+use crate::store::{ANSWER_LIFETIME_SECS, DEAD_LIFETIME_SECS, StoreError, Timestamp};
 
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const DAY_SECS: u64 = 86_400;
@@ -23,6 +23,7 @@ pub(crate) async fn run(shared: &Shared) -> ! {
 async fn purge(shared: &Shared) -> Result<(), StoreError> {
     let now = Timestamp::now();
     shared.store.purge_audit(now.minus_secs(u64::from(shared.config.audit_days) * DAY_SECS)).await?;
+    shared.store.purge_deliveries(now.minus_secs(DEAD_LIFETIME_SECS)).await?;
     shared.store.purge_answers(now.minus_secs(ANSWER_LIFETIME_SECS)).await?;
     Ok(())
 }

@@ -17,6 +17,11 @@ impl Keyring {
         Ok([&[by], &*sealed].concat())
     }
 
+    /// Whether the current key sealed it; if not, it is to be sealed again before that key retires.
+    pub fn sealed_text_currently(&self, sealed: &[u8]) -> bool {
+        sealed.first() == Some(&self.current_id())
+    }
+
     /// Opens a sealed text.
     ///
     /// # Errors
@@ -46,7 +51,9 @@ mod tests {
         let mut changed = sealed.clone();
         *changed.last_mut().unwrap() ^= 1;
         assert_eq!(ring.open_text(b"here", &changed), Err(OpenError::Forged));
+        assert!(ring.sealed_text_currently(&sealed));
         ring.rotate(1_800_000_010).unwrap();
+        assert!(!ring.sealed_text_currently(&sealed));
         assert!(ring.open_text(b"here", &sealed).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control::store::analytics::{Dimension, moment};
 use control::store::usage::SessionId;
-use control::store::{AccountId, MAX_OVERLAP_SECS, Permission, Timestamp, TokenId, TypeError};
+use control::store::{AccountId, EVENTS, MAX_OVERLAP_SECS, Permission, Timestamp, TokenId, TypeError};
 use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
@@ -78,6 +78,9 @@ enum Command {
     /// TURN keys: what mints credentials
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Webhooks: where an account is told of events
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// The audit log: who changed what, newest first
     Audit(AuditCommand),
     /// The keyring: what seals credentials
@@ -375,6 +378,62 @@ pub(crate) enum SecretCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhookCommand {
+    /// Show an account's webhooks, never their secrets
+    List {
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have a URL told of events; the secret that they are signed with is shown this once
+    Create {
+        /// Where to: https://HOST/PATH, or http:// to a host that --webhook-network names
+        url: String,
+        /// Of this event only, repeatable [default: all]
+        #[arg(long, value_name = "EVENT", value_parser = clap::builder::PossibleValuesParser::new(EVENTS))]
+        event: Vec<String>,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a webhook, and what has not arrived there
+    Delete {
+        /// Which one
+        id: String,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what has not arrived: what waits to be tried again, and what was given up
+    Deliveries {
+        /// Whose
+        id: String,
+        /// Only what was given up
+        #[arg(long)]
+        dead: bool,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have what was given up tried again
+    Redeliver {
+        /// Whose
+        id: String,
+        /// Only this event, by its webhook-id [default: all]
+        #[arg(long)]
+        event: Option<String>,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
 /// What is shown of the audit log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuditCommand {
@@ -508,6 +567,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Account(command) => block_on(commands::account(&place()?, command)),
         Command::Token(command) => block_on(commands::token(&place()?, command)),
         Command::Key(command) => block_on(commands::key(&place()?, command)),
+        Command::Webhook(command) => block_on(commands::webhook(&place()?, command)),
         Command::Audit(command) => block_on(commands::audit(&place()?, command)),
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),

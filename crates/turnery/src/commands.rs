@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod secrets;
 mod usage;
+mod webhooks;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,9 @@ use credentials::Keyring;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{AccountCommand, AuditCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand};
+use crate::cli::{
+    AccountCommand, AuditCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand, WebhookCommand,
+};
 use crate::config::Place;
 use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::table::{printable, table};
@@ -192,6 +195,10 @@ pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
 
 pub(crate) async fn audit(place: &Place, command: AuditCommand) -> Result<()> {
     audit::audit(&place.open_store().await?, command).await
+}
+
+pub(crate) async fn webhook(place: &Place, command: WebhookCommand) -> Result<()> {
+    webhooks::webhook(place, &place.open_store().await?, command).await
 }
 
 pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {

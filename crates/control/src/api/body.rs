@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
 use crate::api::{ApiError, MAX_BODY_BYTES};
-use crate::store::{KeyLimits, MAX_OVERLAP_SECS, Timestamp};
+use crate::store::{EVENTS, KeyLimits, MAX_OVERLAP_SECS, Timestamp};
+use crate::webhooks::Target;
 
 const DEFAULT_TTL_SECS: u32 = 86_400;
 
@@ -137,6 +138,25 @@ impl Fields {
             Some(value) => value.as_u64().ok_or(ApiError::IssuedBefore),
             None => Err(ApiError::IssuedBefore),
         }
+    }
+
+    pub(super) fn webhook_url(&self) -> Result<&str, ApiError> {
+        let url = self.0.get("url").and_then(Value::as_str).ok_or(ApiError::WebhookUrl)?;
+        url.parse::<Target>().map(|_| url).map_err(|_| ApiError::WebhookUrl)
+    }
+
+    /// Which events; none where nothing is said, which stands for all.
+    pub(super) fn events(&self) -> Result<Vec<String>, ApiError> {
+        let Some(value) = self.0.get("events") else { return Ok(Vec::new()) };
+        let list = value.as_array().filter(|list| list.len() <= EVENTS.len()).ok_or(ApiError::Events)?;
+        let known = |event: &Value| event.as_str().filter(|it| EVENTS.contains(it)).map(str::to_owned);
+        list.iter().map(|event| known(event).ok_or(ApiError::Events)).collect()
+    }
+
+    /// The id of one event.
+    pub(super) fn event(&self) -> Result<Option<&str>, ApiError> {
+        let Some(value) = self.0.get("event") else { return Ok(None) };
+        value.as_str().map(Some).ok_or(ApiError::Event)
     }
 
     pub(super) fn username(&self) -> Result<&str, ApiError> {

@@ -10,7 +10,8 @@ use crate::api::MAX_BODY_BYTES;
 use crate::api::envelope;
 use crate::keys::Miss;
 use crate::store::{
-    MAX_IDENTIFIER_RULES_OF_KEY, MAX_OVERLAP_SECS, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, StoreError,
+    EVENTS, MAX_IDENTIFIER_RULES_OF_KEY, MAX_OVERLAP_SECS, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY,
+    MAX_WEBHOOKS, StoreError,
 };
 
 /// Most characters of a TURN key's name.
@@ -114,6 +115,16 @@ pub(crate) enum ApiError {
     IdempotencyKeyReused,
     /// The API token has used too many of them.
     TooManyIdempotencyKeys,
+    /// The account has no such webhook.
+    NoSuchWebhook,
+    /// `url` is none that a webhook may have.
+    WebhookUrl,
+    /// `events` is no list of events.
+    Events,
+    /// The account may have no more webhooks.
+    TooManyWebhooks,
+    /// The body's `event` is no string.
+    Event,
     /// Asked too often.
     RateLimited {
         /// When to come back, in seconds.
@@ -172,6 +183,11 @@ impl ApiError {
             Self::IdempotencyKey => (StatusCode::BAD_REQUEST, 20_039),
             Self::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, 20_046),
             Self::TooManyIdempotencyKeys => (StatusCode::CONFLICT, 20_047),
+            Self::NoSuchWebhook => (StatusCode::NOT_FOUND, 20_042),
+            Self::WebhookUrl => (StatusCode::BAD_REQUEST, 20_043),
+            Self::Events => (StatusCode::BAD_REQUEST, 20_044),
+            Self::TooManyWebhooks => (StatusCode::CONFLICT, 20_045),
+            Self::Event => (StatusCode::BAD_REQUEST, 20_048),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -211,6 +227,17 @@ impl ApiError {
             Self::TooManyIdempotencyKeys => {
                 "The API token has used as many Idempotency-Keys within a day as it may"
             }
+            Self::NoSuchWebhook => "The account has no such webhook",
+            Self::WebhookUrl => {
+                "url must be https://HOST/PATH, or http:// to a host that --webhook-network names"
+            }
+            Self::Event => "event must be a string: the webhook-id of what was given up",
+            Self::Events => return format!("events must be a list of {}", EVENTS.join(", ")),
+            Self::TooManyWebhooks => {
+                return format!(
+                    "The account has {MAX_WEBHOOKS} webhooks, and may have no more: delete one first"
+                );
+            }
             Self::Paging => "cursor must be the number that the last page gave, per_page one from 1 to 1000",
             Self::Since => "since must be a time as in 2026-01-02T03:04:05Z",
             Self::RateLimited { .. } => "Too many requests: wait as the header `Retry-After` says",
@@ -219,60 +246,72 @@ impl ApiError {
             }
             Self::TimedOut => "The request took too long to arrive or to be answered",
             Self::Internal => "Internal error: the server's log says more",
-            Self::BodyTooLarge => return format!("The body is longer than {MAX_BODY_BYTES} bytes"),
-            Self::NameTooLong => return format!("name must have at most {MAX_NAME_CHARS} characters"),
-            Self::Ttl => {
-                return format!(
-                    "ttl must be a whole number of seconds from {MIN_TTL_SECS} to {MAX_TTL_SECS}"
-                );
-            }
-            Self::CustomIdentifierTooLong => {
-                return format!(
-                    "customIdentifier must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8"
-                );
-            }
-            Self::Limit { field, max } => {
-                return format!("{field} must be a whole number from 1 to {max}, or null for no limit");
-            }
-            Self::Overlap => {
-                return format!(
-                    "overlap_secs must be a whole number of seconds from 0 to {MAX_OVERLAP_SECS}"
-                );
-            }
-            Self::TooManyIdentifierRules => {
-                return format!(
-                    "The TURN key has {MAX_IDENTIFIER_RULES_OF_KEY} revocations by customIdentifier in force, and may \
-                     have no more: use issuedBefore instead"
-                );
-            }
-            Self::Parameter { field } => {
-                return format!(
-                    "The query's {field} is missing, or is not what it has to be: see docs/usage.md"
-                );
-            }
-            Self::UserTooLong => {
-                return format!("username must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8");
-            }
-            Self::SharedSecret => {
-                return format!(
-                    "secret must be a string of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} printable characters of ASCII"
-                );
-            }
-            Self::TooManySharedSecretsOfKey => {
-                return format!(
-                    "The TURN key has {MAX_SHARED_SECRETS_OF_KEY} shared secrets, and may have no more: remove one first"
-                );
-            }
-            Self::TooManySharedSecrets => {
-                return format!(
-                    "There are {MAX_SHARED_SECRETS} shared secrets, and there may be no more: remove one first"
-                );
-            }
-            Self::TooManyKeys { limit } => {
-                return format!("The account has {limit} TURN keys, and may have no more: delete one first");
-            }
+            Self::BodyTooLarge
+            | Self::NameTooLong
+            | Self::Ttl
+            | Self::CustomIdentifierTooLong
+            | Self::Limit { .. }
+            | Self::Overlap
+            | Self::TooManyIdentifierRules
+            | Self::Parameter { .. }
+            | Self::UserTooLong
+            | Self::SharedSecret
+            | Self::TooManySharedSecretsOfKey
+            | Self::TooManySharedSecrets
+            | Self::TooManyKeys { .. } => return self.message_with_figures(),
         };
         fixed.to_owned()
+    }
+
+    fn message_with_figures(self) -> String {
+        match self {
+            Self::BodyTooLarge => format!("The body is longer than {MAX_BODY_BYTES} bytes"),
+            Self::NameTooLong => format!("name must have at most {MAX_NAME_CHARS} characters"),
+            Self::Ttl => {
+                format!("ttl must be a whole number of seconds from {MIN_TTL_SECS} to {MAX_TTL_SECS}")
+            }
+            Self::CustomIdentifierTooLong => {
+                format!("customIdentifier must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8")
+            }
+            Self::Limit { field, max } => {
+                format!("{field} must be a whole number from 1 to {max}, or null for no limit")
+            }
+            Self::Overlap => {
+                format!("overlap_secs must be a whole number of seconds from 0 to {MAX_OVERLAP_SECS}")
+            }
+            Self::TooManyIdentifierRules => {
+                format!(
+                    "The TURN key has {MAX_IDENTIFIER_RULES_OF_KEY} revocations by customIdentifier in force, and may \
+                     have no more: use issuedBefore instead"
+                )
+            }
+            Self::Parameter { field } => {
+                format!("The query's {field} is missing, or is not what it has to be: see docs/usage.md")
+            }
+            Self::UserTooLong => {
+                format!("username must have at most {MAX_CUSTOM_IDENTIFIER_BYTES} bytes of UTF-8")
+            }
+            Self::SharedSecret => {
+                format!(
+                    "secret must be a string of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} printable characters of ASCII"
+                )
+            }
+            Self::TooManySharedSecretsOfKey => {
+                format!(
+                    "The TURN key has {MAX_SHARED_SECRETS_OF_KEY} shared secrets, and may have no more: remove one first"
+                )
+            }
+            Self::TooManySharedSecrets => {
+                format!(
+                    "There are {MAX_SHARED_SECRETS} shared secrets, and there may be no more: remove one first"
+                )
+            }
+            Self::TooManyKeys { limit } => {
+                format!("The account has {limit} TURN keys, and may have no more: delete one first")
+            }
+            // All others are in `message`.
+            _ => String::new(),
+        }
     }
 
     /// What lies behind it, for callers that look deeper.
@@ -308,6 +347,7 @@ impl From<StoreError> for ApiError {
             StoreError::TooManySharedSecretsOfKey => Self::TooManySharedSecretsOfKey,
             StoreError::TooManySharedSecrets => Self::TooManySharedSecrets,
             StoreError::SharedSecretExists => Self::SharedSecretExists,
+            StoreError::TooManyWebhooks => Self::TooManyWebhooks,
             StoreError::TooManyAnswers => Self::TooManyIdempotencyKeys,
             StoreError::TooManyIdentifierRules => Self::TooManyIdentifierRules,
             // The account was deleted while its token was looked at.

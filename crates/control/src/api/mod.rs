@@ -24,6 +24,7 @@ mod tokens;
 mod turn_keys;
 mod turn_rest;
 mod usage;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(RESUME, post(key_state::resume))
         .route(REVOCATIONS, get(key_state::revocations))
         .route("/client/v4/accounts/{account_id}/audit", get(audit::list))
+        .route("/client/v4/accounts/{account_id}/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}", delete(webhooks::delete))
+        .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}/test", post(webhooks::test))
+        .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries))
+        .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}/redeliver", post(webhooks::redeliver))
         .route(SECRET, delete(shared_secrets::delete))
         .route(USAGE, get(usage::of_account))
         .route(KEY_USAGE, get(usage::of_key))

@@ -95,6 +95,10 @@ pub(super) enum Change {
     CredentialsRevoked,
     SessionEnded,
     SessionsEnded,
+    WebhookCreated,
+    WebhookDeleted,
+    WebhookTested,
+    WebhookRedelivered,
 }
 
 impl Change {
@@ -117,6 +121,10 @@ impl Change {
             Self::CredentialsRevoked => "credential.revoke_many",
             Self::SessionEnded => "session.end",
             Self::SessionsEnded => "session.end_many",
+            Self::WebhookCreated => "webhook.create",
+            Self::WebhookDeleted => "webhook.delete",
+            Self::WebhookTested => "webhook.test",
+            Self::WebhookRedelivered => "webhook.redeliver",
         }
     }
 }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use crate::store::{
     AccountId, MAX_ANSWERS, MAX_IDENTIFIER_RULES_OF_KEY, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY,
+    MAX_WEBHOOKS,
 };
 
 /// What lies behind an error, whatever database it comes from.
@@ -110,6 +111,9 @@ pub enum StoreError {
          it may have: revoke what was issued before now instead"
     )]
     TooManyIdentifierRules,
+    /// The account may have no more webhooks.
+    #[error("the account has {MAX_WEBHOOKS} webhooks, and that is the most it may have: delete one first")]
+    TooManyWebhooks,
     /// A request with this `Idempotency-Key` was answered already.
     #[error("the request was answered already")]
     AnsweredAlready,

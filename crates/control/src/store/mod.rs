@@ -30,6 +30,7 @@ mod shared_secrets;
 mod sqlite;
 mod types;
 pub mod usage;
+mod webhooks;
 
 pub use answers::{ANSWER_LIFETIME_SECS, Answer, MAX_ANSWERS};
 pub use audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS};
@@ -42,6 +43,11 @@ pub use secret::{SecretHash, TokenText};
 pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
     Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
+};
+
+pub use webhooks::{
+    DEAD_LIFETIME_SECS, DELIVERY_LIFETIME_SECS, Delivery, EVENTS, MAX_DELIVERIES, MAX_WEBHOOKS, NewWebhook,
+    Webhook,
 };
 
 use std::sync::Arc;

@@ -69,8 +69,8 @@ impl Store {
         on_backend!(self, db => db.delete_shared_secret(account, key, id, &note))
     }
 
-    /// Seals with the keyring's current key what an older one has sealed, for that one will retire. Those that the
-    /// keyring cannot open stay as they are.
+    /// Seals with the keyring's current key what an older one has sealed, for that one will retire: shared secrets, and
+    /// the secrets of webhooks. Those that the keyring cannot open stay as they are.
     pub async fn reseal_shared_secrets(&self, keyring: &Keyring) -> Result<Resealed, StoreError> {
         let mut resealed = Resealed::default();
         let again = |stored: &StoredSecret| {
@@ -83,6 +83,7 @@ impl Store {
             sealed
         };
         on_backend!(self, db => db.reseal_shared_secrets(again))?;
+        self.reseal_webhooks(keyring).await?;
         Ok(resealed)
     }
 

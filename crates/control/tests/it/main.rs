@@ -16,3 +16,4 @@ mod shared_secrets;
 mod store;
 mod try_page;
 mod usage;
+mod webhooks;

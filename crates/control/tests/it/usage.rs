@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::http::request;
 use crate::server::{Server, server};
 
-fn node(name: &str) -> Node {
+pub(crate) fn node(name: &str) -> Node {
     let text = str::to_owned;
     let location =
         Location { city: text("Lisbon"), code: text("LIS"), country: text("PT"), region: text("EU") };
@@ -27,7 +27,7 @@ fn at(text: &str) -> Timestamp {
 
 const START: &str = "2026-03-01T10:00:30Z";
 
-fn report(id: u8, key: TurnKeyId, sequence: u64, when: &str, egress: u64) -> SessionReport {
+pub(crate) fn report(id: u8, key: TurnKeyId, sequence: u64, when: &str, egress: u64) -> SessionReport {
     SessionReport {
         id: SessionId([id; 16]),
         turn_key: key,
@@ -65,7 +65,7 @@ async fn total(store: &Store, server: &Server) -> Usage {
     groups[0].usage
 }
 
-async fn made_key(server: &Server) -> TurnKeyId {
+pub(crate) async fn made_key(server: &Server) -> TurnKeyId {
     server.key().await.0.parse().unwrap()
 }
 

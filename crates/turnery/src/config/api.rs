@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use control::{Network, Rate};
 
-use super::layer::{Layer, Layers};
+use super::layer::{Given, Layer, Layers};
 use super::limits::amount;
 
 /// What the API's callers may do.
@@ -19,6 +19,8 @@ pub(crate) struct ApiSettings {
     pub(crate) address_rate: Option<Rate>,
     /// Connections of one address at once.
     pub(crate) connections_per_address: usize,
+    /// Networks that webhooks may reach, public or not.
+    pub(crate) webhook_networks: Vec<Network>,
     /// How long the audit log is kept.
     pub(crate) audit_days: u32,
 }
@@ -26,8 +28,16 @@ pub(crate) struct ApiSettings {
 impl ApiSettings {
     /// In the place of the defaults.
     pub(crate) fn apply(&self, config: &mut control::Config) {
-        let Self { proxies, cors_origins, token_rate, address_rate, connections_per_address, audit_days } =
-            self.clone();
+        let Self {
+            proxies,
+            cors_origins,
+            token_rate,
+            address_rate,
+            connections_per_address,
+            webhook_networks,
+            audit_days,
+        } = self.clone();
+        config.webhook_networks = webhook_networks;
         (config.proxies, config.cors_origins) = (proxies, cors_origins);
         (config.account_rate, config.address_rate) = (token_rate, address_rate);
         (config.connections_per_address, config.audit_days) = (connections_per_address, audit_days);
@@ -48,14 +58,18 @@ pub(super) fn settings(layers: &Layers) -> Result<ApiSettings> {
     let connections =
         within("max_api_connections_per_address", 4_096, |layer| &layer.max_api_connections_per_address)?;
     Ok(ApiSettings {
-        proxies: proxies
-            .map_or(Ok(Vec::new()), |given| given.read_each(|text| Ok(text.parse::<Network>()?)))?,
+        proxies: networks(proxies)?,
+        webhook_networks: networks(layers.first("webhook_network", |layer| &layer.webhook_network))?,
         cors_origins: origins.map_or(Ok(Vec::new()), |given| given.read_each(origin))?,
         token_rate: tokens.unwrap_or(unlimited),
         address_rate: addresses,
         connections_per_address: connections.map_or(256, |count| count as usize),
         audit_days: within("audit_days", 36_500, |layer| &layer.audit_days)?.unwrap_or(365),
     })
+}
+
+fn networks(given: Option<Given<Vec<String>>>) -> Result<Vec<Network>> {
+    given.map_or(Ok(Vec::new()), |given| given.read_each(|text| Ok(text.parse()?)))
 }
 
 /// So many a second, and twice as many at once; `None` is no limit.

@@ -52,6 +52,10 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) max_api_connections_per_address: Option<String>,
+    /// Networks that webhooks may reach although they are not the public internet, and without TLS, repeatable: a prefix
+    /// or one address
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) webhook_network: Option<Vec<String>>,
     /// How long the audit log is kept, in days, 1 to 36500 [default: 365]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
@@ -280,6 +284,7 @@ impl Layer {
             max_calls_per_token: text("max_calls_per_token")?,
             max_calls_per_address: text("max_calls_per_address")?,
             max_api_connections_per_address: text("max_api_connections_per_address")?,
+            webhook_network: list("webhook_network")?,
             audit_days: text("audit_days")?,
             turn_listen: list("turn_listen")?,
             public_host: text("public_host")?,

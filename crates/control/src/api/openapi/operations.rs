@@ -64,6 +64,11 @@ const AUDIT: &[Parameter] = &[
     ("target", "string", "About this id only"),
     ("since", "date-time", "Not older than this"),
 ];
+const DELIVERIES_QUERY: &[Parameter] = &[
+    ("per_page", "integer", "Rows on a page, 1 to 1000"),
+    ("cursor", "integer", "`result_info.cursor` of the page before"),
+    ("state", "string", "`dead`: only what was given up"),
+];
 const USAGE: &[Parameter] = &[
     ("since", "date-time", "Relayed not earlier than this"),
     ("until", "date-time", "Relayed before this"),
@@ -207,6 +212,7 @@ pub(super) fn operations() -> Vec<Operation> {
     all.extend(key_state());
     all.extend(account());
     all.extend(usage());
+    all.extend(webhooks());
     all.extend(credentials());
     all.extend(service());
     all
@@ -406,6 +412,53 @@ fn usage() -> Vec<Operation> {
             (200, Json("EndedSessions")),
         )
         .query(WHICH_SESSIONS),
+    ]
+}
+
+fn webhooks() -> Vec<Operation> {
+    use Answer::{Json, Nothing};
+    const ALL: &str = "/client/v4/accounts/{account_id}/webhooks";
+    const ONE: &str = "/client/v4/accounts/{account_id}/webhooks/{webhook_id}";
+    const TEST: &str = "/client/v4/accounts/{account_id}/webhooks/{webhook_id}/test";
+    const DELIVERIES: &str = "/client/v4/accounts/{account_id}/webhooks/{webhook_id}/deliveries";
+    const REDELIVER: &str = "/client/v4/accounts/{account_id}/webhooks/{webhook_id}/redeliver";
+    let tag = "Webhooks";
+    vec![
+        operation(tag, ("listWebhooks", "get", ALL), "All webhooks of the account", (200, Json("Webhooks"))),
+        operation(
+            tag,
+            ("createWebhook", "post", ALL),
+            "Have a URL told of events; the secret that they are signed with is in this answer only",
+            (201, Json("CreatedWebhook")),
+        )
+        .takes("NewWebhook")
+        .fails(&[409]),
+        operation(
+            tag,
+            ("deleteWebhook", "delete", ONE),
+            "Tell it nothing any more",
+            (200, Json("OneWebhook")),
+        ),
+        operation(
+            tag,
+            ("testWebhook", "post", TEST),
+            "Tell it `webhook.test`",
+            (204, Nothing("It will be told")),
+        ),
+        operation(
+            tag,
+            ("listDeliveries", "get", DELIVERIES),
+            "What has not arrived: what waits to be tried again, and what was given up",
+            (200, Json("Deliveries")),
+        )
+        .query(DELIVERIES_QUERY),
+        operation(
+            tag,
+            ("redeliver", "post", REDELIVER),
+            "Have what was given up tried again, all or one event",
+            (200, Json("Redelivered")),
+        )
+        .takes("Redelivery"),
     ]
 }
 

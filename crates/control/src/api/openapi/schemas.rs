@@ -7,7 +7,8 @@ use super::reference;
 use crate::api::MAX_BODY_BYTES;
 use crate::store::usage::{Session, Usage};
 use crate::store::{
-    Account, AuditEntry, KeyLimits, KeyState, MAX_OVERLAP_SECS, Revoked, StoredSecret, TurnKey,
+    Account, AuditEntry, Delivery, EVENTS, KeyLimits, KeyState, MAX_OVERLAP_SECS, Revoked, StoredSecret,
+    TurnKey, Webhook,
 };
 
 /// By their names.
@@ -23,6 +24,8 @@ pub(super) fn schemas() -> Map<String, Value> {
     add("AuditEntry", schema::<AuditEntry>());
     add("Usage", schema::<Usage>());
     add("Session", schema::<Session>());
+    add("Webhook", schema::<Webhook>());
+    add("Delivery", schema::<Delivery>());
     for (name, of) in [
         ("TurnKeys", "TurnKey"),
         ("SharedSecrets", "SharedSecret"),
@@ -30,6 +33,8 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("Revocations", "Revoked"),
         ("Audit", "AuditEntry"),
         ("Sessions", "Session"),
+        ("Webhooks", "Webhook"),
+        ("Deliveries", "Delivery"),
     ] {
         add(name, envelope(&json!({ "type": "array", "items": reference(of) }), true));
     }
@@ -43,6 +48,9 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("UsageRows", json!({ "type": "array", "items": reference("UsageRow") })),
         ("RolledTurnKey", reference("TurnKeyWithSecret")),
         ("AddedSharedSecret", added_secret()),
+        ("OneWebhook", reference("Webhook")),
+        ("CreatedWebhook", json!({ "allOf": [reference("Webhook"), object(&[("secret", text())])] })),
+        ("Redelivered", object(&[("count", json!({ "type": "integer", "minimum": 0 }))])),
         ("VerifiedToken", object(&[("id", text()), ("status", json!({ "type": "string" }))])),
     ] {
         add(name, envelope(&of, false));
@@ -63,6 +71,16 @@ fn bodies(add: &mut impl FnMut(&str, Value)) {
     add("Name", optional(json!({ "name": { "type": "string", "maxLength": 255 } })));
     let overlap = json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVERLAP_SECS, "default": 0 });
     add("Roll", optional(json!({ "overlap_secs": overlap })));
+    let events = json!({ "type": "array", "items": { "type": "string", "enum": EVENTS } });
+    let url = json!({ "type": "string", "format": "uri", "maxLength": 2_048 });
+    add(
+        "NewWebhook",
+        json!({ "type": "object", "properties": { "url": url, "events": events }, "required": ["url"] }),
+    );
+    add(
+        "Redelivery",
+        optional(json!({ "event": { "type": "string", "description": "Its webhook-id; all if none" } })),
+    );
     let secret = json!({ "type": "string", "minLength": 16, "maxLength": 256, "pattern": "^[ -~]+$" });
     add("NewSharedSecret", optional(json!({ "secret": secret })));
     let fields = json!({

@@ -42,7 +42,7 @@ impl Sqlite {
     }
 }
 
-/// Writes what is noted, with the change that it is about.
+/// Writes what is noted, with the change that it is about, and has webhooks told of it.
 pub(super) async fn write(tx: &mut Transaction, note: &Note) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO audit (at, account_id, actor, actor_id, actor_name, address, request_id, action, target, \
@@ -60,7 +60,7 @@ pub(super) async fn write(tx: &mut Transaction, note: &Note) -> Result<(), Store
     .bind(note.details.to_string())
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    super::webhooks::tell(tx, note).await
 }
 
 fn from_row(row: &SqliteRow) -> Result<AuditEntry, StoreError> {

@@ -15,6 +15,7 @@ mod sessions;
 mod shared_secrets;
 mod tokens;
 mod usage;
+mod webhooks;
 
 use std::fs::{self, OpenOptions};
 use std::io;

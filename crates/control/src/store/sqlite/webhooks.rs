@@ -1,0 +1,331 @@
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Sqlite, Transaction, accounts, audit, sessions};
+use crate::store::audit::Note;
+use crate::store::webhooks::{
+    Delivery, ENDS_AT_ONCE, Event, MAX_DELIVERIES, MAX_WEBHOOKS, SESSION_ENDED, Webhook,
+};
+use crate::store::{AccountId, StoreError, Timestamp};
+
+impl Sqlite {
+    pub(in crate::store) async fn insert_webhook(
+        &self,
+        webhook: &Webhook,
+        note: &Note,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        accounts::require(&mut tx, &webhook.account).await?;
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM webhooks WHERE account_id = ?")
+            .bind(webhook.account.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        if count >= i64::from(MAX_WEBHOOKS) {
+            return Err(StoreError::TooManyWebhooks);
+        }
+        sqlx::query(
+            "INSERT INTO webhooks (id, account_id, url, events, sealed, created) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&webhook.id)
+        .bind(webhook.account.as_str())
+        .bind(&webhook.url)
+        .bind(serde_json::to_string(&webhook.events).unwrap_or_default())
+        .bind(&webhook.sealed)
+        .bind(webhook.created.unix_micros())
+        .execute(&mut *tx)
+        .await?;
+        audit::write(&mut tx, note).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn webhooks(&self, account: &AccountId) -> Result<Vec<Webhook>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = ? ORDER BY created, id")
+            .bind(account.as_str())
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(webhook).collect()
+    }
+
+    /// Seals each one again for which `again` gives another text.
+    pub(in crate::store) async fn reseal_webhooks(
+        &self,
+        again: impl Fn(&Webhook) -> Option<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for row in &sqlx::query("SELECT * FROM webhooks").fetch_all(&mut *tx).await? {
+            let webhook = webhook(row)?;
+            let Some(sealed) = again(&webhook) else { continue };
+            sqlx::query("UPDATE webhooks SET sealed = ? WHERE id = ?")
+                .bind(sealed)
+                .bind(&webhook.id)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn delete_webhook(
+        &self,
+        account: &AccountId,
+        id: &str,
+        note: &Note,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query("DELETE FROM webhooks WHERE id = ? AND account_id = ? RETURNING *")
+            .bind(id)
+            .bind(account.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        audit::write(&mut tx, note).await?;
+        tx.commit().await?;
+        webhook(&row).map(Some)
+    }
+
+    pub(in crate::store) async fn test_webhook(
+        &self,
+        account: &AccountId,
+        id: &str,
+        note: &Note,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query("SELECT * FROM webhooks WHERE id = ? AND account_id = ?")
+            .bind(id)
+            .bind(account.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let (Some(row), Some(event)) = (row, Event::of(note)?) else { return Ok(false) };
+        Queues::of(std::iter::once(webhook(&row)?)).tell(&mut tx, account, &event).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    pub(in crate::store) async fn deliveries(
+        &self,
+        id: &str,
+        dead: bool,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let query = if dead {
+            "SELECT * FROM deliveries WHERE webhook = ? AND seq > ? AND due IS NULL ORDER BY seq LIMIT ?"
+        } else {
+            "SELECT * FROM deliveries WHERE webhook = ? AND seq > ? ORDER BY seq LIMIT ?"
+        };
+        let rows = sqlx::query(query).bind(id).bind(seq).bind(limit).fetch_all(&self.read).await?;
+        rows.iter().map(delivery).collect()
+    }
+
+    pub(in crate::store) async fn redeliver(
+        &self,
+        account: &AccountId,
+        id: &str,
+        event: Option<&str>,
+        note: &Note,
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE deliveries SET due = ?1, created = ?1, attempts = 0 WHERE due IS NULL AND webhook IN \
+             (SELECT id FROM webhooks WHERE id = ?2 AND account_id = ?3) AND (?4 IS NULL OR event = ?4)",
+        )
+        .bind(note.at.unix_micros())
+        .bind(id)
+        .bind(account.as_str())
+        .bind(event)
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() > 0 {
+            audit::write(&mut tx, note).await?;
+            tx.commit().await?;
+        }
+        Ok(done.rows_affected())
+    }
+
+    pub(in crate::store) async fn webhooks_due(&self, now: Timestamp) -> Result<Vec<Webhook>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM webhooks w WHERE EXISTS \
+             (SELECT 1 FROM deliveries d WHERE d.webhook = w.id AND d.due <= ?)",
+        )
+        .bind(now.unix_micros())
+        .fetch_all(&self.read)
+        .await?;
+        rows.iter().map(webhook).collect()
+    }
+
+    pub(in crate::store) async fn claim_deliveries(
+        &self,
+        id: &str,
+        now: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = sqlx::query(
+            "UPDATE deliveries SET due = ?, attempts = attempts + 1 WHERE seq IN \
+             (SELECT seq FROM deliveries WHERE webhook = ? AND due <= ? ORDER BY due, seq LIMIT ?) RETURNING *",
+        )
+        .bind(until.unix_micros())
+        .bind(id)
+        .bind(now.unix_micros())
+        .bind(limit)
+        .fetch_all(&self.write)
+        .await?;
+        rows.iter().map(delivery).collect()
+    }
+
+    pub(in crate::store) async fn tell_session_ends(&self) -> Result<bool, StoreError> {
+        // Mostly there is nothing new, and nothing is written then.
+        let told: i64 = sqlx::query_scalar("SELECT seq FROM told_session_ends").fetch_one(&self.read).await?;
+        if self.last_session_end().await? <= told {
+            return Ok(true);
+        }
+        let mut tx = self.begin().await?;
+        let listening = sqlx::query("SELECT * FROM webhooks").fetch_all(&mut *tx).await?;
+        let listening = listening.iter().map(webhook).collect::<Result<Vec<_>, _>>()?;
+        let mut queues = Queues::of(listening.into_iter().filter(|it| it.wants(SESSION_ENDED)));
+        let told: i64 = sqlx::query_scalar("SELECT seq FROM told_session_ends").fetch_one(&mut *tx).await?;
+        let last: i64 =
+            sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM session_ends").fetch_one(&mut *tx).await?;
+        let mut done = last;
+        if !queues.webhooks.is_empty() {
+            let rows = sqlx::query(
+                "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
+                 WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
+            )
+            .bind(told)
+            .bind(ENDS_AT_ONCE)
+            .fetch_all(&mut *tx)
+            .await?;
+            for row in &rows {
+                let session = sessions::from_row(row)?;
+                queues.tell(&mut tx, &session.account, &Event::session_ended(&session)?).await?;
+            }
+            if let Some(row) = rows.last().filter(|_| rows.len() == ENDS_AT_ONCE as usize) {
+                done = row.try_get("seq")?;
+            }
+        }
+        sqlx::query("UPDATE told_session_ends SET seq = ?").bind(done).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done == last)
+    }
+
+    pub(in crate::store) async fn delivered(&self, seq: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM deliveries WHERE seq = ?").bind(seq).execute(&self.write).await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn not_delivered(
+        &self,
+        seq: i64,
+        due: Option<Timestamp>,
+        fault: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE deliveries SET due = ?, fault = ? WHERE seq = ?")
+            .bind(due.map(Timestamp::unix_micros))
+            .bind(fault)
+            .bind(seq)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn purge_deliveries(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM deliveries WHERE due IS NULL AND created < ?")
+            .bind(before.unix_micros())
+            .execute(&self.write)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Puts what a change tells into the queue of each webhook that wants to hear it.
+pub(super) async fn tell(tx: &mut Transaction, note: &Note) -> Result<(), StoreError> {
+    let (Some(account), Some(event)) = (&note.account, Event::of(note)?) else { return Ok(()) };
+    let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = ?")
+        .bind(account.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+    let listening = rows.iter().map(webhook).collect::<Result<Vec<_>, _>>()?;
+    Queues::of(listening.into_iter().filter(|it| it.wants(event.kind))).tell(tx, account, &event).await
+}
+
+/// Webhooks, and how many deliveries each of them has, once that was asked.
+struct Queues {
+    webhooks: Vec<(Webhook, Option<u32>)>,
+}
+
+impl Queues {
+    fn of(webhooks: impl Iterator<Item = Webhook>) -> Self {
+        Self { webhooks: webhooks.map(|webhook| (webhook, None)).collect() }
+    }
+
+    async fn tell(
+        &mut self,
+        tx: &mut Transaction,
+        account: &AccountId,
+        event: &Event,
+    ) -> Result<(), StoreError> {
+        let own = self.webhooks.iter_mut().filter(|(webhook, _)| webhook.account == *account);
+        for (webhook, count) in own {
+            let waiting = match *count {
+                Some(count) => count,
+                None => queued(tx, &webhook.id).await?,
+            };
+            if waiting < MAX_DELIVERIES {
+                insert(tx, &webhook.id, event).await?;
+            } else {
+                tracing::error!(
+                    webhook = %webhook.id, event = event.kind,
+                    "a webhook has too much waiting, and is not told of an event"
+                );
+            }
+            *count = Some(waiting.saturating_add(1));
+        }
+        Ok(())
+    }
+}
+
+async fn queued(tx: &mut Transaction, webhook: &str) -> Result<u32, StoreError> {
+    let count = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = ?");
+    Ok(count.bind(webhook).fetch_one(&mut **tx).await?)
+}
+
+async fn insert(tx: &mut Transaction, webhook: &str, event: &Event) -> Result<(), StoreError> {
+    let now = Timestamp::now().unix_micros();
+    sqlx::query("INSERT INTO deliveries (webhook, event, body, created, due) VALUES (?, ?, ?, ?, ?)")
+        .bind(webhook)
+        .bind(&event.id)
+        .bind(&event.body)
+        .bind(now)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn webhook(row: &SqliteRow) -> Result<Webhook, StoreError> {
+    let events: &str = row.try_get("events")?;
+    Ok(Webhook {
+        id: row.try_get("id")?,
+        account: accounts::id(row.try_get("account_id")?)?,
+        url: row.try_get("url")?,
+        events: serde_json::from_str(events).map_err(|_| StoreError::Corrupt { what: "webhook" })?,
+        created: Timestamp::from_unix_micros(row.try_get("created")?),
+        sealed: row.try_get("sealed")?,
+    })
+}
+
+fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError> {
+    let due: Option<i64> = row.try_get("due")?;
+    Ok(Delivery {
+        seq: row.try_get("seq")?,
+        webhook: row.try_get("webhook")?,
+        event: row.try_get("event")?,
+        body: row.try_get("body")?,
+        created: Timestamp::from_unix_micros(row.try_get("created")?),
+        attempts: row.try_get("attempts")?,
+        due: due.map(Timestamp::from_unix_micros),
+        fault: row.try_get("fault")?,
+    })
+}
