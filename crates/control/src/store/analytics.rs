@@ -277,7 +277,7 @@ pub enum DimensionValue {
 }
 
 impl DimensionValue {
-    pub(super) fn at(dimension: Dimension, secs: i64) -> Self {
+    pub(crate) fn at(dimension: Dimension, secs: i64) -> Self {
         if dimension != Dimension::Date {
             return Self::Time(Timestamp::from_unix_micros(secs.saturating_mul(1_000_000)));
         }

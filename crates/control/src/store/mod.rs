@@ -27,6 +27,7 @@ mod key_state;
 mod revocations;
 mod secret;
 mod shared_secrets;
+mod sign_ins;
 mod sqlite;
 mod types;
 pub mod usage;
@@ -40,6 +41,7 @@ pub(crate) use key_state::Settings;
 pub use key_state::{KeyState, MAX_OVERLAP_SECS};
 pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
 pub use secret::{SecretHash, TokenText};
+pub use sign_ins::{MAX_SIGN_INS_OF_TOKEN, NewSignIn};
 pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
     Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,

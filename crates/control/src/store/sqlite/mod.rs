@@ -13,6 +13,7 @@ mod key_state;
 mod keys;
 mod sessions;
 mod shared_secrets;
+mod sign_ins;
 mod tokens;
 mod usage;
 mod webhooks;

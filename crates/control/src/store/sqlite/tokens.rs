@@ -92,7 +92,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-fn from_row(row: &SqliteRow) -> Result<ApiToken, StoreError> {
+pub(super) fn from_row(row: &SqliteRow) -> Result<ApiToken, StoreError> {
     let id: &str = row.try_get("id")?;
     let expires_on: Option<i64> = row.try_get("expires_on")?;
     Ok(ApiToken {
