@@ -278,6 +278,15 @@ async function act(...actions) {
   if (actions.includes(runAll)) document.body.dataset.done = "true";
 }
 
+/** What a link brought along behind `#ice-servers=`. It is taken out of the address, which others may see. */
+function broughtAlong() {
+  const brought = new URLSearchParams(location.hash.slice(1)).get("ice-servers");
+  if (brought === null) return false;
+  byId("ice-servers").value = brought;
+  history.replaceState(null, "", location.pathname + location.search);
+  return true;
+}
+
 const isDev = document.body.dataset.dev === "true";
 byId("mint").hidden = !isDev;
 byId("mint").addEventListener("click", () => act(mint));
@@ -285,4 +294,5 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   act(runAll);
 });
-if (new URLSearchParams(location.search).has("auto")) act(...(isDev ? [mint, runAll] : [runAll]));
+if (broughtAlong()) act(runAll);
+else if (new URLSearchParams(location.search).has("auto")) act(...(isDev ? [mint, runAll] : [runAll]));

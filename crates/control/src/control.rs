@@ -8,6 +8,7 @@ use credentials::{Denial, Keyring, TurnKeyId};
 use tokio::net::TcpListener;
 
 use crate::api;
+use crate::dashboard::About;
 use crate::feed::{Feed, News};
 use crate::health::Check;
 use crate::ice::IceUrls;
@@ -16,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::rate::{Buckets, Rate};
 use crate::serve::{self, ServeError, Tls};
-use crate::store::{DELIVERY_LIFETIME_SECS, Store, StoreError, TokenId};
+use crate::store::{DELIVERY_LIFETIME_SECS, Store, StoreError, Timestamp, TokenId};
 use crate::{upkeep, webhooks};
 
 /// What the HTTP side has to be told.
@@ -50,6 +51,10 @@ pub struct Config {
     pub webhook_lifetime_secs: u64,
     /// For how many days the audit log is kept; 365 by default.
     pub audit_days: u32,
+    /// What the dashboard tells of this process. Empty by default.
+    pub about: About,
+    /// Whether the API is served within TLS: the dashboard's cookie is then for TLS alone. Not so by default.
+    pub https: bool,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
     pub dev: Option<Dev>,
 }
@@ -80,6 +85,8 @@ impl Config {
             webhook_networks: Vec::new(),
             webhook_lifetime_secs: DELIVERY_LIFETIME_SECS,
             audit_days: 365,
+            about: About::default(),
+            https: false,
             dev: None,
         }
     }
@@ -100,6 +107,9 @@ pub(crate) struct Shared {
     pub(crate) feed: Feed,
     pub(crate) account_rates: Buckets<TokenId>,
     pub(crate) address_rates: Option<Buckets<IpAddr>>,
+    /// How often one address may sign in to the dashboard.
+    pub(crate) sign_in_rates: Buckets<Option<IpAddr>>,
+    pub(crate) started: Timestamp,
 }
 
 impl Shared {
@@ -108,6 +118,9 @@ impl Shared {
         address.is_loopback() || self.config.proxies.iter().any(|proxy| proxy.contains(address))
     }
 }
+
+/// Nobody guesses a token; this keeps those who try from being a load.
+const SIGN_IN_RATE: Rate = Rate { per_sec: 1, burst: 20 };
 
 impl Control {
     /// Reads the TURN keys and begins to follow the feed.
@@ -123,7 +136,17 @@ impl Control {
         let feed = Feed::new(store.clone(), Arc::clone(&keyring));
         let account_rates = Buckets::new(config.account_rate);
         let address_rates = config.address_rate.map(Buckets::new);
-        let shared = Arc::new(Shared { config, store, keyring, keys, feed, account_rates, address_rates });
+        let shared = Arc::new(Shared {
+            config,
+            store,
+            keyring,
+            keys,
+            feed,
+            account_rates,
+            address_rates,
+            sign_in_rates: Buckets::new(SIGN_IN_RATE),
+            started: Timestamp::now(),
+        });
         let for_keys = Arc::downgrade(&shared);
         let hear = move |news: &News| {
             let Some(shared) = for_keys.upgrade() else { return };

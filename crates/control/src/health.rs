@@ -38,21 +38,29 @@ impl fmt::Debug for Check {
     }
 }
 
-/// `GET /readyz`: 200 when all checks hold, else 503; which ones is in the body either way.
-pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+/// What a check comes to where it holds.
+pub(crate) const HOLDS: &str = "ok";
+
+/// Every check by its name, and what it comes to: [`HOLDS`], or what is wrong.
+pub(crate) async fn checks(shared: &Shared) -> Vec<(&'static str, &'static str)> {
     let store = match timeout(STORE_TIMEOUT, shared.store.is_empty()).await {
-        Ok(Ok(_)) => "ok",
+        Ok(Ok(_)) => HOLDS,
         Ok(Err(_)) => "fails",
         Err(_) => "does not answer",
     };
     let feed = match shared.feed.age() {
-        Some(age) if age <= FEED_MAX_AGE => "ok",
+        Some(age) if age <= FEED_MAX_AGE => HOLDS,
         _ => "is behind",
     };
     let own = [("store", store), ("feed", feed)];
-    let given = shared.config.checks.iter().map(|it| (it.name, if (it.holds)() { "ok" } else { "fails" }));
-    let checks: Vec<_> = own.into_iter().chain(given).collect();
-    let is_ready = checks.iter().all(|(_, outcome)| *outcome == "ok");
+    let given = shared.config.checks.iter().map(|it| (it.name, if (it.holds)() { HOLDS } else { "fails" }));
+    own.into_iter().chain(given).collect()
+}
+
+/// `GET /readyz`: 200 when all checks hold, else 503; which ones is in the body either way.
+pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let checks = checks(&shared).await;
+    let is_ready = checks.iter().all(|(_, outcome)| *outcome == HOLDS);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks: Map<String, Value> =
         checks.into_iter().map(|(name, outcome)| (name.to_owned(), outcome.into())).collect();

@@ -8,6 +8,7 @@
 mod api;
 mod base64;
 mod control;
+mod dashboard;
 mod feed;
 mod health;
 mod ice;
@@ -25,6 +26,7 @@ mod webhooks;
 
 pub use api::openapi;
 pub use control::{Config, Control, Dev};
+pub use dashboard::About;
 pub use feed::{Feed, KeySettings, News};
 pub use health::Check;
 pub use ice::{IceTransport, IceUrlError, IceUrls};

@@ -31,7 +31,7 @@ const DEV_TTL_SECS: u32 = 3_600;
 pub(crate) fn routes(shared: &Shared) -> Router<Arc<Shared>> {
     let html = HTML.replace("{{dev}}", if shared.config.dev.is_some() { "true" } else { "false" });
     let routes = Router::new()
-        .route("/", get(async || Redirect::temporary("/try")))
+        .route("/", get(async || Redirect::temporary("/dashboard")))
         .route("/try", get(async || asset("text/html; charset=utf-8", html)))
         .route("/try/try.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/try/try.css", get(async || asset("text/css; charset=utf-8", STYLE)));

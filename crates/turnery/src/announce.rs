@@ -58,6 +58,9 @@ pub(crate) fn people(api: Api, first: Option<&FirstStart<'_>>, trial: Option<&Tr
     if let Some(first) = first {
         write_first_start(&mut text, first, &base)?;
     }
+    if first.is_some() || trial.is_some() {
+        writeln!(text, "The dashboard, to sign in with the API token: {base}/dashboard\n")?;
+    }
     if let Some(trial) = trial {
         write_trial(&mut text, trial, first, &base)?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::usage::Node;
 use control::store::{Bootstrapped, NewKey, Store, TurnKey};
-use control::{Check, Control, Dev, IceTransport, IceUrls, KeySettings, News};
+use control::{About, Check, Control, Dev, IceTransport, IceUrls, KeySettings, News};
 use credentials::{Claims, Credential, CustomIdentifier, Keyring};
 use relay::{Bound, Breakdown, DtlsLimits, Listener, Relay, StreamLimits, Totals};
 use tempfile::TempDir;
@@ -153,6 +153,8 @@ impl Service {
         let for_check = relay.clone();
         config.checks.push(Check::new("relay", move || for_check.is_whole()));
         config.metrics_token.clone_from(&settings.metrics_token);
+        config.https = settings.api_tls;
+        config.about = about(settings, &listeners, certificates.clone());
         let metrics = config.metrics.clone();
         metrics.register(RelayMetrics(relay.clone()));
         reseal(&store, &keyring).await?;
@@ -269,6 +271,18 @@ impl Service {
         self.store.close().await;
         tracing::info!("ended");
     }
+}
+
+/// What the dashboard tells of this process.
+fn about(settings: &Settings, listeners: &[Listener], certificates: Option<Arc<Certificates>>) -> About {
+    let mut about = About::default();
+    about.version = env!("CARGO_PKG_VERSION");
+    about.node.clone_from(&settings.node_name);
+    about.listeners = listeners.iter().map(Listener::to_string).collect();
+    if let Some(certificates) = certificates {
+        about.ask_certificate_expiry(move || certificates.soonest_expiry());
+    }
+    about
 }
 
 /// Records the last of every session.

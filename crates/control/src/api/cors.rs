@@ -1,5 +1,5 @@
 //! Calls from other origins' pages. None may, unless the configuration names the origin: a browser asks first, and is
-//! told nothing. Nothing here goes by cookies, so an origin that is allowed gains only what its token or secret gives.
+//! told nothing. Cookies are never let through, so an origin that is allowed gains only what its token or secret gives.
 
 use std::sync::Arc;
 

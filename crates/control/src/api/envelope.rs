@@ -11,7 +11,7 @@ use crate::api::ApiError;
 /// A successful answer. The fields' names and order are part of the interface.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names)]
-pub(super) struct Success<T> {
+pub(crate) struct Success<T> {
     result: T,
     success: bool,
     errors: [(); 0],

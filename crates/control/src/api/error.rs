@@ -15,7 +15,7 @@ use crate::store::{
 };
 
 /// Most characters of a TURN key's name.
-pub(super) const MAX_NAME_CHARS: usize = 255;
+pub(crate) const MAX_NAME_CHARS: usize = 255;
 
 /// A refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +192,11 @@ impl ApiError {
         }
     }
 
-    fn message(self) -> String {
+    pub(crate) fn status(self) -> StatusCode {
+        self.status_and_code().0
+    }
+
+    pub(crate) fn message(self) -> String {
         let fixed = match self {
             Self::NoCredentials => "No credentials: send the header `Authorization: Bearer <API token>`",
             Self::MalformedAuthorization => "Invalid request headers",

@@ -38,12 +38,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use auth::{Bearer, bearer};
 pub(crate) use credentials::ice_servers;
-pub(crate) use error::ApiError;
+pub(crate) use error::{ApiError, MAX_NAME_CHARS};
 pub use openapi::text as openapi;
-pub(crate) use origin::Peer;
+pub(crate) use origin::{Origin, Peer, counted_as};
+pub(crate) use sessions::end_all;
 
 use crate::control::Shared;
-use crate::{health, metrics, try_page};
+use crate::{dashboard, health, metrics, try_page};
 
 /// Most bytes of a request's body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -115,6 +116,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::scrape))
         .merge(openapi::routes())
+        .merge(dashboard::routes())
         .merge(try_page::routes(&shared))
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
@@ -134,8 +136,8 @@ async fn with_common_headers(mut response: Response) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // A page says what it needs itself.
+    headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("no-referrer"));
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));

@@ -85,12 +85,18 @@ fn admit(shared: &Shared, address: IpAddr) -> Result<(), ApiError> {
     let Some(rates) = shared.address_rates.as_ref().filter(|_| !shared.is_trusted(address)) else {
         return Ok(());
     };
-    let whose = match address {
+    rates
+        .take(&counted_as(address), Instant::now())
+        .map_err(|retry_after_secs| ApiError::RateLimited { retry_after_secs })
+}
+
+/// The address that stands for this one where addresses are counted.
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
+    match address {
         IpAddr::V4(_) => address,
         // Whoever has one address of a /64 has them all.
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    };
-    rates.take(&whose, Instant::now()).map_err(|retry_after_secs| ApiError::RateLimited { retry_after_secs })
+    }
 }
 
 /// The id that a caller gave: letters, digits and a few signs, so that it can be logged.

@@ -16,7 +16,7 @@ use crate::api::usage::Parameters;
 use crate::api::{ApiError, path_param};
 use crate::control::Shared;
 use crate::store::usage::{Session, SessionCursor, SessionFilter, SessionId, SessionOrder};
-use crate::store::{AccountId, Permission};
+use crate::store::{AccountId, Permission, Store};
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1_000;
@@ -37,7 +37,7 @@ struct Info {
 
 /// What a request to end sessions has led to.
 #[derive(Debug, Serialize)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// Of how many credentials, keys or pairs of key and customIdentifier all sessions end.
     orders: usize,
 }
@@ -129,7 +129,7 @@ pub(super) async fn delete_all(
     query: Parameters,
 ) -> Result<Success<Ended>, ApiError> {
     let query = parameters(query)?;
-    end_all(&shared, &caller, key(&query)?, &query).await
+    end_all(&shared, &caller.store(&shared), &caller.account, key(&query)?, &query).await
 }
 
 /// The same of one key.
@@ -138,16 +138,18 @@ pub(super) async fn delete_all_of_key(
     State(shared): State<Arc<Shared>>,
     query: Parameters,
 ) -> Result<Success<Ended>, ApiError> {
-    end_all(&shared, &caller, Some(uid), &parameters(query)?).await
+    let query = parameters(query)?;
+    end_all(&shared, &caller.store(&shared), &caller.account, Some(uid), &query).await
 }
 
-async fn end_all(
+/// Orders are given through `store`.
+pub(crate) async fn end_all(
     shared: &Shared,
-    caller: &InAccount,
+    store: &Store,
+    account: &AccountId,
     key: Option<TurnKeyId>,
     query: &[(String, String)],
 ) -> Result<Success<Ended>, ApiError> {
-    let account = &caller.account;
     let (username, custom) = (field(query, "username"), field(query, "custom_identifier"));
     if let Some(key) = key {
         shared.store.key(account, key).await?.ok_or(ApiError::NoSuchKey)?;
@@ -171,7 +173,7 @@ async fn end_all(
         // Nobody ends everything by leaving something out.
         (None, None, None) => return Err(ApiError::Parameter { field: "key" }),
     };
-    caller.store(shared).order_ends(account, &orders).await?;
+    store.order_ends(account, &orders).await?;
     shared.feed.catch_up().await?;
     Ok(Success::new(Ended { orders: orders.len() }))
 }

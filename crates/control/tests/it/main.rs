@@ -5,6 +5,7 @@
 mod account_api;
 mod audit;
 mod credential_api;
+mod dashboard;
 mod deny_feed;
 mod http;
 mod hygiene;

@@ -18,7 +18,7 @@ fn mint() -> Request {
 async fn the_page_is_served_under_a_strict_policy() {
     let server = server().await;
     let home = server.send(request("GET", "/")).await;
-    assert_eq!((home.status, home.header("location")), (307, Some("/try")));
+    assert_eq!((home.status, home.header("location")), (307, Some("/dashboard")));
     for (path, kind) in [
         ("/try", "text/html; charset=utf-8"),
         ("/try/try.js", "text/javascript; charset=utf-8"),
