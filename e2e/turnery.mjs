@@ -10,7 +10,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-const BINARY = process.env.TURNERY_BIN ?? fileURLToPath(new URL('../target/release/turnery', import.meta.url));
+export const BINARY = process.env.TURNERY_BIN ?? fileURLToPath(new URL('../target/release/turnery', import.meta.url));
 const READY_DEADLINE_MS = 20_000;
 const STOP_DEADLINE_MS = 10_000;
 
