@@ -132,7 +132,12 @@ async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn of_username(shared: &Shared, key: TurnKeyId, username: &str) -> Result<Revocation, ApiError> {
+/// The credential of a TURN key that has this username.
+pub(crate) async fn of_username(
+    shared: &Shared,
+    key: TurnKeyId,
+    username: &str,
+) -> Result<Revocation, ApiError> {
     let opened = shared.keyring.load().open(username.as_bytes()).ok();
     match opened {
         Some(opened) if opened.claims.key == key => Ok(Revocation::Credential {

@@ -37,7 +37,7 @@ use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use auth::{Bearer, bearer};
-pub(crate) use credentials::ice_servers;
+pub(crate) use credentials::{ice_servers, of_username};
 pub(crate) use error::{ApiError, MAX_NAME_CHARS};
 pub use openapi::text as openapi;
 pub(crate) use origin::{Origin, Peer, counted_as};

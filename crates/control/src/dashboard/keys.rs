@@ -49,6 +49,7 @@ struct Row {
     name: String,
     created: Moment,
     modified: Moment,
+    suspended: bool,
 }
 
 impl From<TurnKey> for Row {
@@ -60,6 +61,7 @@ impl From<TurnKey> for Row {
             name: shown_name(&key.name).to_owned(),
             created: moment(key.created),
             modified: moment(key.modified),
+            suspended: false,
         }
     }
 }
@@ -86,7 +88,11 @@ async fn keys_page(shared: &Shared, visitor: &Visitor, asked: usize) -> Result<K
     let total = keys.len();
     let pages = total.div_ceil(PAGE).max(1);
     let page = asked.clamp(1, pages);
-    let rows = keys.into_iter().skip((page - 1) * PAGE).take(PAGE).map(Row::from).collect();
+    let mut rows: Vec<Row> = keys.into_iter().skip((page - 1) * PAGE).take(PAGE).map(Row::from).collect();
+    for row in &mut rows {
+        // Keys are in memory; where one is not and the store is busy, the list is worth more than this of it.
+        row.suspended = shared.keys.find(row.uid).await.ok().flatten().is_some_and(|key| key.suspended);
+    }
     let frame = Frame::new(visitor, "keys");
     Ok(KeysPage { frame, rows, total, page, pages, name: String::new(), made: None })
 }
@@ -133,15 +139,23 @@ struct KeyPage {
     /// What the name's field holds.
     name: String,
     limits: Vec<(&'static str, String)>,
+    suspended_since: Option<Moment>,
+    /// Until when the secret from before the last roll is good.
+    former: Option<Moment>,
 }
 
 async fn key_page(shared: &Shared, visitor: &Visitor, uid: TurnKeyId) -> Result<KeyPage, Fault> {
     let key = find(shared, visitor, uid).await?;
     let limits = shared.store.key_limits(uid).await?;
+    let state = shared.store.key_state(visitor.account(), uid).await?.ok_or(ApiError::NoSuchKey)?;
+    let now = Timestamp::now();
+    let moment = |at| Moment { at, now };
     Ok(KeyPage {
         frame: Frame::new(visitor, "keys"),
         name: key.name.clone(),
-        key: Row::from(key),
+        key: Row { suspended: state.suspended, ..Row::from(key) },
+        suspended_since: state.suspended_since.filter(|_| state.suspended).map(moment),
+        former: state.former_secret_until.map(moment),
         limits: limits.as_ref().map(shown_limits).unwrap_or_default(),
     })
 }

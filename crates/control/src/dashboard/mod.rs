@@ -3,6 +3,7 @@
 //!
 //! Who has signed in acts with exactly the rights of an API token: see [`session`].
 
+mod audit;
 mod chart;
 mod fault;
 mod form;
@@ -11,9 +12,12 @@ mod health;
 mod keys;
 mod limits;
 mod range;
+mod revocations;
 mod session;
 mod sessions;
 mod sign_in;
+mod state;
+mod tokens;
 mod trial;
 mod usage;
 
@@ -55,6 +59,13 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/dashboard/keys/{key_id}/limits", get(limits::show).post(limits::set))
         .route("/dashboard/keys/{key_id}/limits/clear", post(limits::clear))
         .route("/dashboard/keys/{key_id}/mint", get(trial::show).post(trial::mint))
+        .route("/dashboard/keys/{key_id}/roll", get(state::ask_to_roll).post(state::roll))
+        .route("/dashboard/keys/{key_id}/suspend", get(state::ask_to_suspend).post(state::suspend))
+        .route("/dashboard/keys/{key_id}/resume", post(state::resume))
+        .route("/dashboard/keys/{key_id}/revocations", get(revocations::list).post(revocations::revoke))
+        .route("/dashboard/tokens", get(tokens::list).post(tokens::create))
+        .route("/dashboard/tokens/delete", get(tokens::ask_to_delete).post(tokens::delete))
+        .route("/dashboard/audit", get(audit::list))
         .route("/dashboard/sessions", get(sessions::list))
         .route("/dashboard/sessions/end", get(sessions::ask_to_end).post(sessions::end))
         .route("/dashboard/usage", get(usage::show))
@@ -89,10 +100,12 @@ async fn nothing_here(_: Visitor) -> Fault {
 }
 
 /// The parts of the dashboard: name, path and label.
-const PARTS: [(&str, &str, &str); 4] = [
+const PARTS: [(&str, &str, &str); 6] = [
     ("keys", "/dashboard/keys", "Keys"),
     ("sessions", "/dashboard/sessions", "Sessions"),
     ("usage", "/dashboard/usage", "Usage"),
+    ("tokens", "/dashboard/tokens", "Tokens"),
+    ("audit", "/dashboard/audit", "Audit log"),
     ("health", "/dashboard/health", "Health"),
 ];
 
@@ -127,7 +140,7 @@ impl Frame {
 
     /// Says what the query's `done` names.
     fn having_done(mut self, done: Option<&str>) -> Self {
-        const DONE: [(&str, &str); 9] = [
+        const DONE: [(&str, &str); 10] = [
             ("renamed", "The key has its new name."),
             ("limits", "The limits are set. Relays know them within a second."),
             ("limits-cleared", "The key has no limits of its own any more: those of the relay hold."),
@@ -139,6 +152,7 @@ impl Frame {
             ("sessions-ended", "The sessions are being ended: they are gone from this list within seconds."),
             ("suspended", "The key is suspended: it mints nothing, and its credentials are refused."),
             ("resumed", "The key is resumed: it mints again, and its credentials are good again."),
+            ("token-deleted", "The API token is deleted, and whoever had signed in with it is signed out."),
             ("revoked", "The credentials are revoked. What relayed on them ends within a second."),
         ];
         self.notice = DONE.iter().find(|(code, _)| Some(*code) == done).map(|(_, text)| *text);

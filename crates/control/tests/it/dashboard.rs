@@ -11,7 +11,7 @@ struct Browser<'a> {
 }
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |encoded, byte| format!("{encoded}%{byte:02X}"))
 }
 
 fn form(path: impl Into<String>, fields: &[(&str, &str)]) -> Request {
@@ -389,4 +389,125 @@ async fn lists_have_pages() {
         let second = browser.get(path).await.body;
         assert!(second.contains("key number 0.") && !second.contains("key number 1."), "{path}");
     }
+}
+
+#[tokio::test]
+async fn keys_are_suspended_resumed_rolled_and_the_log_says_who() {
+    let server = server().await;
+    let browser = Browser::open(&server, &server.token).await;
+    let (uid, secret) = server.key().await;
+    let home = format!("/dashboard/keys/{uid}");
+    let mint = async |secret: &str| {
+        let path = format!("/v1/turn/keys/{uid}/credentials/generate");
+        server.send(request("POST", path).bearer(secret)).await.status
+    };
+    assert!(browser.get(&format!("{home}/suspend")).await.body.contains("Suspend"));
+    assert_eq!(mint(&secret).await, 201, "asking suspends nothing");
+    assert_eq!(browser.post(&format!("{home}/suspend"), &[]).await.status, 303);
+    assert_eq!(mint(&secret).await, 403);
+    assert_eq!(browser.post(&format!("{home}/mint"), &[]).await.status, 403, "not here either");
+    assert!(browser.get(&home).await.body.contains("suspended"));
+    assert!(browser.get("/dashboard/keys").await.body.contains("suspended"));
+    assert_eq!(browser.post(&format!("{home}/resume"), &[]).await.status, 303);
+    assert_eq!(mint(&secret).await, 201);
+
+    let wrong = browser.post(&format!("{home}/roll"), &[("overlap", "17")]).await;
+    assert_eq!(wrong.status, 400);
+    let rolled = browser.post(&format!("{home}/roll"), &[("overlap", "3600")]).await;
+    let made = rolled.body.split(r#"id="made-secret">"#).nth(1).unwrap().split('<').next().unwrap();
+    assert_eq!((mint(made).await, mint(&secret).await), (201, 201), "both are good for an hour");
+    assert_eq!(browser.post(&format!("{home}/roll"), &[("overlap", "0")]).await.status, 200);
+    assert_eq!((mint(made).await, mint(&secret).await), (401, 401));
+
+    let log = browser.get(&format!("/dashboard/audit?target={uid}")).await.body;
+    for part in [
+        "turn_key.suspend",
+        "turn_key.resume",
+        "turn_key.roll",
+        "dashboard, API token bootstrap",
+        "127.0.0.1",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains(made) && !log.contains(&server.token));
+    assert!(!browser.get("/dashboard/audit?action=token").await.body.contains("turn_key.roll"));
+    let stranger = server.store.create_account(None, "stranger").await.unwrap();
+    server.store.create_key(&stranger.id, "theirs").await.unwrap();
+    assert!(!browser.get("/dashboard/audit").await.body.contains("theirs"));
+}
+
+#[tokio::test]
+async fn credentials_are_revoked_one_by_one_and_many_at_once() {
+    let server = server().await;
+    let browser = Browser::open(&server, &server.token).await;
+    let (uid, secret) = server.key().await;
+    let (other, _) = server.key().await;
+    let place = format!("/dashboard/keys/{uid}/revocations");
+    let path = format!("/v1/turn/keys/{uid}/credentials/generate");
+    let made = server.send(request("POST", path).bearer(&secret).body(r#"{"customIdentifier":"me"}"#)).await;
+    let username = made.json()["iceServers"]["username"].as_str().unwrap().to_owned();
+    for (fields, fault) in [
+        (vec![("what", "credential"), ("username", "wrong")], "Username: it is no credential of this key"),
+        (vec![("what", "credential")], "Username: it is empty"),
+        (vec![("what", "custom_identifier")], "Custom identifier: it is empty"),
+        (vec![("what", "all")], "tick the box"),
+        (vec![], "What: "),
+    ] {
+        let reply = browser.post(&place, &fields).await;
+        assert_eq!(reply.status, 400, "{fields:?}");
+        assert!(reply.body.contains(fault), "{fault}: {}", reply.body);
+    }
+    let elsewhere = format!("/dashboard/keys/{other}/revocations");
+    let reply = browser.post(&elsewhere, &[("what", "credential"), ("username", &username)]).await;
+    assert_eq!(reply.status, 400, "another key's");
+    assert!(server.store.revocations(uid.parse().unwrap(), None, 9).await.unwrap().is_empty());
+    for fields in [
+        vec![("what", "credential"), ("username", username.as_str())],
+        vec![("what", "custom_identifier"), ("custom_identifier", "me")],
+        vec![("what", "all"), ("sure", "yes")],
+    ] {
+        assert_eq!(browser.post(&place, &fields).await.status, 303, "{fields:?}");
+    }
+    let page = browser.get(&place).await.body;
+    for part in ["One credential", "All of a custom identifier", "All of the key", "me, "] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_made_and_deleted_and_never_outlast_their_maker() {
+    let server = server().await;
+    let browser = Browser::open(&server, &server.token).await;
+    let made = browser
+        .post("/dashboard/tokens", &[("name", "bot"), ("permission", "Calls Read"), ("days", "30")])
+        .await;
+    assert_eq!(made.status, 201);
+    let text = made.body.split(r#"id="made-token">"#).nth(1).unwrap().split('<').next().unwrap();
+    let token = server.store.token_with_text(text).await.unwrap().unwrap();
+    assert_eq!((token.name.as_str(), token.permission), ("bot", Permission::Read));
+    assert_eq!(token.account, server.account.id);
+    assert!(!browser.get("/dashboard/tokens").await.body.contains(text), "it is shown once");
+    for fields in [[("permission", "All"), ("days", "1")], [("permission", "Calls Read"), ("days", "5000")]] {
+        assert_eq!(browser.post("/dashboard/tokens", &fields).await.status, 400, "{fields:?}");
+    }
+
+    let end = Timestamp::now().plus_secs(7_200);
+    let short = Browser::open(&server, &server.token(Permission::Write, Some(end)).await).await;
+    let made = short.post("/dashboard/tokens", &[("permission", "Calls Write"), ("days", "")]).await;
+    let text = made.body.split(r#"id="made-token">"#).nth(1).unwrap().split('<').next().unwrap();
+    assert_eq!(server.store.token_with_text(text).await.unwrap().unwrap().expires_on, Some(end));
+
+    let theirs = Browser::open(&server, text).await;
+    let id = server.store.token_with_text(text).await.unwrap().unwrap().id.to_string();
+    assert!(
+        browser.get(&format!("/dashboard/tokens/delete?id={id}")).await.body.contains("Delete the token")
+    );
+    assert!(theirs.is_signed_in().await, "asking deletes nothing");
+    assert_eq!(browser.post("/dashboard/tokens/delete", &[("id", &id)]).await.status, 303);
+    assert!(!theirs.is_signed_in().await);
+    let stranger = server.store.create_account(None, "stranger").await.unwrap();
+    let foreign = server.store.create_token(&stranger.id, "", Permission::Write, None, None).await.unwrap();
+    let id = foreign.token.id.to_string();
+    assert_eq!(browser.post("/dashboard/tokens/delete", &[("id", &id)]).await.status, 404);
+    assert!(server.store.token_with_text(foreign.text.as_str()).await.unwrap().is_some());
 }
