@@ -29,10 +29,21 @@ pub struct Secured {
 /// # Errors
 /// When the server cannot be reached, or refuses the handshake.
 pub fn shake_hands(server: SocketAddr) -> io::Result<(TcpStream, ClientConnection)> {
+    shake_hands_behind(&[], server)
+}
+
+/// The same with these bytes in front of the ClientHello, in one segment with it.
+///
+/// # Errors
+/// When the server cannot be reached, or refuses the handshake.
+pub fn shake_hands_behind(front: &[u8], server: SocketAddr) -> io::Result<(TcpStream, ClientConnection)> {
     let mut outer = TcpStream::connect_timeout(&server, PATIENCE)?;
     outer.set_nodelay(true)?;
     outer.set_read_timeout(Some(PATIENCE))?;
     let mut tls = ClientConnection::new(config(), server.ip().into()).map_err(io::Error::other)?;
+    let mut first = front.to_vec();
+    tls.write_tls(&mut first)?;
+    outer.write_all(&first)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut outer)?;
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod bad_starts;
+mod certificates;
 mod cli;
 mod conformance;
 mod coturn;

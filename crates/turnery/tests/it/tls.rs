@@ -23,7 +23,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// What `openssl s_client` says of a handshake, and whether it went well. It is left talking until `enough` holds.
-fn s_client(address: SocketAddr, flags: &[&str], enough: impl Fn() -> bool) -> (bool, String) {
+pub(crate) fn s_client(address: SocketAddr, flags: &[&str], enough: impl Fn() -> bool) -> (bool, String) {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &address.to_string()]).args(flags);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -39,7 +39,7 @@ fn s_client(address: SocketAddr, flags: &[&str], enough: impl Fn() -> bool) -> (
     (child.0.wait().unwrap().success(), told + &more)
 }
 
-fn at_once() -> bool {
+pub(crate) fn at_once() -> bool {
     true
 }
 
