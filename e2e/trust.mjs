@@ -9,13 +9,13 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 
-/** `{ certificate, key, home, remove }`: two PEM files, a directory, and what removes them all. */
-export async function makeTrusted() {
+/** `{ certificate, key, home, remove }` for this address: two PEM files, a directory, and what removes them all. */
+export async function makeTrusted(address = '127.0.0.1') {
   const home = await mkdtemp(path.join(tmpdir(), 'turnery-trust-'));
   const [certificate, key] = ['certificate.pem', 'key.pem'].map((name) => path.join(home, name));
   await run('openssl', [
     'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '3',
-    '-subj', '/CN=turnery end to end', '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost',
+    '-subj', '/CN=turnery end to end', '-addext', `subjectAltName=IP:${address},DNS:localhost`,
     '-keyout', key, '-out', certificate,
   ]);
   const database = path.join(home, '.pki', 'nssdb');

@@ -31,11 +31,11 @@ process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
  * Runs `turnery serve` with an empty data directory and a known account and token, and waits for its ready line.
  * `await server.stop()` ends it with SIGTERM and requires a clean exit.
  */
-export async function startTurnery({ args = LOOPBACK, env = {} } = {}) {
+export async function startTurnery({ args = LOOPBACK, env = {}, ports = RANDOM_PORTS } = {}) {
   const dataDir = await mkdtemp(path.join(tmpdir(), 'turnery-e2e-'));
   const account = randomBytes(16).toString('hex');
   const token = randomBytes(32).toString('hex');
-  const child = spawn(BINARY, ['serve', '--data-dir', dataDir, ...RANDOM_PORTS, ...args], {
+  const child = spawn(BINARY, ['serve', '--data-dir', dataDir, ...ports, ...args], {
     env: { ...process.env, TURNERY_BOOTSTRAP_ACCOUNT: account, TURNERY_BOOTSTRAP_TOKEN: token, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

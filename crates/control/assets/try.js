@@ -1,5 +1,5 @@
-// Tries every ICE URL by itself. Each URL has a row with `data-url` and `data-state` (running, ok or failed);
-// `<body data-done="true">` says that all have ended.
+// Tries every ICE URL by itself. Each URL has a row with `data-url` and `data-state` (running, ok, failed, or unknown
+// where a failure would be the browser's own); `<body data-done="true">` says that all have ended.
 
 const GATHER_MS = 15_000;
 const CONNECT_MS = 15_000;
@@ -12,6 +12,9 @@ const byId = (id) => document.getElementById(id);
 
 /** A failure with a text for people. */
 class Trouble extends Error {}
+
+/** No failure: this browser cannot tell. */
+class Unknown extends Trouble {}
 
 // Input
 
@@ -50,7 +53,8 @@ function parts(url) {
   const scheme = match[1].toLowerCase();
   const secure = scheme.endsWith("s");
   const transport = (match[4] ?? (secure ? "tcp" : "udp")).toLowerCase();
-  return { scheme, secure, transport, where: `${match[2]}:${match[3] ?? (secure ? 5349 : 3478)}` };
+  const port = Number(match[3] ?? (secure ? 5349 : 3478));
+  return { scheme, secure, transport, port, isDtls: scheme === "turns" && transport === "udp", where: `${match[2]}:${port}` };
 }
 
 const ANSWERS = {
@@ -66,6 +70,19 @@ const ANSWERS = {
   508: "The server has no free relay port or is full (508): widen its port range.",
 };
 
+/** What it means that nobody answered. */
+function silence(target) {
+  if (target.isDtls) {
+    return new Unknown("No answer over DTLS (turns: with transport=udp). That need be no fault of the server's: browsers " +
+      "do not speak it with TURN servers. Clients that do may use this URL.");
+  }
+  if (target.port === 53) {
+    return new Unknown(`No answer from ${target.where}. That need be no fault of the server's: browsers send nothing to ` +
+      "port 53. Other clients may use this URL.");
+  }
+  return new Trouble(noAnswer(target));
+}
+
 function noAnswer({ where, transport, secure }) {
   const tls = secure ? " Is its certificate valid for this name?" : "";
   return `No answer from ${where} over ${transport.toUpperCase()}. Does the server run, and does every firewall ` +
@@ -75,17 +92,19 @@ function noAnswer({ where, transport, secure }) {
 /** The most telling of the errors seen while gathering. Code 701 only says that nobody answered. */
 function explain(errors, target) {
   const answered = errors.find((error) => error.errorCode !== 701);
-  if (!answered) return noAnswer(target);
-  return ANSWERS[answered.errorCode] ??
-    `The server answered with error ${answered.errorCode}${answered.errorText ? `: ${answered.errorText}` : ""}.`;
+  if (!answered) return silence(target);
+  const { errorCode, errorText } = answered;
+  const text = errorText ? `: ${errorText}` : "";
+  return new Trouble(ANSWERS[errorCode] ?? `The server answered with error ${errorCode}${text}.`);
 }
 
 // Trying
 
+/** The promise, or the trouble that comes of waiting too long. */
 const within = (ms, promise, trouble) => {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Trouble(trouble())), ms);
+    timer = setTimeout(() => reject(trouble()), ms);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 };
@@ -119,11 +138,11 @@ async function tryStun(target, row) {
     const gathered = gather(peer, "srflx", errors);
     peer.createDataChannel("try");
     await peer.setLocalDescription();
-    const found = await within(GATHER_MS, gathered, () => noAnswer(parts(target.url)));
+    const found = await within(GATHER_MS, gathered, () => silence(parts(target.url)));
     if (found) {
       row.find("candidate", `${shownAddress(found.address, found.port)} is where the server sees this browser`);
     } else if (errors.length > 0) {
-      throw new Trouble(explain(errors, parts(target.url)));
+      throw explain(errors, parts(target.url));
     } else {
       row.find("candidate", "the browser's own address only: no error came, so no NAT seems to lie between");
     }
@@ -152,12 +171,16 @@ async function tryTurn(target, row) {
 
     const late = () => explain(errors, parts(url));
     const relayed = await within(GATHER_MS, gathered, late);
-    if (relayed.includes(null)) throw new Trouble(late());
+    if (relayed.includes(null)) throw late();
+    if (parts(url).isDtls && relayed[0].relayProtocol !== "udp") {
+      throw new Unknown("In place of DTLS this browser spoke TLS over TCP with the same port, where it was answered. " +
+        "Clients that speak DTLS may use this URL.");
+    }
     row.find("candidate", `relayed from ${shownAddress(relayed[0].address, relayed[0].port)}`);
 
-    await within(CONNECT_MS, opened, () =>
+    await within(CONNECT_MS, opened, () => new Trouble(
       "The server gave relay addresses, but the two peers did not reach each other through them. Are the relay " +
-      "ports open, and is the server allowed to send to its own relay address?");
+      "ports open, and is the server allowed to send to its own relay address?"));
     row.find("rtt", `${(await roundTrip(channel)).toFixed(1)} ms, through the relay and back`);
     row.find("data", await sendAll(channel));
   } finally {
@@ -172,7 +195,7 @@ async function roundTrip(channel) {
     const answered = once(channel, "message");
     const start = performance.now();
     channel.send(`ping ${ping}`);
-    await within(ECHO_MS, answered, () => "The peers connected, but a message got no answer: the path broke.");
+    await within(ECHO_MS, answered, () => new Trouble("The peers connected, but a message got no answer: the path broke."));
     times.push(performance.now() - start);
   }
   times.sort((a, b) => a - b);
@@ -191,13 +214,13 @@ async function sendAll(channel) {
     channel.addEventListener("close", () => reject(new Trouble(`The path broke after ${next} messages.`)));
   });
   for (let n = 0; n < MESSAGES; n++) channel.send(message(n));
-  await within(ECHO_MS, echoed, () => `Only ${next} of ${MESSAGES} messages came back in time.`);
+  await within(ECHO_MS, echoed, () => new Trouble(`Only ${next} of ${MESSAGES} messages came back in time.`));
   return `${MESSAGES} messages of ${MESSAGE_CHARS} bytes there and back, whole and in order`;
 }
 
 // The page
 
-const PILLS = { running: "running …", ok: "works", failed: "failed" };
+const PILLS = { running: "running …", ok: "works", failed: "failed", unknown: "cannot tell" };
 
 /** A URL's row in the list. */
 class Row {
@@ -235,7 +258,7 @@ class Row {
     this.element.querySelector(".error").hidden = false;
     this.set("error", text);
     this.element.querySelectorAll("dl > div").forEach((field) => (field.hidden ||= !field.dataset.known));
-    this.state = "failed";
+    this.state = error instanceof Unknown ? "unknown" : "failed";
   }
 
   async try(target) {
@@ -258,9 +281,11 @@ async function runAll() {
   const rows = targets.map((target) => new Row(target));
   await Promise.all(rows.map((row, at) => row.try(targets[at])));
   const works = rows.filter((row) => row.state === "ok").length;
-  const failed = rows.length - works;
-  byId("summary").textContent =
-    failed > 0 ? `${works} of ${rows.length} URLs work, ${failed} failed.` : `All ${works} URLs work.`;
+  const failed = rows.filter((row) => row.state === "failed").length;
+  const rest = [failed > 0 && `${failed} failed`, works + failed < rows.length && "this browser cannot tell of the rest"];
+  byId("summary").textContent = works === rows.length
+    ? `All ${works} URLs work.`
+    : `${[`${works} of ${rows.length} URLs work`, ...rest].filter(Boolean).join(", ")}.`;
 }
 
 /** Runs one of the page's actions: the buttons wait, and what goes wrong is said at the input. */
