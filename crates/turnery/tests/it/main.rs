@@ -6,6 +6,7 @@ mod certificates;
 mod cli;
 mod conformance;
 mod coturn;
+mod crowd;
 mod dtls;
 mod durability;
 mod fixture;
