@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod message;
 pub mod model;
 pub mod network;
+pub mod pinned;
 pub mod rfc_pages;
 pub mod simulator;
 pub mod tls;

@@ -106,7 +106,7 @@ fn main() -> anyhow::Result<()> {
     if cores < 2 {
         bail!("two cores are needed: one for the server, one for the load");
     }
-    subject::pin_to_core(std::process::id(), 1)?;
+    testkit::pinned::pin(std::process::id(), 1)?;
     let mut rows = Vec::new();
     for case in &options.cases {
         let mut samples = vec![Vec::new(); options.subjects.len()];

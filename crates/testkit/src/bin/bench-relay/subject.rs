@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
 use serde::Serialize;
 use stun::ChannelNumber;
 use testkit::client::BlockingClient;
+use testkit::pinned;
 use turn::Transport;
 
 use crate::stream::Stream;
@@ -50,19 +51,6 @@ impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-/// Lets a process run on one core only.
-pub(crate) fn pin_to_core(pid: u32, core: usize) -> anyhow::Result<()> {
-    let status = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &pid.to_string()])
-        .stdout(Stdio::null())
-        .status()
-        .context("running taskset (of util-linux)")?;
-    if !status.success() {
-        bail!("taskset could not pin process {pid} to core {core}");
-    }
-    Ok(())
 }
 
 impl Tester {
@@ -117,14 +105,9 @@ impl Tester {
         Ok((stream, channel))
     }
 
-    /// Nanoseconds of CPU time of all its threads so far, by the scheduler's own accounting.
+    /// Nanoseconds of CPU time of all its threads so far.
     pub(crate) fn cpu_ns(&self) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            sum += text.split_whitespace().next().context("an empty schedstat")?.parse::<u64>()?;
-        }
-        Ok(sum)
+        Ok(pinned::cpu_ns(self.child.id())?)
     }
 }
 
@@ -133,13 +116,6 @@ impl Drop for Tester {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn on_core_0(program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["--cpu-list", "0"]).arg(program);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
 }
 
 /// Where the server listens, and how.
@@ -187,7 +163,7 @@ fn start_turnery(
     };
     let credential = keyring.mint(&claims)?;
     let listener = format!("{}://{}", at.transport.label(), at.address);
-    let mut command = on_core_0(binary);
+    let mut command = pinned::command(binary, 0);
     command
         .args(["serve", "--workers", "1", "--relay-address", "127.0.0.1", "--allow-peer", "127.0.0.0/8"])
         .arg("--data-dir")
@@ -203,7 +179,7 @@ fn start_turnery(
 
 fn start_coturn(directory: &Path, at: Listener) -> anyhow::Result<(Child, String, String)> {
     let port = at.address.port().to_string();
-    let mut command = on_core_0(Path::new("turnserver"));
+    let mut command = pinned::command(Path::new("turnserver"), 0);
     match at.transport {
         Transport::Udp | Transport::Dtls => command.args(["--no-tls", "--no-tcp", "--listening-port", &port]),
         Transport::Tcp => command.args(["--no-tls", "--no-udp", "--listening-port", &port]),

@@ -1,0 +1,40 @@
+//! Processes kept to one core each, and what they take of it: what benchmarks compare servers by.
+
+use std::io::{self, Error};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A program that will run on this core only, started through taskset (of util-linux), without input and output.
+pub fn command(program: &Path, core: usize) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &core.to_string()]).arg(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Lets a process that runs already, with all its threads, go on on this core only.
+///
+/// # Errors
+/// When taskset (of util-linux) is not there, or cannot do it.
+pub fn pin(pid: u32, core: usize) -> io::Result<()> {
+    let status = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &pid.to_string()])
+        .stdout(Stdio::null())
+        .status()?;
+    let failed = || Error::other(format!("taskset could not pin process {pid} to core {core}"));
+    status.success().then_some(()).ok_or_else(failed)
+}
+
+/// Nanoseconds of CPU time that all threads of a process have taken so far, by the scheduler's own accounting.
+///
+/// # Errors
+/// When there is no such process, or the system does not count.
+pub fn cpu_ns(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let taken = text.split_whitespace().next().and_then(|taken| taken.parse::<u64>().ok());
+        sum += taken.ok_or_else(|| Error::other(format!("schedstat says {text:?}")))?;
+    }
+    Ok(sum)
+}
