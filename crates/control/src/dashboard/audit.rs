@@ -20,11 +20,12 @@ use crate::store::{ActorKind, AuditEntry, AuditQuery, Timestamp};
 const PAGE: u32 = 50;
 
 /// Kinds of changes: as the log calls them, and for people.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("turn_key", "TURN keys"),
     ("credential", "Credentials"),
     ("shared_secret", "Shared secrets"),
     ("token", "API tokens"),
+    ("webhook", "Webhooks"),
     ("account", "The account"),
 ];
 
@@ -43,7 +44,7 @@ struct Row {
 #[template(path = "dashboard/audit.html")]
 struct AuditPage {
     frame: Frame,
-    kinds: [(&'static str, &'static str, bool); 5],
+    kinds: [(&'static str, &'static str, bool); 6],
     target: String,
     is_filtered: bool,
     rows: Vec<Row>,

@@ -44,6 +44,8 @@ pub(super) struct Chart {
     pub(super) times: Vec<String>,
     /// The series' names with their colours.
     pub(super) legend: Vec<(usize, String)>,
+    /// Whether there is anything that has no colour of its own.
+    pub(super) has_others: bool,
     pub(super) lines: Vec<Line>,
 }
 
@@ -92,7 +94,8 @@ impl Chart {
             ),
             None => "There is nothing in this time.".to_owned(),
         };
-        let legend = series.iter().enumerate().map(|(at, name)| (colour(at), name.clone())).collect();
+        let legend: Vec<(usize, String)> =
+            series.iter().enumerate().map(|(at, name)| (colour(at), name.clone())).collect();
         let cell = |amount: &u64| (short(*amount), grouped(*amount));
         // What was nothing needs no line.
         let lines = points.iter().filter(|point| total(point) > 0);
@@ -108,6 +111,7 @@ impl Chart {
             ticks: [top, top / 2, 0].map(short).into(),
             times: times.into_iter().flatten().collect(),
             lines: lines.collect(),
+            has_others: is_single || points.iter().any(|it| it.amounts.last().is_some_and(|rest| *rest > 0)),
             legend,
         }
     }
@@ -126,14 +130,16 @@ fn share(amount: u64, of: u64) -> f64 {
     amount as f64 / of.max(1) as f64
 }
 
-/// The next of 2, 4, 10, 20, 40, 100 and so on.
+/// The next number that is round, and half of which is.
 fn round_up(number: u64) -> u64 {
+    const ROUND: [u64; 10] = [10, 12, 16, 20, 24, 30, 40, 50, 60, 80];
+    if number <= 10 {
+        return number.next_multiple_of(2).max(2);
+    }
     let mut unit = 1_u64;
-    while unit < u64::MAX / 20 {
-        for factor in [2, 4, 10] {
-            if unit * factor >= number {
-                return unit * factor;
-            }
+    while unit < u64::MAX / 800 {
+        if let Some(round) = ROUND.iter().find(|round| unit * **round >= number) {
+            return unit * round;
         }
         unit *= 10;
     }
@@ -147,7 +153,7 @@ mod tests {
     #[test]
     fn the_axis_ends_at_a_round_number() {
         for (number, top) in
-            [(0, 2), (2, 2), (3, 4), (5, 10), (11, 20), (39, 40), (41, 100), (999_999, 1_000_000)]
+            [(0, 2), (2, 2), (3, 4), (5, 6), (11, 12), (39, 40), (41, 50), (204, 240), (999_999, 1_000_000)]
         {
             assert_eq!(round_up(number), top, "{number}");
         }

@@ -23,6 +23,11 @@ impl Form {
         self.0.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
     }
 
+    /// All that a field is given.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(it, _)| it == name).map(|(_, value)| value.as_str())
+    }
+
     /// A field without the space around it, unless nothing is left of it.
     pub(super) fn filled(&self, name: &str) -> Option<&str> {
         self.text(name).map(str::trim).filter(|text| !text.is_empty())

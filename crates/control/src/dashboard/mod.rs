@@ -20,6 +20,7 @@ mod state;
 mod tokens;
 mod trial;
 mod usage;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -65,6 +66,11 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/dashboard/keys/{key_id}/revocations", get(revocations::list).post(revocations::revoke))
         .route("/dashboard/tokens", get(tokens::list).post(tokens::create))
         .route("/dashboard/tokens/delete", get(tokens::ask_to_delete).post(tokens::delete))
+        .route("/dashboard/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/dashboard/webhooks/one", get(webhooks::show))
+        .route("/dashboard/webhooks/test", post(webhooks::test))
+        .route("/dashboard/webhooks/redeliver", post(webhooks::redeliver))
+        .route("/dashboard/webhooks/delete", post(webhooks::delete))
         .route("/dashboard/audit", get(audit::list))
         .route("/dashboard/sessions", get(sessions::list))
         .route("/dashboard/sessions/end", get(sessions::ask_to_end).post(sessions::end))
@@ -100,11 +106,12 @@ async fn nothing_here(_: Visitor) -> Fault {
 }
 
 /// The parts of the dashboard: name, path and label.
-const PARTS: [(&str, &str, &str); 6] = [
+const PARTS: [(&str, &str, &str); 7] = [
     ("keys", "/dashboard/keys", "Keys"),
     ("sessions", "/dashboard/sessions", "Sessions"),
     ("usage", "/dashboard/usage", "Usage"),
     ("tokens", "/dashboard/tokens", "Tokens"),
+    ("webhooks", "/dashboard/webhooks", "Webhooks"),
     ("audit", "/dashboard/audit", "Audit log"),
     ("health", "/dashboard/health", "Health"),
 ];
@@ -140,7 +147,7 @@ impl Frame {
 
     /// Says what the query's `done` names.
     fn having_done(mut self, done: Option<&str>) -> Self {
-        const DONE: [(&str, &str); 10] = [
+        const DONE: [(&str, &str); 13] = [
             ("renamed", "The key has its new name."),
             ("limits", "The limits are set. Relays know them within a second."),
             ("limits-cleared", "The key has no limits of its own any more: those of the relay hold."),
@@ -153,6 +160,9 @@ impl Frame {
             ("suspended", "The key is suspended: it mints nothing, and its credentials are refused."),
             ("resumed", "The key is resumed: it mints again, and its credentials are good again."),
             ("token-deleted", "The API token is deleted, and whoever had signed in with it is signed out."),
+            ("tested", "A test event is on its way."),
+            ("redelivered", "What was given up is tried again, for another day."),
+            ("webhook-deleted", "The webhook is deleted."),
             ("revoked", "The credentials are revoked. What relayed on them ends within a second."),
         ];
         self.notice = DONE.iter().find(|(code, _)| Some(*code) == done).map(|(_, text)| *text);

@@ -511,3 +511,45 @@ async fn tokens_are_made_and_deleted_and_never_outlast_their_maker() {
     assert_eq!(browser.post("/dashboard/tokens/delete", &[("id", &id)]).await.status, 404);
     assert!(server.store.token_with_text(foreign.text.as_str()).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn webhooks_are_made_tested_delivered_again_and_deleted() {
+    let server = server_with(|config, _: &Store| config.webhook_lifetime_secs = 0, |store| store).await;
+    let browser = Browser::open(&server, &server.token).await;
+    for (fields, fault) in [
+        (vec![("url", "ftp://hooks.example/")], "url must be https://"),
+        (vec![("url", "https://hooks.example/"), ("event", "everything")], "events must be a list of"),
+    ] {
+        let reply = browser.post("/dashboard/webhooks", &fields).await;
+        assert_eq!(reply.status, 400, "{fields:?}");
+        assert!(reply.body.contains(fault), "{}", reply.body);
+    }
+    // Nobody is asked there: it is no public address.
+    let fields = [("url", "https://127.0.0.1:1/x"), ("event", "webhook.test"), ("event", "turn_key.created")];
+    let made = browser.post("/dashboard/webhooks", &fields).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert!(made.body.contains("whsec_"));
+    let webhook = server.store.webhooks(&server.account.id).await.unwrap().remove(0);
+    assert_eq!(webhook.events, ["webhook.test", "turn_key.created"]);
+    let id = [("id", webhook.id.as_str())];
+    assert_eq!(browser.post("/dashboard/webhooks/test", &id).await.status, 303);
+    let place = format!("/dashboard/webhooks/one?state=dead&id={}", webhook.id);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !browser.get(&place).await.body.contains("given up</span>") {
+        assert!(std::time::Instant::now() < deadline, "it is never given up");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(browser.post("/dashboard/webhooks/redeliver", &id).await.status, 303);
+    assert!(browser.get("/dashboard/audit?action=webhook").await.body.contains("webhook.redeliver"));
+    assert_eq!(browser.post("/dashboard/webhooks/delete", &id).await.status, 400, "the box is not ticked");
+    let stranger = server.store.create_account(None, "stranger").await.unwrap();
+    let foreign = server.store.create_token(&stranger.id, "", Permission::Write, None, None).await.unwrap();
+    let other = Browser::open(&server, foreign.text.as_str()).await;
+    for path in ["test", "redeliver", "delete"] {
+        let reply = other.post(&format!("/dashboard/webhooks/{path}"), &[id[0], ("sure", "yes")]).await;
+        assert_eq!(reply.status, 404, "{path}");
+    }
+    assert_eq!(other.get(&place).await.status, 404);
+    assert_eq!(browser.post("/dashboard/webhooks/delete", &[id[0], ("sure", "yes")]).await.status, 303);
+    assert!(server.store.webhooks(&server.account.id).await.unwrap().is_empty());
+}
