@@ -17,7 +17,7 @@ import { BINARY, startTurnery } from './turnery.mjs';
 const NASTY = `<script>globalThis.hit = 1</script>"'><img src=x onerror="globalThis.hit = 1">`;
 const run = promisify(execFile);
 
-describe('the dashboard', { timeout: 240_000 }, () => {
+describe('the dashboard', { timeout: 400_000 }, () => {
   let server;
   let browser;
 
@@ -271,6 +271,46 @@ describe('the dashboard', { timeout: 240_000 }, () => {
     });
   });
 
+  test('a webhook is made, sent a test event, and deleted', async () => {
+    await visitSignedIn(async (page) => {
+      await page.getByRole('link', { name: 'Webhooks' }).click();
+      await page.getByLabel('URL').fill('ftp://hooks.example/');
+      await page.getByRole('button', { name: 'Create the webhook' }).click();
+      assert.match(await alerted(page), /^url must be https:/);
+      // No such address is asked: it is not a public one.
+      await page.getByLabel('URL').fill('https://127.0.0.1:1/hook');
+      await page.getByLabel('webhook.test').check();
+      await page.getByRole('button', { name: 'Create the webhook' }).click();
+      assert.match(await page.textContent('#made-secret'), /^whsec_/);
+      await page.getByRole('link', { name: 'https://127.0.0.1:1/hook' }).click();
+      await page.getByText('Everything has arrived').waitFor();
+      await page.getByRole('button', { name: 'Send a test event' }).click();
+      assert.match(await said(page), /test event is on its way/);
+      await page.getByRole('row', { name: /attempt \d/ }).waitFor({ timeout: 30_000 });
+      await page.getByLabel('I mean this webhook').check();
+      await page.getByRole('button', { name: 'Delete the webhook' }).click();
+      assert.match(await said(page), /webhook is deleted/);
+    });
+  });
+
+  test('a sign-in ends when its API token expires', async () => {
+    const until = Date.now() + 5_000;
+    const { text } = await token('--expires', new Date(until).toISOString());
+    await visit(async (page) => {
+      await signIn(page, text);
+      await page.waitForURL('**/dashboard/keys');
+      // What is typed while the time runs out changes nothing.
+      await page.getByRole('textbox', { name: 'Name' }).fill('too late');
+      await page.waitForTimeout(until + 1 - Date.now());
+      await page.getByRole('button', { name: 'Create the key' }).click();
+      await page.waitForURL('**/dashboard/sign-in');
+      assert.match(await said(page), /Your sign-in is over/);
+      await signIn(page);
+      await page.getByRole('heading', { level: 1, name: 'TURN keys' }).waitFor();
+      assert.equal(await page.getByText('too late').count(), 0);
+    });
+  });
+
   test('a sign-in ends at once when its token does', async () => {
     const { id, text } = await token('--permission', 'calls-write');
     await visit(async (page) => {
@@ -388,7 +428,7 @@ describe('the dashboard', { timeout: 240_000 }, () => {
           for (const place of [
             'keys', `keys/${uid}`, `keys/${uid}/delete`, `keys/${uid}/limits`, `keys/${uid}/mint`, 'sessions',
             `sessions/end?key=${uid}`, 'usage?range=1h&by=custom_identifier', 'usage?by=key&custom_identifier=nobody',
-            'health', 'audit', 'tokens', `keys/${uid}/roll`, `keys/${uid}/suspend`, `keys/${uid}/revocations`, 'nothing',
+            'health', 'audit', 'tokens', 'webhooks', `keys/${uid}/roll`, `keys/${uid}/suspend`, `keys/${uid}/revocations`, 'nothing',
           ]) {
             await page.goto(`${server.api}/dashboard/${place}`);
             await check(page, place);
