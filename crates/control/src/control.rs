@@ -190,6 +190,7 @@ impl Control {
             done = serve::serve(listener, tls, &self.shared, shutdown) => done,
             never = feed.run() => never,
             never = upkeep::run(&self.shared) => never,
+            never = upkeep::run_limits(&self.shared) => never,
             never = webhooks::run(&self.shared) => never,
         }
     }

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Store, StoreError, Timestamp};
+use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -45,8 +45,10 @@ pub struct KeySettings {
     pub shared_secrets: Vec<SharedSecret>,
     /// What it may use; `None` where the relays' own limits hold.
     pub limits: Option<KeyLimits>,
-    /// Whether its credentials are refused for now.
+    /// Whether its credentials are refused for now, because it is suspended or cut by its monthly limit.
     pub suspended: bool,
+    /// Whether it is allocated nothing new for now, by its monthly limit.
+    pub refuses_new: bool,
     /// What the credential API must know of it; `None` when it is gone.
     pub record: Option<KeyRecord>,
 }
@@ -261,8 +263,10 @@ impl State {
             Some(Settings { record, limits }) => (Some(record), limits),
             None => (None, None),
         };
-        let suspended = record.as_ref().is_some_and(|record| record.suspended);
-        Ok(News::Settings(KeySettings { key, shared_secrets, limits, suspended, record }))
+        let stopped = record.as_ref().and_then(|record| record.stopped);
+        let suspended = record.as_ref().is_some_and(|record| record.suspended) || stopped == Some(Stop::Cut);
+        let refuses_new = stopped == Some(Stop::Refuse);
+        Ok(News::Settings(KeySettings { key, shared_secrets, limits, suspended, refuses_new, record }))
     }
 }
 

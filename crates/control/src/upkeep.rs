@@ -8,6 +8,7 @@ use crate::control::Shared;
 use crate::store::{ANSWER_LIFETIME_SECS, DEAD_LIFETIME_SECS, StoreError, Timestamp};
 
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
+const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 const DAY_SECS: u64 = 86_400;
 
 /// Does so for as long as it is polled. A failing store is logged and asked again.
@@ -18,6 +19,24 @@ pub(crate) async fn run(shared: &Shared) -> ! {
             tracing::warn!(error = &error as &dyn std::error::Error, "what is too old is not forgotten yet");
         }
     }
+}
+
+/// Holds usage against monthly limits, once a second.
+pub(crate) async fn run_limits(shared: &Shared) -> ! {
+    loop {
+        sleep(LIMITS_INTERVAL).await;
+        if let Err(error) = watch_limits(shared).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "monthly limits are not looked at");
+        }
+    }
+}
+
+/// Does so now; relays of this process have been told what follows.
+pub(crate) async fn watch_limits(shared: &Shared) -> Result<(), StoreError> {
+    if shared.store.watch_month_limits().await? > 0 {
+        shared.feed.catch_up().await?;
+    }
+    Ok(())
 }
 
 async fn purge(shared: &Shared) -> Result<(), StoreError> {

@@ -10,7 +10,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use control::store::analytics::{Dimension, moment};
 use control::store::usage::SessionId;
-use control::store::{AccountId, EVENTS, MAX_OVERLAP_SECS, Permission, Timestamp, TokenId, TypeError};
+use control::store::{
+    AccountId, EVENTS, MAX_OVERLAP_SECS, MonthAction, MonthBytes, Permission, Timestamp, TokenId, TypeError,
+};
 use credentials::{SharedSecretId, TurnKeyId};
 
 use crate::commands;
@@ -277,6 +279,17 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Show or change what a TURN key may relay in a calendar month, and what happens then
+    MonthLimit {
+        /// Which one
+        uid: TurnKeyId,
+        #[command(flatten)]
+        change: MonthChange,
+        #[command(flatten)]
+        owner: Owner,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Delete a TURN key; traffic of its credentials stops within a second
     Delete {
         /// Which one
@@ -286,6 +299,26 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// What is not named stays as it is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MonthChange {
+    /// So many bytes: a number such as 500G
+    #[arg(long, value_name = "N")]
+    pub(crate) bytes: Option<Limit>,
+    /// Which bytes count: egress (to clients) or total [default: egress]
+    #[arg(long)]
+    pub(crate) counts: Option<MonthBytes>,
+    /// What happens at the limit: refuse (nothing new), cut (live traffic ends, too) or notify [default: refuse]
+    #[arg(long)]
+    pub(crate) action: Option<MonthAction>,
+    /// Percentages at which webhooks are told, with commas between them, or an empty text for none [default: 80]
+    #[arg(long, value_name = "PERCENTS")]
+    pub(crate) notify_at: Option<String>,
+    /// Take the limit away
+    #[arg(long)]
+    pub(crate) clear: bool,
 }
 
 /// Each N is a number such as 200, 64k, 10M or 1G, or none. What is not named stays as it is.

@@ -4,6 +4,7 @@
 mod audit;
 mod keys;
 mod limits;
+mod month;
 mod secrets;
 mod usage;
 mod webhooks;
@@ -146,6 +147,9 @@ pub(crate) async fn key(place: &Place, command: KeyCommand) -> Result<()> {
     match command {
         KeyCommand::Limits { uid, change, owner, output } => {
             limits::limits(&store, uid, &change, (owner, output)).await
+        }
+        KeyCommand::MonthLimit { uid, change, owner, output } => {
+            month::limit(&store, uid, change, (owner, output)).await
         }
         KeyCommand::Roll { uid, overlap_secs, owner, output } => {
             keys::roll(&store, uid, overlap_secs, (owner, output)).await

@@ -162,7 +162,8 @@ impl Service {
         let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
         let to_relay = relay.clone();
         metrics.register(ProcessMetrics::new(control.feed(), certificates.clone()));
-        control.feed().subscribe(move |news| to_relay.hear(news)).await?;
+        let of_all = settings.key_limits;
+        control.feed().subscribe(move |news| to_relay.hear(news, &of_all)).await?;
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
@@ -325,13 +326,20 @@ impl RelayHandle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Relay::is_whole)
     }
 
-    fn hear(&self, news: &News) {
+    /// `of_all` are the limits of keys that have none of their own.
+    fn hear(&self, news: &News, of_all: &turn::KeyLimits) {
         match news {
             News::Denied(denial) => self.command(&Command::Deny(*denial)),
-            News::Settings(KeySettings { key, shared_secrets, limits, suspended, .. }) => {
+            News::Settings(KeySettings { key, shared_secrets, limits, suspended, refuses_new, .. }) => {
                 let secrets = shared_secrets.as_slice().into();
                 self.command(&Command::SharedSecrets { key: *key, secrets });
-                self.command(&Command::KeyLimits { key: *key, limits: limits.map(key_limits) });
+                let limits = limits.map(key_limits);
+                let limits = if *refuses_new {
+                    Some(turn::KeyLimits { allocations: Some(0), ..limits.unwrap_or(*of_all) })
+                } else {
+                    limits
+                };
+                self.command(&Command::KeyLimits { key: *key, limits });
                 self.command(&Command::Suspend { key: *key, suspended: *suspended });
             }
             News::End(order) => self.command(&Command::End(ending(order))),

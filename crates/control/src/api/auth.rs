@@ -13,7 +13,7 @@ use credentials::TurnKeyId;
 use crate::api::origin::Origin;
 use crate::api::{ApiError, path_param};
 use crate::control::Shared;
-use crate::store::{AccountId, ActorKind, ApiToken, Permission, Store, Timestamp};
+use crate::store::{AccountId, ActorKind, ApiToken, Permission, Stop, Store, Timestamp};
 
 /// Somebody with an API token that is good for the request's method.
 pub(super) struct Caller(pub(super) ApiToken);
@@ -129,12 +129,22 @@ pub(super) struct KeyHolder {
     /// The path's `username`, where it has one.
     pub(super) username: Option<String>,
     suspended: bool,
+    stopped: Option<Stop>,
+}
+
+/// That a key may mint.
+pub(super) fn expect_active(suspended: bool, stopped: Option<Stop>) -> Result<(), ApiError> {
+    match (suspended, stopped) {
+        (true, _) => Err(ApiError::KeySuspended),
+        (false, Some(_)) => Err(ApiError::MonthLimitReached),
+        (false, None) => Ok(()),
+    }
 }
 
 impl KeyHolder {
     /// That the key may mint.
     pub(super) fn expect_active(&self) -> Result<(), ApiError> {
-        if self.suspended { Err(ApiError::KeySuspended) } else { Ok(()) }
+        expect_active(self.suspended, self.stopped)
     }
 
     /// The store, for changes of whoever this is.
@@ -156,7 +166,8 @@ impl FromRequestParts<Arc<Shared>> for KeyHolder {
             return Err(ApiError::WrongSecret);
         }
         let Ok(origin) = Origin::from_request_parts(parts, shared).await;
-        Ok(Self { key, account: record.account, origin, username, suspended: record.suspended })
+        let (suspended, stopped) = (record.suspended, record.stopped);
+        Ok(Self { key, account: record.account, origin, username, suspended, stopped })
     }
 }
 

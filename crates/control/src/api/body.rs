@@ -9,10 +9,12 @@ use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
 use crate::api::{ApiError, MAX_BODY_BYTES};
-use crate::store::{EVENTS, KeyLimits, MAX_OVERLAP_SECS, Timestamp};
+use crate::store::{EVENTS, KeyLimits, MAX_OVERLAP_SECS, MAX_THRESHOLDS, MonthLimit, Timestamp};
 use crate::webhooks::Target;
 
 const DEFAULT_TTL_SECS: u32 = 86_400;
+/// The percentage at which a monthly limit is told unless the body says others.
+const DEFAULT_THRESHOLD: u8 = 80;
 
 /// What a body asks to revoke.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,6 +92,33 @@ impl Fields {
             limits.insert(field.to_owned(), value.clone());
         }
         serde_json::from_value(Value::Object(limits)).map_err(|_| ApiError::Internal)
+    }
+
+    /// `action`, `counts` and `notify_at` may be missing.
+    pub(super) fn month_limit(&self) -> Result<MonthLimit, ApiError> {
+        let wrong = |field| ApiError::MonthLimit { field };
+        let text = |field: &'static str| match self.0.get(field) {
+            None => Ok(None),
+            Some(value) => value.as_str().map(Some).ok_or(wrong(field)),
+        };
+        let bytes = self.0.get("bytes").and_then(Value::as_u64).filter(|it| (1..=1 << 53).contains(it));
+        let (counts, action) = (text("counts")?, text("action")?);
+        let mut notify_at = vec![DEFAULT_THRESHOLD];
+        if let Some(value) = self.0.get("notify_at") {
+            let list = value.as_array().filter(|list| list.len() <= MAX_THRESHOLDS);
+            let percent = |value: &Value| {
+                let percent = value.as_u64().and_then(|percent| u8::try_from(percent).ok());
+                percent.filter(|percent| (1..=99).contains(percent))
+            };
+            let read: Option<Vec<u8>> = list.and_then(|list| list.iter().map(percent).collect());
+            notify_at = read.ok_or(wrong("notify_at"))?;
+        }
+        Ok(MonthLimit {
+            bytes: bytes.ok_or(wrong("bytes"))?,
+            counts: counts.unwrap_or("egress").parse().map_err(|_| wrong("counts"))?,
+            action: action.unwrap_or("refuse").parse().map_err(|_| wrong("action"))?,
+            notify_at,
+        })
     }
 
     pub(super) fn ttl_secs(&self) -> Result<u32, ApiError> {

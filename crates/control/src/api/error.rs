@@ -123,6 +123,13 @@ pub(crate) enum ApiError {
     Events,
     /// The account may have no more webhooks.
     TooManyWebhooks,
+    /// The TURN key has relayed what it may in this month.
+    MonthLimitReached,
+    /// A monthly limit's field is not what it has to be.
+    MonthLimit {
+        /// Which.
+        field: &'static str,
+    },
     /// The body's `event` is no string.
     Event,
     /// Asked too often.
@@ -188,6 +195,8 @@ impl ApiError {
             Self::Events => (StatusCode::BAD_REQUEST, 20_044),
             Self::TooManyWebhooks => (StatusCode::CONFLICT, 20_045),
             Self::Event => (StatusCode::BAD_REQUEST, 20_048),
+            Self::MonthLimitReached => (StatusCode::FORBIDDEN, 20_049),
+            Self::MonthLimit { .. } => (StatusCode::BAD_REQUEST, 20_050),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -222,6 +231,15 @@ impl ApiError {
             Self::CustomIdentifierType => "customIdentifier must be a string",
             Self::Username => "username is missing: give the credential's username as a string",
             Self::KeySuspended => "The TURN key is suspended: it mints nothing until it is resumed",
+            Self::MonthLimitReached => {
+                "The TURN key has relayed what it may in this month: it mints nothing until the next"
+            }
+            Self::MonthLimit { field: "bytes" } => "bytes must be a whole number from 1 to 2^53",
+            Self::MonthLimit { field: "counts" } => "counts must be `egress` or `total`",
+            Self::MonthLimit { field: "action" } => "action must be `refuse`, `cut` or `notify`",
+            Self::MonthLimit { .. } => {
+                "notify_at must be a list of at most ten percentages, each from 1 to 99"
+            }
             Self::RevocationForms => "Give one of username, customIdentifier and issuedBefore, not several",
             Self::IssuedBefore => {
                 "issuedBefore must be a time as in 2026-01-02T03:04:05Z, or a whole number of unix seconds"

@@ -16,6 +16,7 @@ mod graphql;
 mod idempotency;
 mod key_limits;
 mod key_state;
+mod month_limit;
 mod openapi;
 mod origin;
 mod sessions;
@@ -58,6 +59,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
     const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
     const LIMITS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/limits";
+    const MONTH: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/month_limit";
     const STATUS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/status";
     const ROLL: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/roll";
     const SUSPEND: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/suspend";
@@ -82,6 +84,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(KEY, get(turn_keys::one).put(turn_keys::update).delete(turn_keys::delete))
         .route(SECRETS, get(shared_secrets::list).post(shared_secrets::create))
         .route(LIMITS, get(key_limits::one).put(key_limits::update).delete(key_limits::clear))
+        .route(MONTH, get(month_limit::one).put(month_limit::update).delete(month_limit::clear))
         .route(STATUS, get(key_state::show))
         .route(ROLL, post(key_state::roll))
         .route(SUSPEND, post(key_state::suspend))

@@ -9,7 +9,7 @@ use credentials::{CustomIdentifier, MAX_CUSTOM_IDENTIFIER_BYTES, TimeLimited, Tu
 use serde::Serialize;
 
 use crate::api::ApiError;
-use crate::api::auth::{Bearer, bearer};
+use crate::api::auth::{Bearer, bearer, expect_active};
 use crate::api::credentials::mint;
 use crate::control::Shared;
 use crate::store::Timestamp;
@@ -42,9 +42,7 @@ pub(super) async fn credential(
     if field("service") != Some("turn") {
         return Err(ApiError::Service);
     }
-    if record.suspended {
-        return Err(ApiError::KeySuspended);
-    }
+    expect_active(record.suspended, record.stopped)?;
     let user = field("username").unwrap_or_default();
     if user.len() > MAX_CUSTOM_IDENTIFIER_BYTES {
         return Err(ApiError::UserTooLong);

@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 
 use super::audit::Change;
 use super::{
-    AccountId, Backend, KeyLimits, KeyRecord, NewKey, SecretHash, Store, StoreError, Timestamp, TurnKey,
-    secret,
+    AccountId, Backend, KeyLimits, KeyRecord, NewKey, SecretHash, Stop, Store, StoreError, Timestamp,
+    TurnKey, secret,
 };
 
 /// The longest time for which a rolled key's former secret may stay good, in seconds: 30 days.
@@ -25,6 +25,8 @@ pub struct KeyState {
     /// Until when the secret from before the last roll is good; `None` where it is not.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub former_secret_until: Option<Timestamp>,
+    /// What its monthly limit does to it: `refuse` or `cut`; `None` while it does nothing.
+    pub stopped: Option<Stop>,
 }
 
 /// All that the feed tells of a TURN key, but for its shared secrets.

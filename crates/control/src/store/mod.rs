@@ -24,6 +24,7 @@ mod audit;
 mod error;
 mod key_limits;
 mod key_state;
+mod month_limits;
 mod revocations;
 mod secret;
 mod shared_secrets;
@@ -39,6 +40,7 @@ pub use error::StoreError;
 pub use key_limits::KeyLimits;
 pub(crate) use key_state::Settings;
 pub use key_state::{KeyState, MAX_OVERLAP_SECS};
+pub use month_limits::{MAX_THRESHOLDS, MonthAction, MonthBytes, MonthLimit, MonthStatus, Stop};
 pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
 pub use secret::{SecretHash, TokenText};
 pub use sign_ins::{MAX_SIGN_INS_OF_TOKEN, NewSignIn};
@@ -232,6 +234,7 @@ impl Store {
             secret_hash: SecretHash::of(secret.as_bytes()),
             former: None,
             suspended: false,
+            stopped: None,
         };
         let note = self.note(Change::KeyCreated, Some(account), &uid, json!({ "name": name }));
         let made = NewKey { key, record, secret };

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use crate::store::Stop;
 use crate::store::secret::{SecretHash, TokenText};
 
 /// A text does not have the form that its type wants; says which form that is.
@@ -380,6 +381,8 @@ pub struct KeyRecord {
     pub former: Option<(SecretHash, Timestamp)>,
     /// Whether it mints nothing for now.
     pub suspended: bool,
+    /// What its monthly limit does to it.
+    pub stopped: Option<Stop>,
 }
 
 /// A TURN key that was just made.

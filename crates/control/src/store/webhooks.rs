@@ -24,12 +24,15 @@ pub const DELIVERY_LIFETIME_SECS: u64 = 86_400;
 pub const DEAD_LIFETIME_SECS: u64 = 604_800;
 
 /// What there is to be told of.
-pub const EVENTS: [&str; 8] = [
+pub const EVENTS: [&str; 11] = [
     "turn_key.created",
     "turn_key.deleted",
     "turn_key.rolled",
     "turn_key.suspended",
     "turn_key.resumed",
+    "turn_key.limit_neared",
+    "turn_key.limit_reached",
+    "turn_key.limit_lifted",
     "credential.revoked",
     SESSION_ENDED,
     "webhook.test",
@@ -77,6 +80,9 @@ pub struct Delivery {
     pub webhook: String,
     /// The event's id: `webhook-id`.
     pub event: String,
+    /// What it tells, such as `turn_key.created`.
+    #[serde(rename = "type")]
+    pub kind: String,
     /// What is delivered.
     #[serde(skip)]
     pub body: String,
@@ -109,6 +115,9 @@ impl Event {
             Change::KeyRolled => "turn_key.rolled",
             Change::KeySuspended => "turn_key.suspended",
             Change::KeyResumed => "turn_key.resumed",
+            Change::MonthLimitNeared | Change::MonthLimitReached | Change::MonthLimitLifted => {
+                note.change.name()
+            }
             Change::CredentialRevoked | Change::CredentialsRevoked => "credential.revoked",
             Change::WebhookTested => "webhook.test",
             _ => return Ok(None),

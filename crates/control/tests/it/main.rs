@@ -11,6 +11,7 @@ mod http;
 mod hygiene;
 mod key_limits;
 mod key_state;
+mod month_limits;
 mod openapi;
 mod server;
 mod shared_secrets;

@@ -1,7 +1,7 @@
 //! `turnery key roll`, `suspend`, `resume`, `status` and `revocations`.
 
 use anyhow::{Context, Result};
-use control::store::{KeyState, Revoked, Store, Timestamp};
+use control::store::{KeyState, Revoked, Stop, Store, Timestamp};
 use credentials::TurnKeyId;
 
 use super::with;
@@ -53,9 +53,14 @@ fn shown(state: &KeyState) -> String {
     let time =
         |time: Option<Timestamp>, none: &str| time.map_or_else(|| none.to_owned(), |it| it.to_string());
     format!(
-        "suspended since      {}\nformer secret until  {}\n",
+        "suspended since      {}\nformer secret until  {}\nmonthly limit        {}\n",
         time(state.suspended_since, "not suspended"),
-        time(state.former_secret_until, "not accepted")
+        time(state.former_secret_until, "not accepted"),
+        match state.stopped {
+            None => "stops nothing",
+            Some(Stop::Refuse) => "refuses new allocations",
+            Some(Stop::Cut) => "has cut the key",
+        }
     )
 }
 

@@ -43,10 +43,17 @@ pub(super) async fn webhook(place: &Place, store: &Store, command: WebhookComman
             let deliveries = store.deliveries(&id, dead, 0, 1_000).await?;
             let row = |it: &Delivery| {
                 let due = it.due.map_or_else(|| "given up".to_owned(), |due| due.to_string());
-                [it.event.clone(), it.created.to_string(), it.attempts.to_string(), due, printable(&it.fault)]
+                [
+                    it.event.clone(),
+                    it.kind.clone(),
+                    it.created.to_string(),
+                    it.attempts.to_string(),
+                    due,
+                    printable(&it.fault),
+                ]
             };
             let rows: Vec<_> = deliveries.iter().map(row).collect();
-            let headings = ["EVENT", "CREATED", "ATTEMPTS", "NEXT", "FAULT"];
+            let headings = ["EVENT", "TYPE", "CREATED", "ATTEMPTS", "NEXT", "FAULT"];
             output.show(&deliveries, || table(headings, &rows, "Nothing waits, and nothing was given up."))
         }
         WebhookCommand::Redeliver { id, event, owner, output } => {

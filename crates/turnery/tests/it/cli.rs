@@ -163,6 +163,38 @@ fn a_keys_limits_are_shown_and_changed_and_hold_within_a_second() {
 }
 
 #[test]
+fn a_keys_month_and_webhooks_are_seen_to_from_the_shell() {
+    let server = start();
+    let (dir, key) = (server.data_dir(), server.create_key());
+    let args = ["key", "month-limit", &key.uid];
+    let month = |more: &[&'static str]| [&args[..], more].concat();
+    assert_eq!(run(&dir, &month(&[])), "The TURN key has no monthly limit.\n");
+    refuse(&dir, &month(&["--action", "cut"]), 1, "give --bytes");
+    let set = json(&dir, &month(&["--bytes", "500G", "--notify-at", "50, 90"]));
+    assert_eq!((&set["bytes"], &set["action"]), (&500_000_000_000_u64.into(), &"refuse".into()));
+    let changed = json(&dir, &month(&["--action", "cut"]));
+    assert_eq!((&changed["action"], &changed["notify_at"]), (&"cut".into(), &serde_json::json!([50, 90])));
+    assert!(run(&dir, &month(&[])).starts_with("bytes      500000000000 (egress)\naction     cut\n"));
+    refuse(&dir, &month(&["--notify-at", "100"]), 1, "from 1 to 99");
+    refuse(&dir, &month(&["--counts", "ingress"]), 2, "`egress` or `total`");
+    refuse(&dir, &month(&["--clear", "--bytes", "1"]), 1, "by itself");
+    assert_eq!(json(&dir, &month(&["--clear"])), Value::Null);
+
+    assert_eq!(run(&dir, &["webhook", "list"]), "The account has no webhook.\n");
+    refuse(&dir, &["webhook", "create", "ftp://a/"], 1, "https://HOST/PATH");
+    let made = json(&dir, &["webhook", "create", "http://127.0.0.1:9/", "--event", "turn_key.created"]);
+    assert!(text(&made["secret"]).starts_with("whsec_"));
+    let id = text(&made["id"]);
+    assert!(run(&dir, &["webhook", "list"]).contains("turn_key.created"));
+    server.create_key();
+    let waiting = json(&dir, &["webhook", "deliveries", &id]);
+    assert_eq!(waiting[0]["type"], "turn_key.created");
+    assert_eq!(json(&dir, &["webhook", "redeliver", &id])["count"], 0, "it is not given up yet");
+    assert_eq!(json(&dir, &["webhook", "delete", &id])["id"], id);
+    refuse(&dir, &["webhook", "deliveries", &id], 1, "has no webhook");
+}
+
+#[test]
 fn a_shared_secret_from_the_shell_is_good_within_a_second() {
     let server = start();
     let (dir, key) = (server.data_dir(), server.create_key());

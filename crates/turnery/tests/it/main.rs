@@ -12,6 +12,7 @@ mod durability;
 mod fixture;
 mod half_open;
 mod metrics;
+mod month_limits;
 mod revocation;
 mod serve;
 mod spoof;

@@ -223,6 +223,7 @@ fn keys() -> Vec<Operation> {
     const KEYS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys";
     const KEY: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}";
     const LIMITS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/limits";
+    const MONTH: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/month_limit";
     const SECRETS: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets";
     const SECRET: &str =
         "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/shared_secrets/{secret_id}";
@@ -269,6 +270,25 @@ fn keys() -> Vec<Operation> {
             ("clearLimits", "delete", LIMITS),
             "Have the relays' own limits hold for a TURN key",
             (200, Json("OneLimits")),
+        ),
+        operation(
+            tag,
+            ("getMonthLimit", "get", MONTH),
+            "What a TURN key may relay in a calendar month, and what it has",
+            (200, Json("OneMonthLimit")),
+        ),
+        operation(
+            tag,
+            ("setMonthLimit", "put", MONTH),
+            "Set it; what happens when it is reached happens within ten seconds, and ends with the month",
+            (200, Json("OneMonthLimit")),
+        )
+        .takes("MonthLimit"),
+        operation(
+            tag,
+            ("clearMonthLimit", "delete", MONTH),
+            "Take it away, and what it has led to",
+            (200, Json("OneMonthLimit")),
         ),
         operation(
             tag,

@@ -7,8 +7,8 @@ use super::reference;
 use crate::api::MAX_BODY_BYTES;
 use crate::store::usage::{Session, Usage};
 use crate::store::{
-    Account, AuditEntry, Delivery, EVENTS, KeyLimits, KeyState, MAX_OVERLAP_SECS, Revoked, StoredSecret,
-    TurnKey, Webhook,
+    Account, AuditEntry, Delivery, EVENTS, KeyLimits, KeyState, MAX_OVERLAP_SECS, MAX_THRESHOLDS,
+    MonthAction, MonthBytes, MonthStatus, Revoked, Stop, StoredSecret, TurnKey, Webhook,
 };
 
 /// By their names.
@@ -17,6 +17,10 @@ pub(super) fn schemas() -> Map<String, Value> {
     let mut add = |name: &str, schema: Value| _ = all.insert(name.to_owned(), schema);
     add("TurnKey", schema::<TurnKey>());
     add("Limits", schema::<KeyLimits>());
+    add("MonthStatus", schema::<MonthStatus>());
+    add("MonthBytes", schema::<MonthBytes>());
+    add("MonthAction", schema::<MonthAction>());
+    add("Stop", schema::<Stop>());
     add("KeyState", schema::<KeyState>());
     add("SharedSecret", schema::<StoredSecret>());
     add("Revoked", schema::<Revoked>());
@@ -41,6 +45,7 @@ pub(super) fn schemas() -> Map<String, Value> {
     for (name, of) in [
         ("OneTurnKey", reference("TurnKey")),
         ("OneLimits", json!({ "oneOf": [reference("Limits"), { "type": "null" }] })),
+        ("OneMonthLimit", json!({ "oneOf": [reference("MonthStatus"), { "type": "null" }] })),
         ("OneKeyState", reference("KeyState")),
         ("OneSharedSecret", reference("SharedSecret")),
         ("OneSession", reference("Session")),
@@ -81,6 +86,14 @@ fn bodies(add: &mut impl FnMut(&str, Value)) {
         "Redelivery",
         optional(json!({ "event": { "type": "string", "description": "Its webhook-id; all if none" } })),
     );
+    let percent = json!({ "type": "integer", "minimum": 1, "maximum": 99 });
+    let fields = json!({
+        "bytes": { "type": "integer", "minimum": 1, "maximum": 1_u64 << 53 },
+        "counts": { "type": "string", "enum": ["egress", "total"], "default": "egress" },
+        "action": { "type": "string", "enum": ["refuse", "cut", "notify"], "default": "refuse" },
+        "notify_at": { "type": "array", "items": percent, "maxItems": MAX_THRESHOLDS, "default": [80] },
+    });
+    add("MonthLimit", json!({ "type": "object", "properties": fields, "required": ["bytes"] }));
     let secret = json!({ "type": "string", "minLength": 16, "maxLength": 256, "pattern": "^[ -~]+$" });
     add("NewSharedSecret", optional(json!({ "secret": secret })));
     let fields = json!({

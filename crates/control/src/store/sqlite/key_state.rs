@@ -4,7 +4,7 @@ use sqlx::Row;
 use super::{Sqlite, audit, keys, shared_secrets};
 use crate::store::audit::Note;
 use crate::store::key_state::{Rolled, Settings};
-use crate::store::{AccountId, KeyLimits, KeyState, SecretHash, StoreError, Timestamp};
+use crate::store::{AccountId, KeyLimits, KeyState, SecretHash, Stop, StoreError, Timestamp};
 
 impl Sqlite {
     pub(in crate::store) async fn roll_key(
@@ -19,7 +19,7 @@ impl Sqlite {
             "UPDATE turn_keys SET former_secret_hash = CASE WHEN ?1 IS NULL THEN NULL ELSE secret_hash END, \
              former_until = ?1, secret_hash = ?2, modified = ?3 WHERE uid = ?4 AND account_id = ?5 \
              RETURNING uid, name, created, modified, account_id, secret_hash, former_secret_hash, former_until, \
-             suspended",
+             suspended, stopped",
         )
         .bind(former_until.map(Timestamp::unix_micros))
         .bind(secret.as_bytes())
@@ -66,22 +66,25 @@ impl Sqlite {
         account: &AccountId,
         uid: TurnKeyId,
     ) -> Result<Option<KeyState>, StoreError> {
-        let row =
-            sqlx::query("SELECT suspended, former_until FROM turn_keys WHERE uid = ? AND account_id = ?")
-                .bind(uid.as_bytes().as_slice())
-                .bind(account.as_str())
-                .fetch_optional(&self.read)
-                .await?;
+        let row = sqlx::query(
+            "SELECT suspended, stopped, former_until FROM turn_keys WHERE uid = ? AND account_id = ?",
+        )
+        .bind(uid.as_bytes().as_slice())
+        .bind(account.as_str())
+        .fetch_optional(&self.read)
+        .await?;
         let Some(row) = row else { return Ok(None) };
         let time = |column| {
             let micros: Option<i64> = row.try_get(column)?;
             Ok::<_, StoreError>(micros.map(Timestamp::from_unix_micros))
         };
         let suspended_since = time("suspended")?;
+        let stopped: Option<&str> = row.try_get("stopped")?;
         Ok(Some(KeyState {
             suspended: suspended_since.is_some(),
             suspended_since,
             former_secret_until: time("former_until")?,
+            stopped: stopped.and_then(Stop::from_column),
         }))
     }
 
@@ -90,7 +93,7 @@ impl Sqlite {
         uid: TurnKeyId,
     ) -> Result<Option<Settings>, StoreError> {
         let row = sqlx::query(
-            "SELECT account_id, secret_hash, former_secret_hash, former_until, suspended, limits \
+            "SELECT account_id, secret_hash, former_secret_hash, former_until, suspended, stopped, limits \
              FROM turn_keys WHERE uid = ?",
         )
         .bind(uid.as_bytes().as_slice())

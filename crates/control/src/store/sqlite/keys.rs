@@ -5,12 +5,14 @@ use sqlx::sqlite::SqliteRow;
 use super::{Sqlite, accounts, answers, audit, denials, fixed, shared_secrets};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
-use crate::store::{AccountId, Answer, KeyLimits, KeyRecord, SecretHash, StoreError, Timestamp, TurnKey};
+use crate::store::{
+    AccountId, Answer, KeyLimits, KeyRecord, SecretHash, Stop, StoreError, Timestamp, TurnKey,
+};
 
 /// What a record is read from.
 macro_rules! record_columns {
     () => {
-        "account_id, secret_hash, former_secret_hash, former_until, suspended"
+        "account_id, secret_hash, former_secret_hash, former_until, suspended, stopped"
     };
 }
 
@@ -203,14 +205,17 @@ fn uid(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
 
 /// From [`record_columns`].
 pub(super) fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+    const CORRUPT: StoreError = StoreError::Corrupt { what: "stop" };
     let hash = |bytes| Ok::<_, StoreError>(SecretHash::from_bytes(fixed(bytes, "key secret hash")?));
     let former: Option<&[u8]> = row.try_get("former_secret_hash")?;
     let until: Option<i64> = row.try_get("former_until")?;
     let suspended: Option<i64> = row.try_get("suspended")?;
+    let stopped: Option<&str> = row.try_get("stopped")?;
     Ok(KeyRecord {
         account: accounts::id(row.try_get("account_id")?)?,
         secret_hash: hash(row.try_get("secret_hash")?)?,
         former: former.map(hash).transpose()?.zip(until.map(Timestamp::from_unix_micros)),
         suspended: suspended.is_some(),
+        stopped: stopped.map(|text| Stop::from_column(text).ok_or(CORRUPT)).transpose()?,
     })
 }

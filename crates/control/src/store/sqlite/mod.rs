@@ -11,6 +11,7 @@ mod audit;
 mod denials;
 mod key_state;
 mod keys;
+mod month_limits;
 mod sessions;
 mod shared_secrets;
 mod sign_ins;

@@ -1,3 +1,4 @@
+use serde::Deserialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -316,13 +317,23 @@ fn webhook(row: &SqliteRow) -> Result<Webhook, StoreError> {
     })
 }
 
+/// What is read of an event's body.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
 fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError> {
     let due: Option<i64> = row.try_get("due")?;
+    let body: String = row.try_get("body")?;
+    let told: Told = serde_json::from_str(&body).map_err(|_| StoreError::Corrupt { what: "delivery" })?;
     Ok(Delivery {
         seq: row.try_get("seq")?,
         webhook: row.try_get("webhook")?,
         event: row.try_get("event")?,
-        body: row.try_get("body")?,
+        kind: told.kind,
+        body,
         created: Timestamp::from_unix_micros(row.try_get("created")?),
         attempts: row.try_get("attempts")?,
         due: due.map(Timestamp::from_unix_micros),
