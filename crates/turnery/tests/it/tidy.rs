@@ -22,8 +22,8 @@ const ARROWS: [(&str, &[&str]); 7] = [
 
 /// Crates of others that only some may use.
 const RESERVED: [(&str, &[&str]); 10] = [
-    ("tokio", &["control", "turnery"]),
-    ("axum", &["control"]),
+    ("tokio", &["control", "turnery", "testkit"]),
+    ("axum", &["control", "testkit"]),
     ("hyper", &["control"]),
     ("sqlx", &["control"]),
     ("clap", &["turnery", "testkit"]),
