@@ -113,6 +113,9 @@ describe('the dashboard', { timeout: 400_000 }, () => {
         assert.equal(await page.evaluate(() => navigator.clipboard.readText()), secret);
         assert.ok(await server.mint({ uid, secret }), 'it mints');
 
+        await page.reload();
+        assert.equal(await page.getByRole('link', { name: 'phones', exact: true }).count(), 1, 'no second one is made');
+        assert.equal(await page.locator('#made-secret').count(), 0);
         await page.getByRole('link', { name: 'phones', exact: true }).click();
         assert.ok(!(await page.content()).includes(secret), 'it is shown once');
         await page.getByRole('textbox', { name: 'Name' }).fill('tablets');

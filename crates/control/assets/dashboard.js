@@ -25,6 +25,9 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   });
 }
 
+// What a form has made stays on the screen; to load the page again makes no second one.
+if (document.querySelector(".fresh")) history.replaceState(null, "", location.href);
+
 /** Puts the newest of `[data-refresh]` in its place, unless somebody is using it. */
 async function refresh(region) {
   const used = region.contains(document.activeElement) || !getSelection().isCollapsed;
