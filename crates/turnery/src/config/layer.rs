@@ -34,7 +34,7 @@ pub(crate) struct Layer {
     /// Reverse proxies whose X-Forwarded-For is believed, repeatable: a prefix or one address
     #[arg(long, value_name = "CIDR")]
     pub(crate) api_proxy: Option<Vec<String>>,
-    /// Origins whose pages may call the API from a browser, repeatable: such as https://app.example, or * for all
+    /// Origins whose pages may call the API from a browser, repeatable: such as https://HOST, or * for all
     /// [default: none]
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Option<Vec<String>>,
