@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use turn::Transport;
 
@@ -55,32 +58,39 @@ fn receiver(address: SocketAddr) -> Receiver<Told> {
     let (sender, told) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut reader = BufReader::new(stream.unwrap());
-            let mut head = Vec::new();
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if line.trim().is_empty() {
-                    break;
-                }
-                head.push(line.trim().to_owned());
-            }
-            let header = |name: &str| {
-                let value = head.iter().find_map(|line| line.strip_prefix(&format!("{name}: ")));
-                value.unwrap_or_default().to_owned()
-            };
-            let mut body = vec![0; header("content-length").parse().unwrap()];
-            reader.read_exact(&mut body).unwrap();
-            reader.get_mut().write_all(b"HTTP/1.1 204 Heard\r\n\r\n").unwrap();
-            let _ = sender.send(Told {
-                id: header("webhook-id"),
-                timestamp: header("webhook-timestamp"),
-                signature: header("webhook-signature"),
-                body: String::from_utf8(body).unwrap(),
-            });
+            let _ = sender.send(take(stream.unwrap()).expect("it is told whole"));
         }
     });
     told
+}
+
+/// One event, which is answered; `None` where the other end hangs up.
+fn take(stream: impl Read + Write) -> Option<Told> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_owned());
+    }
+    let header = |name: &str| {
+        let value = head.iter().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        value.unwrap_or_default().to_owned()
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap()];
+    reader.read_exact(&mut body).ok()?;
+    reader.get_mut().write_all(b"HTTP/1.1 204 Heard\r\n\r\n").ok()?;
+    Some(Told {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signature: header("webhook-signature"),
+        body: String::from_utf8(body).unwrap(),
+    })
 }
 
 /// Waits until a delivery of this kind has failed.
@@ -178,4 +188,41 @@ fn what_relays_goes_on_where_only_new_is_refused(server: &Server, minted: &Minte
     client.send_to(peer, b"there and back").unwrap();
     assert!(client.recv(LONG).unwrap().is_some());
     client.refresh(600).unwrap();
+}
+
+#[test]
+fn a_webhook_is_told_within_tls_by_who_trusts_its_certificate() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let config = Arc::new(config.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let (sender, told) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let _ = sender.send(take(StreamOwned::new(tls, stream.unwrap())));
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = dir.path().join("trusted.pem");
+    std::fs::write(&trusted, made.cert.pem()).unwrap();
+    let args = [&LOOPBACK[..], &["--webhook-network", "127.0.0.0/8"]].concat();
+    let asked = json!({ "url": url }).to_string();
+    for trusts in [true, false] {
+        let data = dir.path().join(if trusts { "a" } else { "b" });
+        let mut command = known(&data, &args);
+        if trusts {
+            command.env("SSL_CERT_FILE", &trusted);
+        }
+        let server = start_command(command);
+        let webhooks = format!("/client/v4/accounts/{ACCOUNT}/webhooks");
+        server.ask("POST", &webhooks, TOKEN, Some(&asked), 201);
+        server.create_key();
+        let told = told.recv_timeout(LONG).expect("it is tried");
+        assert_eq!(told.is_some(), trusts, "{}", server.log());
+    }
 }
