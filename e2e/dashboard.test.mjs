@@ -135,6 +135,12 @@ describe('the dashboard', { timeout: 400_000 }, () => {
         await page.getByRole('button', { name: /own limits/ }).click();
         assert.match(await said(page), /no limits of its own/);
 
+        await page.getByRole('link', { name: 'Change the monthly limit' }).click();
+        await page.getByLabel('Bytes in a month').fill('500G');
+        await page.getByRole('button', { name: 'Set the limit' }).click();
+        assert.match(await said(page), /monthly limit is set/);
+        await page.getByText('500 GB').waitFor();
+
         await page.getByRole('link', { name: /Delete the key/ }).click();
         await page.getByRole('heading', { level: 1, name: 'Delete “tablets”?' }).waitFor();
         await page.getByRole('button', { name: 'Delete the key' }).click();
@@ -431,7 +437,7 @@ describe('the dashboard', { timeout: 400_000 }, () => {
           for (const place of [
             'keys', `keys/${uid}`, `keys/${uid}/delete`, `keys/${uid}/limits`, `keys/${uid}/mint`, 'sessions',
             `sessions/end?key=${uid}`, 'usage?range=1h&by=custom_identifier', 'usage?by=key&custom_identifier=nobody',
-            'health', 'audit', 'tokens', 'webhooks', `keys/${uid}/roll`, `keys/${uid}/suspend`, `keys/${uid}/revocations`, 'nothing',
+            'health', 'audit', 'tokens', 'webhooks', `keys/${uid}/roll`, `keys/${uid}/month`, `keys/${uid}/suspend`, `keys/${uid}/revocations`, 'nothing',
           ]) {
             await page.goto(`${server.api}/dashboard/${place}`);
             await check(page, place);

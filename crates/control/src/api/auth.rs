@@ -133,7 +133,7 @@ pub(super) struct KeyHolder {
 }
 
 /// That a key may mint.
-pub(super) fn expect_active(suspended: bool, stopped: Option<Stop>) -> Result<(), ApiError> {
+pub(crate) fn expect_active(suspended: bool, stopped: Option<Stop>) -> Result<(), ApiError> {
     match (suspended, stopped) {
         (true, _) => Err(ApiError::KeySuspended),
         (false, Some(_)) => Err(ApiError::MonthLimitReached),
@@ -143,7 +143,7 @@ pub(super) fn expect_active(suspended: bool, stopped: Option<Stop>) -> Result<()
 
 impl KeyHolder {
     /// That the key may mint.
-    pub(super) fn expect_active(&self) -> Result<(), ApiError> {
+    pub(crate) fn expect_active(&self) -> Result<(), ApiError> {
         expect_active(self.suspended, self.stopped)
     }
 

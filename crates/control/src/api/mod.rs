@@ -37,7 +37,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use auth::{Bearer, bearer};
+pub(crate) use auth::{Bearer, bearer, expect_active};
 pub(crate) use credentials::{ice_servers, of_username};
 pub(crate) use error::{ApiError, MAX_NAME_CHARS};
 pub use openapi::text as openapi;

@@ -14,6 +14,7 @@ use crate::control::Shared;
 use crate::dashboard::fault::Fault;
 use crate::dashboard::form::Form;
 use crate::dashboard::format::Moment;
+use crate::dashboard::month::Progress;
 use crate::dashboard::session::{Submitted, Visitor};
 use crate::dashboard::{Frame, page};
 use crate::store::{KeyLimits, NewKey, Timestamp, TurnKey};
@@ -139,6 +140,7 @@ struct KeyPage {
     /// What the name's field holds.
     name: String,
     limits: Vec<(&'static str, String)>,
+    month: Option<Progress>,
     suspended_since: Option<Moment>,
     /// Until when the secret from before the last roll is good.
     former: Option<Moment>,
@@ -154,6 +156,7 @@ async fn key_page(shared: &Shared, visitor: &Visitor, uid: TurnKeyId) -> Result<
         frame: Frame::new(visitor, "keys"),
         name: key.name.clone(),
         key: Row { suspended: state.suspended, ..Row::from(key) },
+        month: shared.store.month_limit(uid).await?.as_ref().map(Progress::new),
         suspended_since: state.suspended_since.filter(|_| state.suspended).map(moment),
         former: state.former_secret_until.map(moment),
         limits: limits.as_ref().map(shown_limits).unwrap_or_default(),

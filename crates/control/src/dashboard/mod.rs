@@ -11,6 +11,7 @@ mod format;
 mod health;
 mod keys;
 mod limits;
+mod month;
 mod range;
 mod revocations;
 mod session;
@@ -59,6 +60,8 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/dashboard/keys/{key_id}/delete", get(keys::ask_to_delete).post(keys::delete))
         .route("/dashboard/keys/{key_id}/limits", get(limits::show).post(limits::set))
         .route("/dashboard/keys/{key_id}/limits/clear", post(limits::clear))
+        .route("/dashboard/keys/{key_id}/month", get(month::show).post(month::set))
+        .route("/dashboard/keys/{key_id}/month/clear", post(month::clear))
         .route("/dashboard/keys/{key_id}/mint", get(trial::show).post(trial::mint))
         .route("/dashboard/keys/{key_id}/roll", get(state::ask_to_roll).post(state::roll))
         .route("/dashboard/keys/{key_id}/suspend", get(state::ask_to_suspend).post(state::suspend))
@@ -147,7 +150,7 @@ impl Frame {
 
     /// Says what the query's `done` names.
     fn having_done(mut self, done: Option<&str>) -> Self {
-        const DONE: [(&str, &str); 13] = [
+        const DONE: [(&str, &str); 15] = [
             ("renamed", "The key has its new name."),
             ("limits", "The limits are set. Relays know them within a second."),
             ("limits-cleared", "The key has no limits of its own any more: those of the relay hold."),
@@ -163,6 +166,8 @@ impl Frame {
             ("tested", "A test event is on its way."),
             ("redelivered", "What was given up is tried again, for another day."),
             ("webhook-deleted", "The webhook is deleted."),
+            ("month-limit", "The monthly limit is set."),
+            ("month-limit-cleared", "The key has no monthly limit any more."),
             ("revoked", "The credentials are revoked. What relayed on them ends within a second."),
         ];
         self.notice = DONE.iter().find(|(code, _)| Some(*code) == done).map(|(_, text)| *text);

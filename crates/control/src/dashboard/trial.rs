@@ -57,8 +57,8 @@ pub(super) async fn mint(
     Submitted { visitor, form }: Submitted,
 ) -> Result<Response, Fault> {
     let mut shown = mint_page(&shared, &visitor, uid).await?;
-    if shared.keys.find(uid).await.map_err(ApiError::from)?.is_some_and(|key| key.suspended) {
-        return Err(ApiError::KeySuspended.into());
+    if let Some(key) = shared.keys.find(uid).await.map_err(ApiError::from)? {
+        api::expect_active(key.suspended, key.stopped)?;
     }
     form.filled("custom_identifier").unwrap_or_default().clone_into(&mut shown.custom_identifier);
     form.filled("ttl").unwrap_or_default().clone_into(&mut shown.ttl);

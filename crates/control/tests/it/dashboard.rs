@@ -553,3 +553,32 @@ async fn webhooks_are_made_tested_delivered_again_and_deleted() {
     assert_eq!(browser.post("/dashboard/webhooks/delete", &[id[0], ("sure", "yes")]).await.status, 303);
     assert!(server.store.webhooks(&server.account.id).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_monthly_limit_is_set_shown_and_taken_away() {
+    let server = server().await;
+    let browser = Browser::open(&server, &server.token).await;
+    let (uid, _) = server.key().await;
+    let place = format!("/dashboard/keys/{uid}/month");
+    let key = uid.parse().unwrap();
+    for (fields, fault) in [
+        ([("bytes", ""), ("action", "cut"), ("notify_at", "80")], "Bytes in a month: it is empty"),
+        ([("bytes", "1G"), ("action", "stop"), ("notify_at", "80")], "At the limit: there is no such choice"),
+        ([("bytes", "1G"), ("action", "cut"), ("notify_at", "80, 100")], "Tell at: "),
+    ] {
+        let mut fields = fields.to_vec();
+        fields.push(("counts", "total"));
+        let reply = browser.post(&place, &fields).await;
+        assert_eq!(reply.status, 400, "{fields:?}");
+        assert!(reply.body.contains(fault), "{fault}: {}", reply.body);
+    }
+    assert!(server.store.month_limit(key).await.unwrap().is_none());
+    let fields = [("bytes", "500G"), ("action", "cut"), ("counts", "total"), ("notify_at", "50, 80")];
+    assert_eq!(browser.post(&place, &fields).await.status, 303);
+    let limit = server.store.month_limit(key).await.unwrap().unwrap().limit;
+    assert_eq!((limit.bytes, limit.notify_at), (500_000_000_000, vec![50, 80]));
+    assert!(browser.get(&format!("/dashboard/keys/{uid}")).await.body.contains(">500 GB</data>"));
+    assert!(browser.get(&place).await.body.contains(r#"value="50, 80""#));
+    assert_eq!(browser.post(&format!("{place}/clear"), &[]).await.status, 303);
+    assert!(server.store.month_limit(key).await.unwrap().is_none());
+}
