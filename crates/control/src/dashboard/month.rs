@@ -23,11 +23,8 @@ use crate::upkeep;
 const MAX_BYTES: u64 = 1 << 53;
 
 /// What happens at the limit: as the API calls it, and for people.
-const ACTIONS: [(&str, &str); 3] = [
-    ("refuse", "mint and allocate nothing new; what relays goes on"),
-    ("cut", "that, and end what relays"),
-    ("notify", "tell webhooks and the audit log, and nothing else"),
-];
+const ACTIONS: [(&str, &str); 3] =
+    [("refuse", "refuse what is new"), ("cut", "also end what relays"), ("notify", "only tell")];
 
 /// Which bytes count.
 const COUNTED: [(&str, &str); 2] = [("egress", "bytes to clients"), ("total", "bytes to and from clients")];
