@@ -7,6 +7,7 @@ use axum::Router;
 use credentials::{Denial, Keyring, TurnKeyId};
 use tokio::net::TcpListener;
 
+use crate::acme::HttpChallenges;
 use crate::api;
 use crate::dashboard::About;
 use crate::feed::{Feed, News};
@@ -55,6 +56,8 @@ pub struct Config {
     pub about: About,
     /// Whether the API is served within TLS: the dashboard's cookie is then for TLS alone. Not so by default.
     pub https: bool,
+    /// What ACME authorities are answered at the API. Nothing by default.
+    pub challenges: HttpChallenges,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
     pub dev: Option<Dev>,
 }
@@ -87,6 +90,7 @@ impl Config {
             audit_days: 365,
             about: About::default(),
             https: false,
+            challenges: HttpChallenges::default(),
             dev: None,
         }
     }

@@ -5,6 +5,7 @@
 //! the same process subscribes to its [`Feed`]. Credentials themselves are sealed by the `credentials` crate and
 //! stored nowhere.
 
+mod acme;
 mod api;
 mod base64;
 mod control;
@@ -24,6 +25,7 @@ mod upkeep;
 pub mod usage_table;
 mod webhooks;
 
+pub use acme::HttpChallenges;
 pub use api::openapi;
 pub use control::{Config, Control, Dev};
 pub use dashboard::About;

@@ -45,7 +45,7 @@ pub(crate) use origin::{Origin, Peer, counted_as};
 pub(crate) use sessions::end_all;
 
 use crate::control::Shared;
-use crate::{dashboard, health, metrics, try_page};
+use crate::{acme, dashboard, health, metrics, try_page};
 
 /// Most bytes of a request's body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -120,6 +120,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics::scrape))
         .merge(openapi::routes())
         .merge(dashboard::routes())
+        .route(acme::PATH, get(acme::answer_at_api))
         .merge(try_page::routes(&shared))
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)

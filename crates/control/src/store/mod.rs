@@ -18,6 +18,7 @@ macro_rules! on_backend {
     };
 }
 
+pub mod acme;
 pub mod analytics;
 mod answers;
 mod audit;

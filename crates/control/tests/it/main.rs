@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod account_api;
+mod acme;
 mod audit;
 mod credential_api;
 mod dashboard;

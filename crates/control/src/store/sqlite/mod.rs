@@ -5,6 +5,7 @@
 //! write-ahead log they neither wait for the writer nor hold it up.
 
 mod accounts;
+mod acme;
 mod analytics;
 mod answers;
 mod audit;

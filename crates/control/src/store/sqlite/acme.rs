@@ -1,0 +1,353 @@
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::Sqlite;
+use crate::store::acme::{AcmeAccount, AcmeCertificate, AcmeChallenge, AcmeId, ObtainedCertificate};
+use crate::store::{StoreError, Timestamp};
+
+impl Sqlite {
+    pub(in crate::store) async fn acme_certificate(
+        &self,
+        id: &AcmeId,
+    ) -> Result<Option<AcmeCertificate>, StoreError> {
+        let row = sqlx::query("SELECT * FROM acme_certificates WHERE directory = ? AND names = ?")
+            .bind(&id.directory)
+            .bind(&id.names)
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(certificate).transpose()
+    }
+
+    pub(in crate::store) async fn insert_acme_certificate(
+        &self,
+        id: &AcmeId,
+    ) -> Result<AcmeCertificate, StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO acme_certificates (directory, names) VALUES (?, ?) \
+             ON CONFLICT (directory, names) DO UPDATE SET names = excluded.names RETURNING *",
+        )
+        .bind(&id.directory)
+        .bind(&id.names)
+        .fetch_one(&self.write)
+        .await?;
+        certificate(&row)
+    }
+
+    pub(in crate::store) async fn acme_certificates(&self) -> Result<Vec<AcmeCertificate>, StoreError> {
+        let query = sqlx::query("SELECT * FROM acme_certificates ORDER BY directory, names");
+        let rows = query.fetch_all(&self.read).await?;
+        rows.iter().map(certificate).collect()
+    }
+
+    pub(in crate::store) async fn claim_acme(
+        &self,
+        id: &AcmeId,
+        claimant: &str,
+        now: i64,
+        until: i64,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE acme_certificates SET claimant = ?, claimed_until = ?, tried = ? \
+             WHERE directory = ? AND names = ? AND renew_at <= ? AND next_try <= ? \
+             AND (claimant IS NULL OR claimed_until <= ?)",
+        )
+        .bind(claimant)
+        .bind(until)
+        .bind(now)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(now)
+        .bind(now)
+        .bind(now)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub(in crate::store) async fn keep_acme_claim(
+        &self,
+        id: &AcmeId,
+        claimant: &str,
+        until: i64,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE acme_certificates SET claimed_until = ? \
+             WHERE directory = ? AND names = ? AND claimant = ?",
+        )
+        .bind(until)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(claimant)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub(in crate::store) async fn release_acme(&self, claimant: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE acme_certificates SET claimant = NULL, claimed_until = 0 WHERE claimant = ?")
+            .bind(claimant)
+            .execute(&self.write)
+            .await?;
+        self.delete_acme_challenges(claimant).await
+    }
+
+    pub(in crate::store) async fn acme_obtained(
+        &self,
+        id: &AcmeId,
+        claimant: &str,
+        new: ObtainedCertificate<'_>,
+        sealed_key: &[u8],
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE acme_certificates SET version = version + 1, chain = ?, sealed_key = ?, not_after = ?, \
+             renew_at = ?, ask_at = 0, claimant = NULL, claimed_until = 0, failures = 0, last_error = NULL, \
+             next_try = 0 WHERE directory = ? AND names = ? AND claimant = ?",
+        )
+        .bind(new.chain)
+        .bind(sealed_key)
+        .bind(new.not_after)
+        .bind(new.renew_at)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(claimant)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub(in crate::store) async fn acme_failed(
+        &self,
+        id: &AcmeId,
+        claimant: &str,
+        error: &str,
+        next_try: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE acme_certificates SET failures = failures + 1, last_error = ?, next_try = ?, \
+             claimant = NULL, claimed_until = 0 WHERE directory = ? AND names = ? AND claimant = ?",
+        )
+        .bind(error)
+        .bind(next_try)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(claimant)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn renew_acme(&self) -> Result<u64, StoreError> {
+        let done = sqlx::query("UPDATE acme_certificates SET renew_at = 0, next_try = 0")
+            .execute(&self.write)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(in crate::store) async fn claim_acme_question(
+        &self,
+        id: &AcmeId,
+        now: i64,
+        ask_at: i64,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE acme_certificates SET ask_at = ? \
+             WHERE directory = ? AND names = ? AND ask_at <= ? AND renew_at > ? AND chain IS NOT NULL",
+        )
+        .bind(ask_at)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(now)
+        .bind(now)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub(in crate::store) async fn set_acme_renewal(
+        &self,
+        id: &AcmeId,
+        version: i64,
+        renew_at: i64,
+        ask_at: i64,
+    ) -> Result<(), StoreError> {
+        // Not where it is to be renewed at once: somebody has said so.
+        sqlx::query(
+            "UPDATE acme_certificates SET renew_at = ?, ask_at = ? \
+             WHERE directory = ? AND names = ? AND version = ? AND renew_at > 0",
+        )
+        .bind(renew_at)
+        .bind(ask_at)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(version)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn purge_acme(&self, before: i64) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "DELETE FROM acme_certificates WHERE COALESCE(not_after, 0) < ? AND tried < ? AND claimant IS NULL",
+        )
+        .bind(before)
+        .bind(before)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(in crate::store) async fn set_acme_key(
+        &self,
+        id: &AcmeId,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE acme_certificates SET sealed_key = ? \
+             WHERE directory = ? AND names = ? AND sealed_key = ?",
+        )
+        .bind(new)
+        .bind(&id.directory)
+        .bind(&id.names)
+        .bind(old)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn acme_account(
+        &self,
+        directory: &str,
+    ) -> Result<Option<AcmeAccount>, StoreError> {
+        let row = sqlx::query("SELECT directory, contact, sealed FROM acme_accounts WHERE directory = ?")
+            .bind(directory)
+            .fetch_optional(&self.read)
+            .await?;
+        row.as_ref().map(account).transpose()
+    }
+
+    pub(in crate::store) async fn acme_accounts(&self) -> Result<Vec<AcmeAccount>, StoreError> {
+        let rows = sqlx::query("SELECT directory, contact, sealed FROM acme_accounts ORDER BY directory")
+            .fetch_all(&self.read)
+            .await?;
+        rows.iter().map(account).collect()
+    }
+
+    pub(in crate::store) async fn set_acme_account(
+        &self,
+        directory: &str,
+        contact: &str,
+        sealed: &[u8],
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO acme_accounts (directory, contact, sealed, created) VALUES (?, ?, ?, ?) \
+             ON CONFLICT (directory) DO UPDATE SET contact = excluded.contact, sealed = excluded.sealed",
+        )
+        .bind(directory)
+        .bind(contact)
+        .bind(sealed)
+        .bind(Timestamp::now().unix_micros())
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn reseal_acme_account(
+        &self,
+        directory: &str,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE acme_accounts SET sealed = ? WHERE directory = ? AND sealed = ?")
+            .bind(new)
+            .bind(directory)
+            .bind(old)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn delete_acme_account(&self, directory: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM acme_accounts WHERE directory = ?")
+            .bind(directory)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn insert_acme_challenge(
+        &self,
+        challenge: &AcmeChallenge,
+        claimant: &str,
+        until: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO acme_challenges (kind, subject, answer, claimant, until) VALUES (?, ?, ?, ?, ?) \
+             ON CONFLICT (kind, subject) DO UPDATE SET answer = excluded.answer, \
+             claimant = excluded.claimant, until = excluded.until",
+        )
+        .bind(&challenge.kind)
+        .bind(&challenge.subject)
+        .bind(&challenge.answer)
+        .bind(claimant)
+        .bind(until)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn acme_challenges(
+        &self,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<AcmeChallenge>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT kind, subject, answer FROM acme_challenges WHERE until > ? ORDER BY kind, subject LIMIT ?",
+        )
+        .bind(now)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        let read = |row: &SqliteRow| {
+            Ok(AcmeChallenge {
+                kind: row.try_get("kind")?,
+                subject: row.try_get("subject")?,
+                answer: row.try_get("answer")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Those of this claimant, and those of others that have not ended them in time.
+    pub(in crate::store) async fn delete_acme_challenges(&self, claimant: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM acme_challenges WHERE claimant = ? OR until <= ?")
+            .bind(claimant)
+            .bind(i64::try_from(Timestamp::now().unix_secs()).unwrap_or(i64::MAX))
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}
+
+fn account(row: &SqliteRow) -> Result<AcmeAccount, StoreError> {
+    let directory: String = row.try_get("directory")?;
+    Ok(AcmeAccount::stored(&directory, row.try_get("contact")?, row.try_get("sealed")?))
+}
+
+fn certificate(row: &SqliteRow) -> Result<AcmeCertificate, StoreError> {
+    let claimant: Option<String> = row.try_get("claimant")?;
+    let claimed_until: i64 = row.try_get("claimed_until")?;
+    Ok(AcmeCertificate {
+        id: AcmeId { directory: row.try_get("directory")?, names: row.try_get("names")? },
+        version: row.try_get("version")?,
+        chain: row.try_get("chain")?,
+        not_after: row.try_get("not_after")?,
+        renew_at: row.try_get("renew_at")?,
+        ask_at: row.try_get("ask_at")?,
+        claimed_until: claimant.map(|_| claimed_until),
+        failures: row.try_get("failures")?,
+        last_error: row.try_get("last_error")?,
+        next_try: row.try_get("next_try")?,
+        sealed_key: row.try_get("sealed_key")?,
+    })
+}
