@@ -93,6 +93,14 @@ enum Command {
     /// Sessions: what relays now
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Certificates from an ACME authority: which there are, when they are renewed, what went wrong
+    Certificates {
+        /// Have all of them obtained anew, now, whatever was to be waited for; a running service begins within a second
+        #[arg(long)]
+        renew: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Print what a shell needs to complete this command line
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -605,6 +613,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),
+        Command::Certificates { renew, output } => block_on(commands::certificates(&place()?, renew, output)),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => manual(&dir),
     }

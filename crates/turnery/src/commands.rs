@@ -2,6 +2,7 @@
 //! deny feed, and watches the keyring.
 
 mod audit;
+mod certificates;
 mod keys;
 mod limits;
 mod month;
@@ -25,6 +26,7 @@ use crate::config::Place;
 use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::table::{printable, table};
 
+pub(crate) use certificates::certificates;
 pub(crate) use usage::{sessions, usage};
 
 const STORE_NAME: &str = "turnery.db";

@@ -24,6 +24,14 @@ pub(crate) fn relay(config: relay::Config) -> Result<Bound> {
     })
 }
 
+/// Opens the listener that ACME authorities come to.
+pub(crate) async fn acme(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let hint = hint(&source, "", "--acme-http-listen", address.port());
+        anyhow!("cannot listen on http://{address}: {}{hint}", fault(&source))
+    })
+}
+
 /// Opens the API's listener.
 pub(crate) async fn api(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|source| {

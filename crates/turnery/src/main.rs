@@ -1,6 +1,7 @@
 //! Turnery: a whole TURN service in one binary. Here configuration, command line, logging and signals live, and here
 //! the relay and the HTTP side meet: the binary carries each denial from one to the other.
 
+mod acme;
 mod announce;
 mod certificates;
 mod cli;

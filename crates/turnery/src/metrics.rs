@@ -133,6 +133,13 @@ impl Collector for ProcessMetrics {
             )?;
             ConstGauge::new(expiry).encode(encoder)?;
         }
+        if let Some(failures) = self.certificates.as_ref().and_then(|it| it.failures()) {
+            out.gauge(
+                "certificate_renewal_failures",
+                "Attempts to obtain a certificate that failed since the last one that did not",
+                failures.into(),
+            )?;
+        }
         if let Some(bytes) = resident_bytes() {
             out.gauge("resident_memory_bytes", "Memory that the process occupies", bytes)?;
         }

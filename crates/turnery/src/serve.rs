@@ -18,8 +18,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::{Command, Report, Transport};
 
+use crate::acme::{self, Acme};
 use crate::announce::{self, Api, FirstStart, Trial};
-use crate::certificates::{self, Certificates, Files};
+use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
 use crate::config::{LogFormat, Settings};
 use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
 use crate::listen;
@@ -88,6 +89,8 @@ struct Service {
     keyring_stamp: Option<Stamp>,
     /// And the files that they came from.
     certificates: Option<(Arc<Certificates>, CertificateFiles)>,
+    /// What obtains them, if an authority does.
+    acme: Option<Acme>,
     /// Removed when the service is dropped.
     _data_dir: DataDir,
 }
@@ -108,7 +111,11 @@ impl Service {
         let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
         let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
         let early_certificates_stamp = settings.certificates.stamp();
-        let certificates = certificates(settings)?.map(Arc::new);
+        let certificates = match &settings.acme {
+            Some(acme) => Some(acme::certificates(acme, &store, &keyring).await?),
+            None => certificates(settings)?,
+        };
+        let certificates = certificates.map(Arc::new);
         let tls = certificates.as_ref().map(|certificates| certificates.relay());
         let dtls = certificates.as_ref().and_then(|certificates| certificates.dtls());
         let mut listeners = settings.turn_listen.clone();
@@ -122,6 +129,10 @@ impl Service {
         let config = relay_config(settings, &keyring);
         let bound = listen::relay(relay::Config { listeners, tls, dtls, ..config })?;
         let api = listen::api(settings.api_listen).await?;
+        let acme_listen = match settings.acme.as_ref().and_then(|acme| acme.http_listen) {
+            Some(address) => Some(listen::acme(address).await?),
+            None => None,
+        };
         let address = api.local_addr().context("cannot tell the API listener's address")?;
         let api_address = Api { address, tls: settings.api_tls };
         warn(settings, &keyring_file, certificates.as_deref());
@@ -159,6 +170,12 @@ impl Service {
         metrics.register(RelayMetrics(relay.clone()));
         reseal(&store, &keyring).await?;
         let keyring = Arc::new(ArcSwap::from_pointee(keyring));
+        let acme = settings.acme.clone().zip(certificates.clone()).map(|(acme, certificates)| {
+            Acme::new(acme, store.clone(), Arc::clone(&keyring), certificates, acme_listen)
+        });
+        if let Some(acme) = &acme {
+            config.challenges = acme.http();
+        }
         let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
         let to_relay = relay.clone();
         metrics.register(ProcessMetrics::new(control.feed(), certificates.clone()));
@@ -184,6 +201,7 @@ impl Service {
             keyring,
             keyring_stamp,
             certificates: certificates.map(|certificates| (certificates, watched)),
+            acme,
             _data_dir: data_dir,
         })
     }
@@ -204,6 +222,14 @@ impl Service {
             served = self.control.serve(api, self.api_tls.clone(), ended) => served.context("the API ended by itself"),
             never = self.watch_files(hangup) => never,
             never = self.keep_books() => never,
+            never = self.obtain_certificates() => never,
+        }
+    }
+
+    async fn obtain_certificates(&self) -> ! {
+        match &self.acme {
+            Some(acme) => acme.run().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -268,6 +294,9 @@ impl Service {
                 finish(books, last).await;
             }
             Err(_) => tracing::error!("the relay did not end in order"),
+        }
+        if let Some(acme) = &self.acme {
+            acme.stop().await;
         }
         self.store.close().await;
         tracing::info!("ended");
@@ -476,8 +505,11 @@ fn key_limits(limits: control::store::KeyLimits) -> turn::KeyLimits {
     }
 }
 
-/// Seals shared secrets with the current key before the one that sealed them leaves the keyring.
+/// Seals shared secrets, and what belongs to certificates, with the current key before the one that sealed them leaves
+/// the keyring.
 async fn reseal(store: &Store, keyring: &Keyring) -> Result<()> {
+    // What cannot be opened is obtained anew by who needs it.
+    store.reseal_acme(keyring).await.context("cannot seal the certificates' keys again")?;
     let resealed = store.reseal_shared_secrets(keyring).await.context("cannot seal shared secrets again")?;
     if resealed.unreadable > 0 {
         tracing::error!(
@@ -528,38 +560,6 @@ fn ice_urls(settings: &Settings, bound: &Bound) -> IceUrls {
     };
     let open: Vec<_> = bound.listeners().iter().map(|it| (transport(it), it.address.port())).collect();
     IceUrls::new(&settings.public_host, &open)
-}
-
-/// What TLS is spoken with, if there is anything to speak it with.
-fn certificates(settings: &Settings) -> Result<Option<Certificates>> {
-    let is_wanted = settings.api_tls || settings.turn_listen.iter().any(|it| it.transport.is_secured());
-    let certified = if !settings.certificates.is_empty() {
-        settings.certificates.read()?
-    } else if is_wanted {
-        let addresses: Vec<_> = settings.relay_addresses.iter().map(|address| address.public).collect();
-        vec![Arc::new(certificates::self_signed(&settings.public_host, &addresses)?)]
-    } else {
-        return Ok(None);
-    };
-    Certificates::new(certified).map(Some)
-}
-
-/// Shows what the files hold now, or what was shown before.
-fn use_certificates(certificates: &Certificates, files: &Files) {
-    match files.read() {
-        Ok(certified) => {
-            certificates.install(certified);
-            tracing::info!(not_after = certificates.soonest_expiry(), "the certificates were read again");
-        }
-        Err(error) => tracing::error!("{error:#}; the certificates in use stay"),
-    }
-    warn_of_certificates(certificates);
-}
-
-fn warn_of_certificates(certificates: &Certificates) {
-    for warning in certificates.warnings(i64::try_from(unix_now()).unwrap_or(i64::MAX)) {
-        tracing::warn!("{warning}");
-    }
 }
 
 fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&Certificates>) {

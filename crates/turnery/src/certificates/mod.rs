@@ -1,25 +1,32 @@
-//! The certificates that the relay and the API show: taken from files, or made for trying out, and replaced without
-//! dropping a connection.
+//! The certificates that the relay and the API show: taken from files, from an authority, or made for trying out, and
+//! replaced without dropping a connection.
 
+mod der;
+mod fields;
 mod files;
 mod resolver;
+mod source;
 mod validity;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use relay::DtlsIdentity;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::CertifiedKey;
-use tokio::sync::watch;
 
+pub(crate) use fields::{issuer, renewal_id};
 pub(crate) use files::{Files, Pair};
 use resolver::{ACME_TLS, Resolver};
+pub(crate) use source::{certificates, use_certificates, warn_of_certificates};
+pub(crate) use validity::of as validity;
 
 /// RFC 7443 §3: what TURN and STUN are called within TLS.
 const RELAY_PROTOCOLS: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
@@ -36,6 +43,8 @@ pub(crate) struct Certified {
     signing: Arc<CertifiedKey>,
     /// When its own certificate begins and ends to be good, in Unix seconds.
     validity: (i64, i64),
+    /// Whether it only stands where an authority's will.
+    is_placeholder: bool,
 }
 
 impl Certified {
@@ -48,7 +57,29 @@ impl Certified {
         let validity = validity::of(first).context("the certificate's validity cannot be read")?;
         let signing = CertifiedKey::from_der(chain.clone(), key.clone_key(), &aws_lc_rs::default_provider());
         let signing = Arc::new(signing?);
-        Ok(Self { chain, key, signing, validity })
+        Ok(Self { chain, key, signing, validity, is_placeholder: false })
+    }
+
+    /// The same of a chain in PEM.
+    ///
+    /// # Errors
+    /// Also when that cannot be read.
+    pub(crate) fn from_pem(chain: &str, key: PrivateKeyDer<'static>) -> Result<Self> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+        Self::new(chain.map_err(|error| anyhow!("the chain is no PEM: {error}"))?, key)
+    }
+
+    /// One that nobody trusts, until an authority has issued another.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub(crate) fn placeholder(name: &str) -> Result<Self> {
+        Ok(Self { is_placeholder: true, ..self_signed(name, &[])? })
+    }
+
+    /// When its own certificate begins and ends to be good, in Unix seconds.
+    pub(crate) fn validity(&self) -> (i64, i64) {
+        self.validity
     }
 
     /// When it is good no more, in Unix seconds.
@@ -60,11 +91,16 @@ impl Certified {
     pub(crate) fn warning(&self, now: i64) -> Option<String> {
         const SOON_SECS: i64 = 14 * 86_400;
         let (not_before, not_after) = self.validity;
+        // Of one that lives for days only the last quarter, when its successor should be there.
+        let soon_secs = SOON_SECS.min((not_after - not_before) / 4);
         let days = (not_after - now) / 86_400;
         match () {
+            () if self.is_placeholder => {
+                Some("is one that nobody trusts, until the authority has issued another".to_owned())
+            }
             () if now < not_before => Some("is not good yet; check this machine's clock".to_owned()),
             () if now >= not_after => Some("has expired; clients refuse it".to_owned()),
-            () if not_after - now < SOON_SECS => Some(format!("expires in {days} days; renew it")),
+            () if not_after - now < soon_secs => Some(format!("expires in {days} days; renew it")),
             () => None,
         }
     }
@@ -81,7 +117,8 @@ pub(crate) struct Certificates {
     api: Arc<ArcSwap<ServerConfig>>,
     /// `None` if none of those at the start had a key that DTLS is spoken with.
     dtls: Option<Arc<ArcSwap<DtlsIdentity>>>,
-    changes: watch::Sender<u64>,
+    /// How often an authority was asked in vain since the last time that it was not; `None`: none is asked.
+    failures: Option<AtomicU32>,
     /// Held while something is changed.
     changing: Mutex<()>,
 }
@@ -99,8 +136,24 @@ impl Certificates {
         let config = |protocols: &[&[u8]]| config(&provider, &tickets, &shown, protocols);
         let (relay, api) = (config(&RELAY_PROTOCOLS)?, config(&API_PROTOCOLS)?);
         let (relay, api) = (Arc::new(ArcSwap::from_pointee(relay)), Arc::new(ArcSwap::from_pointee(api)));
-        let (changes, _) = watch::channel(0);
-        Ok(Self { shown, provider, tickets, relay, api, dtls, changes, changing: Mutex::new(()) })
+        Ok(Self { shown, provider, tickets, relay, api, dtls, failures: None, changing: Mutex::new(()) })
+    }
+
+    /// The same where an authority is asked for others.
+    pub(crate) fn renewed(self) -> Self {
+        Self { failures: Some(AtomicU32::new(0)), ..self }
+    }
+
+    /// Says how often an authority was asked in vain since the last time that it was not.
+    pub(crate) fn failed(&self, failures: u32) {
+        if let Some(place) = &self.failures {
+            place.store(failures, Ordering::Relaxed);
+        }
+    }
+
+    /// How often that was; `None`: none is asked.
+    pub(crate) fn failures(&self) -> Option<u32> {
+        self.failures.as_ref().map(|failures| failures.load(Ordering::Relaxed))
     }
 
     /// What the relay speaks TLS with: the same for as long as the process runs, its content changes.
@@ -128,14 +181,12 @@ impl Certificates {
             (None, _) => {}
         }
         self.shown.change(|shown| shown.certified = certified);
-        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Answers TLS-ALPN-01 challenges for a name with this certificate, or no more. RFC 8737 §3.
     ///
     /// # Errors
     /// When the configuration cannot be made anew.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever obtains certificates"))]
     pub(crate) fn challenge(&self, name: &str, answer: Option<Arc<CertifiedKey>>) -> Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let name = name.to_ascii_lowercase();
@@ -156,20 +207,15 @@ impl Certificates {
     }
 
     /// The one shown where no name fits.
-    #[cfg(test)]
     pub(crate) fn first(&self) -> Option<Arc<Certified>> {
         self.shown.load().certified.first().map(Arc::clone)
     }
 
-    /// Counts changes of what is shown.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever obtains certificates"))]
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
     /// When the first of them is good no more, in Unix seconds.
     pub(crate) fn soonest_expiry(&self) -> Option<i64> {
-        self.shown.load().certified.iter().map(|certified| certified.not_after()).min()
+        let shown = self.shown.load();
+        let of_others = shown.certified.iter().filter(|certified| !certified.is_placeholder);
+        of_others.map(|certified| certified.not_after()).min()
     }
 
     /// What an operator should hear about them at this time.
@@ -227,10 +273,8 @@ mod tests {
         let made = || Arc::new(self_signed("turn.example.org", &[]).unwrap());
         let (one, two) = (made(), made());
         let certificates = Certificates::new(vec![Arc::clone(&one)]).unwrap();
-        let changes = certificates.changes();
         assert_eq!(certificates.first().unwrap().chain, one.chain);
         certificates.install(vec![Arc::clone(&two)]);
-        assert!(changes.has_changed().unwrap());
         assert!(certificates.dtls().is_some(), "its key is an ECDSA key");
         assert_eq!(certificates.first().unwrap().chain, two.chain);
         assert_eq!(certificates.soonest_expiry(), Some(two.not_after()));
@@ -266,5 +310,18 @@ mod tests {
             assert_eq!(warning.is_some(), hint.is_some(), "{day}: {warning:?}");
             assert!(hint.is_none_or(|hint| warning.unwrap().contains(hint)), "{day}");
         }
+        // One for six days is warned of when its successor is late.
+        certified.validity = (0, 6 * 86_400);
+        assert!(certified.warning(4 * 86_400).is_none() && certified.warning(5 * 86_400).is_some());
+    }
+
+    #[test]
+    fn a_placeholder_is_told_and_its_expiry_is_not() {
+        let made = Certified::placeholder("turn.example.org").unwrap();
+        assert!(made.warning(1_800_000_000).unwrap().contains("nobody trusts"));
+        let certificates = Certificates::new(vec![Arc::new(made)]).unwrap().renewed();
+        assert_eq!((certificates.soonest_expiry(), certificates.failures()), (None, Some(0)));
+        certificates.failed(3);
+        assert_eq!(certificates.failures(), Some(3));
     }
 }

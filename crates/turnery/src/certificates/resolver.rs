@@ -52,7 +52,7 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = self.load();
         // RFC 8737 §3: acme-tls/1 is the only protocol that the authority offers.
-        let is_challenge = || hello.alpn().is_some_and(|mut offered| offered.any(|it| it == ACME_TLS));
+        let is_challenge = || hello.alpn().is_some_and(|offered| offered.eq([ACME_TLS]));
         if !shown.challenges.is_empty() && is_challenge() {
             return shown.challenges.get(&hello.server_name()?.to_ascii_lowercase()).map(Arc::clone);
         }

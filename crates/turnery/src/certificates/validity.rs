@@ -1,7 +1,9 @@
-//! When a certificate is good: the one thing that is read from it here. RFC 5280 §4.1.
+//! When a certificate is good. RFC 5280 §4.1.
+
+use super::der::element;
 
 /// `notBefore` and `notAfter`, in Unix seconds. RFC 5280 §4.1.2.5.
-pub(super) fn of(certificate: &[u8]) -> Option<(i64, i64)> {
+pub(crate) fn of(certificate: &[u8]) -> Option<(i64, i64)> {
     const VERSION: u8 = 0xA0;
     let (_, certificate, _) = element(certificate)?;
     let (_, mut fields, _) = element(certificate)?;
@@ -17,22 +19,6 @@ pub(super) fn of(certificate: &[u8]) -> Option<(i64, i64)> {
     let not_before = time(kind, not_before)?;
     let (kind, not_after, _) = element(rest)?;
     Some((not_before, time(kind, not_after)?))
-}
-
-/// The first DER element: its tag, its content, and what is behind it.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7F => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-            (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
 }
 
 fn time(kind: u8, text: &[u8]) -> Option<i64> {

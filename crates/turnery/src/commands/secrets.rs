@@ -81,7 +81,10 @@ pub(super) async fn reseal(place: &Place, file: &KeyringFile) -> Result<()> {
     let Ok(keyring) = file.open() else { return Ok(()) };
     let store = place.open_store().await?;
     let resealed = store.reseal_shared_secrets(&keyring).await;
+    let keys_resealed = store.reseal_acme(&keyring).await;
     store.close().await;
     resealed.context("shared secrets cannot be sealed again, and a rotation could make them void")?;
+    keys_resealed
+        .context("certificates' keys cannot be sealed again, and a rotation could make them void")?;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) struct Layer {
     #[arg(skip)]
     pub(crate) log: Option<String>,
     /// Where HTTP is served: both APIs and the try page. IP:PORT, or https://IP:PORT with the certificates of
-    /// --tls-cert; port 0 takes any free one [default: 127.0.0.1:8080]
+    /// --tls-cert or --acme-domain; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub(crate) api_listen: Option<String>,
     /// A certificate for TLS, with those that lead to its authority behind it, in a PEM file; repeatable, each with its
@@ -60,9 +60,43 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) audit_days: Option<String>,
+    /// A name that an ACME authority is to issue the certificate for, repeatable: one certificate has all of them, and
+    /// *.example.org needs dns-01. Kept in the database, renewed ahead of its expiry, shown like that of --tls-cert
+    /// [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) acme_domain: Option<Vec<String>>,
+    /// That you agree to the authority's terms of service; without it nothing is asked of one
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) acme_accept_terms: Option<String>,
+    /// Whom the authority writes to when something is wrong [default: nobody]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) acme_email: Option<String>,
+    /// How the authority sees who answers at a name: tls-alpn-01 (it comes to port 443), http-01 (to port 80) or
+    /// dns-01 (it asks the DNS; see --acme-dns-hook) [default: tls-alpn-01]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) acme_challenge: Option<String>,
+    /// The URL of the authority's directory [default: Let's Encrypt's]
+    #[arg(long, value_name = "URL")]
+    pub(crate) acme_directory: Option<String>,
+    /// The root certificate of a private authority, in a PEM file [default: those that the system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acme_root_ca: Option<String>,
+    /// The program that puts TXT records into the DNS for dns-01, run as `PROGRAM set|cleanup DOMAIN RECORD VALUE`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) acme_dns_hook: Option<String>,
+    /// Where http-01 is answered, IP:PORT, or none; the API answers it in any case [default: 0.0.0.0:80]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) acme_http_listen: Option<String>,
+    /// What the authority calls the key of an account that you have with it (external account binding) [default: none]
+    #[arg(long, value_name = "ID")]
+    pub(crate) acme_eab_key_id: Option<String>,
+    /// A file with that key, in base64url
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acme_eab_key_file: Option<String>,
     /// Where TURN clients come in, repeatable: udp://IP:PORT, or tcp, tls or dtls instead of udp; tls beside tcp, and
     /// dtls beside udp, may be at the same address; port 0 takes any free one [default: udp and tcp on 0.0.0.0:3478,
-    /// with --tls-cert tls and dtls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
+    /// with a certificate tls and dtls on 0.0.0.0:5349, with --dev all on 127.0.0.1]
     #[arg(long, value_name = "URL")]
     pub(crate) turn_listen: Option<Vec<String>>,
     /// The host name or address in the URLs handed out: what clients connect to [default: the first relay address]
@@ -286,6 +320,16 @@ impl Layer {
             max_api_connections_per_address: text("max_api_connections_per_address")?,
             webhook_network: list("webhook_network")?,
             audit_days: text("audit_days")?,
+            acme_domain: list("acme_domain")?,
+            acme_accept_terms: text("acme_accept_terms")?,
+            acme_email: text("acme_email")?,
+            acme_challenge: text("acme_challenge")?,
+            acme_directory: text("acme_directory")?,
+            acme_root_ca: text("acme_root_ca")?,
+            acme_dns_hook: text("acme_dns_hook")?,
+            acme_http_listen: text("acme_http_listen")?,
+            acme_eab_key_id: text("acme_eab_key_id")?,
+            acme_eab_key_file: text("acme_eab_key_file")?,
             turn_listen: list("turn_listen")?,
             public_host: text("public_host")?,
             ice_url: list("ice_url")?,

@@ -1,6 +1,7 @@
 //! The configuration: defaults, then the file, then the environment, then flags; the later one wins. What is wrong is
 //! told with the place it came from, the value and what would be right.
 
+mod acme;
 mod address;
 mod alternate;
 mod api;
@@ -25,6 +26,7 @@ use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit, 
 
 use crate::certificates::{Files, Pair};
 
+pub(crate) use acme::{AcmeSettings, ChallengeKind};
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
@@ -87,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) certificates: Files,
     /// What the API's callers may do.
     pub(crate) api: api::ApiSettings,
+    /// Who issues them instead.
+    pub(crate) acme: Option<AcmeSettings>,
     /// Where TURN clients come in; at least one.
     pub(crate) turn_listen: Vec<Listener>,
     /// The same for DTLS by default, if there is a certificate that it can be spoken with.
@@ -170,14 +174,17 @@ impl Settings {
         let mut warnings = Vec::new();
         let relay_addresses = relay_addresses(&layers, dev, &mut warnings)?;
         let certificates = certificates(&layers)?;
-        let turn_listen = turn_listen(&layers, dev, !certificates.is_empty())?;
+        let acme = acme::settings(&layers, dev)?;
+        let is_certified = !certificates.is_empty() || acme.is_some();
+        let turn_listen = turn_listen(&layers, dev, is_certified)?;
         let dtls_listen = match layers.first("turn_listen", |layer| &layer.turn_listen) {
             Some(_) => None,
             None => turn_listen.iter().find(|it| it.transport == Transport::Tls).copied(),
         };
         let dtls_listen = dtls_listen.map(|tls| Listener { transport: Transport::Dtls, ..tls });
         let (api_listen, api_tls) = api_listen(&layers)?;
-        if certificates.is_empty() && !dev {
+        warnings.extend(acme.as_ref().and_then(|it| acme::warning(it, &turn_listen, (api_listen, api_tls))));
+        if !is_certified && !dev {
             ensure_no_tls(&layers, &turn_listen, api_tls)?;
         }
         Ok(Self {
@@ -189,10 +196,11 @@ impl Settings {
             api_tls,
             certificates,
             api: api::settings(&layers)?,
+            public_host: public_host(&layers, dev, acme.as_ref(), &relay_addresses)?,
+            acme,
             alternates: alternate::alternates(&layers, &turn_listen, &relay_addresses)?,
             turn_listen,
             dtls_listen,
-            public_host: public_host(&layers, dev, &relay_addresses)?,
             ice: ice_urls(&layers)?,
             relay_ports: match layers.first("relay_ports", |layer| &layer.relay_ports) {
                 Some(given) => given.read(|text| text.parse().with_context(|| format!("{text:?}")))?,
@@ -318,7 +326,7 @@ fn certificates(layers: &Layers) -> Result<Files> {
 
 /// Without a certificate nothing can be within TLS.
 fn ensure_no_tls(layers: &Layers, turn_listen: &[Listener], api_tls: bool) -> Result<()> {
-    const HINT: &str = "needs a certificate: give --tls-cert and --tls-key";
+    const HINT: &str = "needs a certificate: give --tls-cert and --tls-key, or --acme-domain";
     if let Some(given) = layers.first("turn_listen", |layer| &layer.turn_listen)
         && let Some(listener) = turn_listen.iter().find(|listener| listener.transport.is_secured())
     {
@@ -349,9 +357,18 @@ fn turn_listen(layers: &Layers, dev: bool, tls: bool) -> Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-fn public_host(layers: &Layers, dev: bool, relay_addresses: &[RelayAddress]) -> Result<String> {
+fn public_host(
+    layers: &Layers,
+    dev: bool,
+    acme: Option<&AcmeSettings>,
+    relay_addresses: &[RelayAddress],
+) -> Result<String> {
     if let Some(given) = layers.first("public_host", |layer| &layer.public_host) {
         return given.read(|text| address::host(text));
+    }
+    // The certificate is for this name and not for an address.
+    if let Some(name) = acme.and_then(AcmeSettings::public_host) {
+        return Ok(name.to_owned());
     }
     let own = relay_addresses.first().filter(|_| !dev).map(|address| address.public.to_string());
     Ok(own.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string()))

@@ -83,6 +83,12 @@ fn wrong_values_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("turnery.toml");
     fs::write(&file, "realm = \"x\"\nlisten = \"udp://0.0.0.0:1\"\n").unwrap();
+    // Whatever is not refused is asked of nobody.
+    let directory = ["--acme-directory", "https://127.0.0.1:9/dir"];
+    let acme = [&["--acme-domain", "turn.example.org", "--acme-accept-terms"][..], &directory].concat();
+    let not_a_program = dir.path().join("hook");
+    fs::write(&not_a_program, "").unwrap();
+    let not_a_program = not_a_program.to_str().unwrap();
     let flags: &[(&[&str], &[&str])] = &[
         (&["--allow-peer", "10.0.0.0/40"], &["--allow-peer", "10.0.0.0/40", "above 32"]),
         (&["--deny-peer", "10.0.0.1/8"], &["--deny-peer", "did you mean 10.0.0.0/8"]),
@@ -90,6 +96,27 @@ fn wrong_values_are_named() {
         (&["--turn-listen", "quic://0.0.0.0:1"], &["--turn-listen", "udp://, tcp://"]),
         (&["--turn-listen", "tls://127.0.0.1:1"], &["--turn-listen", "--tls-cert and --tls-key"]),
         (&["--tls-cert", "x.pem"], &["--tls-cert is given 1 times and --tls-key 0 times"]),
+        (&["--acme-domain", "turn.example.org"], &["--acme-accept-terms is missing", "terms of service"]),
+        (&["--acme-email", "a@b.c"], &["--acme-email", "without --acme-domain"]),
+        (&[&acme[..], &["--dev"]].concat(), &["--acme-domain", "--dev makes its certificate itself"]),
+        (&[&acme[..], &["--tls-cert", "x", "--tls-key", "y"]].concat(), &["--acme-domain", "leave one out"]),
+        (&[&acme[..], &["--acme-domain", "*.example.org"]].concat(), &["\"*.example.org\"", "dns-01"]),
+        (&[&acme[..], &["--acme-domain", "192.0.2.1"]].concat(), &["\"192.0.2.1\" is not a name"]),
+        (&[&acme[..], &["--acme-challenge", "dns-01"]].concat(), &["dns-01", "--acme-dns-hook"]),
+        (&[&acme[..], &["--acme-challenge", "dns"]].concat(), &["--acme-challenge: \"dns\"", "tls-alpn-01"]),
+        (&[&acme[..], &["--acme-dns-hook", "/bin/true"]].concat(), &["--acme-dns-hook", "dns-01 only"]),
+        (
+            &[&acme[..], &["--acme-challenge", "dns-01", "--acme-dns-hook", not_a_program]].concat(),
+            &["--acme-dns-hook", "hook\" is not a program"],
+        ),
+        (&[&acme[..], &["--acme-http-listen", "none"]].concat(), &["--acme-http-listen", "http-01 only"]),
+        (
+            &[&acme[..3], &["--acme-directory", "http://ca"]].concat(),
+            &["--acme-directory: \"http://ca\"", "https"],
+        ),
+        (&[&acme[..], &["--acme-root-ca", "/etc/hostname"]].concat(), &["--acme-root-ca", "no certificate"]),
+        (&[&acme[..], &["--acme-email", "me"]].concat(), &["--acme-email: \"me\"", "admin@example.org"]),
+        (&[&acme[..], &["--acme-eab-key-id", "x"]].concat(), &["--acme-eab-key-id and --acme-eab-key-file"]),
         (&["--ice-url", "turn:host"], &["--ice-url", "\"turn:host\" is not"]),
         (&["--turn-listen", "udp://localhost:1"], &["--turn-listen", "IP:PORT"]),
         (
