@@ -1,6 +1,7 @@
 //! The real binary, started as an operator would, well and badly, killed, and met by real clients.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod acme;
 mod bad_starts;
 mod certificates;
 mod cli;
