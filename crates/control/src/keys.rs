@@ -5,12 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use credentials::TurnKeyId;
+use tokio::time::sleep;
 
 use crate::rate::{Bucket, Rate};
 use crate::store::{KeyRecord, SecretHash, Store, StoreError, Timestamp};
+
+const MICROS_PER_SEC: i64 = 1_000_000;
 
 /// Why a key was not found at once.
 #[derive(Debug)]
@@ -132,11 +135,20 @@ impl Keys {
         }
     }
 
-    /// The time of issue of what a key mints now, in unix seconds.
-    pub(crate) fn time_of_issue(&self, uid: TurnKeyId) -> u64 {
-        let now = Timestamp::now().unix_secs();
+    /// The time of issue of what a key mints now, in unix seconds. Where this second is revoked it waits for the next:
+    /// what was issued ahead of its time would outlive a revocation that comes before it.
+    pub(crate) async fn time_of_issue(&self, uid: TurnKeyId) -> u64 {
+        if self.issues_from(uid) > Timestamp::now().unix_secs() {
+            let micros = Timestamp::now().unix_micros().rem_euclid(MICROS_PER_SEC);
+            sleep(Duration::from_micros(u64::try_from(MICROS_PER_SEC - micros).unwrap_or_default())).await;
+        }
+        // Of another node whose clock is ahead of this one's, it may still be later.
+        self.issues_from(uid).max(Timestamp::now().unix_secs())
+    }
+
+    fn issues_from(&self, uid: TurnKeyId) -> u64 {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.issue_from.get(&uid).map_or(now, |from| now.max(*from))
+        held.issue_from.get(&uid).copied().unwrap_or_default()
     }
 }
 

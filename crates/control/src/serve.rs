@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::{self, Peer};
+use crate::api::{self, Peer, counted_as};
 use crate::control::Shared;
 use crate::patience::Patient;
 
@@ -148,6 +148,7 @@ impl Crowd {
         if shared.is_trusted(address) {
             return Some(Place(None));
         }
+        let address = counted_as(address);
         let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= shared.config.connections_per_address.max(1) {

@@ -56,7 +56,7 @@ async fn mint(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
     if !is_from_the_page(&headers, dev) {
         return Err(ApiError::ForeignOrigin);
     }
-    let generated = api::ice_servers(&shared, dev.key, DEV_TTL_SECS, CustomIdentifier::default())?;
+    let generated = api::ice_servers(&shared, dev.key, DEV_TTL_SECS, CustomIdentifier::default()).await?;
     Ok(generated.into_response())
 }
 

@@ -52,18 +52,18 @@ pub(super) async fn generate_ice_servers(
     fields: Fields,
 ) -> Result<Generated<Vec<IceServer>>, ApiError> {
     holder.expect_active()?;
-    ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?)
+    ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?).await
 }
 
 /// A fresh credential with its URLs, in the array form.
-pub(crate) fn ice_servers(
+pub(crate) async fn ice_servers(
     shared: &Shared,
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
 ) -> Result<Generated<Vec<IceServer>>, ApiError> {
     let ice = &shared.config.ice;
-    let (login, expires_at) = mint(shared, key, ttl_secs, custom_identifier)?;
+    let (login, expires_at) = mint(shared, key, ttl_secs, custom_identifier).await?;
     let stun = Some(ice.stun.clone()).filter(|urls| !urls.is_empty());
     let stun = stun.map(|urls| IceServer { urls, login: None });
     let turn = IceServer { urls: ice.turn.clone(), login: Some(login) };
@@ -77,19 +77,19 @@ pub(super) async fn generate(
 ) -> Result<Generated<IceServer>, ApiError> {
     holder.expect_active()?;
     let ttl = fields.ttl_secs()?;
-    let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?)?;
+    let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?).await?;
     let IceUrls { stun, turn } = &shared.config.ice;
     let urls = stun.iter().chain(turn).cloned().collect();
     Ok(Generated { ice_servers: IceServer { urls, login: Some(login) }, expires_at, ttl })
 }
 
-pub(super) fn mint(
+pub(super) async fn mint(
     shared: &Shared,
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
 ) -> Result<(Login, Timestamp), ApiError> {
-    let claims = Claims { key, issued_at: shared.keys.time_of_issue(key), ttl_secs, custom_identifier };
+    let claims = Claims { key, issued_at: shared.keys.time_of_issue(key).await, ttl_secs, custom_identifier };
     let minted = shared.keyring.load().mint(&claims).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "minting failed");
         ApiError::Internal

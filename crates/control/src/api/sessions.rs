@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{RawPathParams, State};
 use axum::response::{IntoResponse, Response};
-use credentials::TurnKeyId;
+use credentials::{MAX_CUSTOM_IDENTIFIER_BYTES, TurnKeyId};
 use serde::Serialize;
 
 use crate::api::auth::{AtKey, InAccount};
@@ -160,6 +160,9 @@ pub(crate) async fn end_all(
             let mut found = shared.store.credential_of_user(account, username).await?;
             found.retain(|(of, _)| key.is_none_or(|key| key == *of));
             found.into_iter().map(|(key, id)| SessionOrder::Credential(key, id)).collect()
+        }
+        (None, Some(custom), _) if custom.len() > MAX_CUSTOM_IDENTIFIER_BYTES => {
+            return Err(ApiError::Parameter { field: "custom_identifier" });
         }
         (None, Some(custom), key) => {
             let keys = match key {

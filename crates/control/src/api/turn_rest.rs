@@ -57,7 +57,7 @@ async fn login(shared: &Shared, key: TurnKeyId, user: &str) -> Result<(String, S
     let secrets = shared.store.shared_secrets(key).await?;
     let Some(newest) = secrets.iter().rev().find_map(|secret| secret.open(&keyring).ok()) else {
         let identifier = CustomIdentifier::try_from(user).map_err(|_| ApiError::UserTooLong)?;
-        let (login, _) = mint(shared, key, TTL_SECS, identifier)?;
+        let (login, _) = mint(shared, key, TTL_SECS, identifier).await?;
         return Ok((login.username, login.credential));
     };
     let expires_at = Timestamp::now().unix_secs() + u64::from(TTL_SECS);

@@ -72,7 +72,7 @@ pub(super) async fn mint(
         }
     };
     let ttl = ttl.and_then(|ttl| u32::try_from(ttl).ok()).unwrap_or(TTL_SECS);
-    let made = api::ice_servers(&shared, uid, ttl, custom_identifier)?;
+    let made = api::ice_servers(&shared, uid, ttl, custom_identifier).await?;
     let json = serde_json::to_string_pretty(&made).map_err(|_| ApiError::Internal)?;
     // Behind `#`: no server hears of it.
     let link = format!("/try#ice-servers={}", in_query(&json));

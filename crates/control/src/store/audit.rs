@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{AccountId, Backend, Store, StoreError, Timestamp};
 
-/// Most rows of the audit log; beyond that the oldest go, however short they were kept.
+/// Most rows of the audit log that one account has; beyond that its oldest go, however short they were kept.
 pub const MAX_AUDIT_ROWS: u32 = 1_000_000;
 
 /// Who changes something.
@@ -229,7 +229,7 @@ impl Store {
         on_backend!(self, db => db.audit(query, limit))
     }
 
-    /// Forgets the audit log's rows from before a moment, and the oldest beyond [`MAX_AUDIT_ROWS`]; says how many.
+    /// Forgets the audit log's rows from before a moment, and each account's oldest beyond [`MAX_AUDIT_ROWS`]; says how many.
     pub async fn purge_audit(&self, before: Timestamp) -> Result<u64, StoreError> {
         on_backend!(self, db => db.purge_audit(before))
     }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::base64;
 use crate::control::Shared;
-use crate::store::{Delivery, StoreError, Timestamp, Webhook};
+use crate::store::{AccountId, Delivery, StoreError, Timestamp, Webhook};
 
 pub(crate) use target::{Target, TargetError};
 
@@ -23,8 +23,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long nobody else tries what is being tried, in seconds.
 const CLAIM_SECS: u64 = 60;
-/// Attempts at once, of all webhooks and of one.
+/// Attempts at once: of all webhooks, of one account's, and of one.
 const AT_ONCE: usize = 64;
+const AT_ONCE_OF_ACCOUNT: usize = 16;
 const AT_ONCE_OF_ONE: usize = 4;
 /// Of so many webhooks it is remembered that they fail.
 const MAX_FAILING: usize = 10_000;
@@ -43,12 +44,17 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> ! {
         shared: Arc::clone(shared),
         attempts: JoinSet::new(),
         under_way: HashMap::new(),
+        served: String::new(),
         failing: HashSet::new(),
     };
+    let mut polls = interval(POLL_INTERVAL);
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            // However many attempts end.
+            biased;
+            _ = polls.tick() => courier.hear().await,
             Some(done) = courier.attempts.join_next_with_id() => courier.note(done),
-            () = sleep(POLL_INTERVAL) => courier.hear().await,
         }
         if let Err(error) = courier.take_on().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "webhooks are not told of events yet");
@@ -61,8 +67,10 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> ! {
 struct Courier {
     shared: Arc<Shared>,
     attempts: JoinSet<bool>,
-    /// Which webhook each is for.
-    under_way: HashMap<Id, String>,
+    /// Which webhook each is for, and whose that is.
+    under_way: HashMap<Id, (String, AccountId)>,
+    /// The webhook that was served last: the next turn begins behind it.
+    served: String,
     /// Webhooks whose last attempt failed: they get one place, so that those that time out leave room for others.
     failing: HashSet<String>,
 }
@@ -84,7 +92,7 @@ impl Courier {
 
     fn note(&mut self, done: Result<(Id, bool), JoinError>) {
         let (id, has_arrived) = done.unwrap_or_else(|error| (error.id(), false));
-        let Some(webhook) = self.under_way.remove(&id) else { return };
+        let Some((webhook, _)) = self.under_way.remove(&id) else { return };
         if has_arrived {
             self.failing.remove(&webhook);
         } else {
@@ -101,19 +109,28 @@ impl Courier {
             return Ok(());
         }
         let mut due = self.shared.store.webhooks_due().await?;
+        due.sort_by(|one, other| one.id.cmp(&other.id));
+        let next = due.partition_point(|webhook| webhook.id <= self.served);
+        due.rotate_left(next);
         due.sort_by_key(|webhook| self.failing.contains(&webhook.id));
         for webhook in due {
-            let under_way = self.under_way.values().filter(|it| **it == webhook.id).count();
+            let under_way = |is_its: &dyn Fn(&(String, AccountId)) -> bool| {
+                self.under_way.values().filter(|it| is_its(it)).count()
+            };
             let most = if self.failing.contains(&webhook.id) { 1 } else { AT_ONCE_OF_ONE };
-            let room = most.saturating_sub(under_way).min(AT_ONCE - self.attempts.len());
+            let room = most
+                .saturating_sub(under_way(&|(id, _)| *id == webhook.id))
+                .min(AT_ONCE_OF_ACCOUNT.saturating_sub(under_way(&|(_, of)| *of == webhook.account)))
+                .min(AT_ONCE.saturating_sub(self.attempts.len()));
             if room == 0 {
                 continue;
             }
+            self.served.clone_from(&webhook.id);
             let until = Timestamp::now().plus_secs(CLAIM_SECS);
             for delivery in self.shared.store.claim_deliveries(&webhook.id, until, room).await? {
                 let attempt = deliver(Arc::clone(&self.shared), delivery, webhook.clone());
                 let task = self.attempts.spawn(attempt);
-                self.under_way.insert(task.id(), webhook.id.clone());
+                self.under_way.insert(task.id(), (webhook.id.clone(), webhook.account.clone()));
             }
         }
         Ok(())

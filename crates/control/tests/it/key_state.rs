@@ -172,14 +172,18 @@ async fn many_are_revoked_at_once_and_what_is_minted_next_is_good() {
     assert!(matches!(rule, Denial::Identifier { key, identifier, .. } if (key, identifier) == (uid, named)));
     assert!(rule.until() >= now() + 172_800, "the longest lived has expired by then");
     assert!(rule.covers(&alice) && !rule.covers(&bob));
-    assert!(!rule.covers(&subject(&mint("alice").await)), "minted in the same second, and good");
+    let again = subject(&mint("alice").await);
+    assert!(!rule.covers(&again), "minted right after it, and good");
+    assert!(again.issued.unwrap().at <= now(), "nothing is issued ahead of its time");
+    assert_eq!(server.send(revoke(&key, &json!({ "customIdentifier": "alice" }))).await.status, 204);
+    assert!(heard.lock().unwrap().last().unwrap().covers(&again), "until she is revoked again");
 
     for issued_before in
         [json!(now() + 500), json!(Timestamp::now()), json!("2026-01-01T00:00:00.5Z"), json!(0)]
     {
         assert_eq!(server.send(revoke(&key, &json!({ "issuedBefore": issued_before }))).await.status, 204);
     }
-    let rules: Vec<_> = heard.lock().unwrap()[1..].to_vec();
+    let rules: Vec<_> = heard.lock().unwrap()[2..].to_vec();
     let Denial::Issued { before, .. } = rules[0] else { panic!("{rules:?}") };
     assert!(rules[0].covers(&bob) && before <= now() + 1, "nothing is issued later than now");
     assert!(!rules[0].covers(&subject(&mint("bob").await)), "minted in the same second, and good");

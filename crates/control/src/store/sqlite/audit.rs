@@ -1,5 +1,5 @@
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row};
 
 use super::{Sqlite, Transaction, accounts};
 use crate::store::audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS, Note};
@@ -11,21 +11,30 @@ impl Sqlite {
         query: &AuditQuery,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, StoreError> {
-        let rows = sqlx::query(
+        // Only what is asked for is in it, so that an index serves it.
+        let mut sql = QueryBuilder::new(
             "SELECT seq, at, account_id, actor, actor_id, actor_name, address, request_id, action, target, \
-             result, details FROM audit \
-             WHERE (?1 IS NULL OR account_id = ?1) AND (?2 IS NULL OR action = ?2 OR substr(action, 1, length(?2) + 1) = ?2 || '.') \
-             AND (?3 IS NULL OR target = ?3) AND (?4 IS NULL OR seq < ?4) AND (?5 IS NULL OR at >= ?5) \
-             ORDER BY seq DESC LIMIT ?6",
-        )
-        .bind(query.account.as_ref().map(crate::store::AccountId::as_str))
-        .bind(query.action.as_deref())
-        .bind(query.target.as_deref())
-        .bind(query.before)
-        .bind(query.since.map(Timestamp::unix_micros))
-        .bind(limit)
-        .fetch_all(&self.read)
-        .await?;
+             result, details FROM audit WHERE 1 = 1",
+        );
+        if let Some(account) = &query.account {
+            sql.push(" AND account_id = ").push_bind(account.as_str());
+        }
+        if let Some(target) = &query.target {
+            sql.push(" AND target = ").push_bind(target);
+        }
+        if let Some(action) = &query.action {
+            sql.push(" AND (action = ").push_bind(action);
+            sql.push(" OR substr(action, 1, length(").push_bind(action);
+            sql.push(") + 1) = ").push_bind(action).push(" || '.')");
+        }
+        if let Some(before) = query.before {
+            sql.push(" AND seq < ").push_bind(before);
+        }
+        if let Some(since) = query.since {
+            sql.push(" AND at >= ").push_bind(since.unix_micros());
+        }
+        sql.push(" ORDER BY seq DESC LIMIT ").push_bind(limit);
+        let rows = sql.build().fetch_all(&self.read).await?;
         rows.iter().map(from_row).collect()
     }
 
@@ -34,11 +43,23 @@ impl Sqlite {
             .bind(before.unix_micros())
             .execute(&self.write)
             .await?;
-        let many = sqlx::query("DELETE FROM audit WHERE seq <= (SELECT max(seq) FROM audit) - ?")
+        let mut forgotten = old.rows_affected();
+        let full = sqlx::query("SELECT account_id FROM audit GROUP BY account_id HAVING count(*) > ?")
+            .bind(MAX_AUDIT_ROWS)
+            .fetch_all(&self.read)
+            .await?;
+        for account in full {
+            let many = sqlx::query(
+                "DELETE FROM audit WHERE account_id IS ?1 AND seq <= \
+                 (SELECT seq FROM audit WHERE account_id IS ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+            )
+            .bind(account.try_get::<Option<String>, _>("account_id")?)
             .bind(MAX_AUDIT_ROWS)
             .execute(&self.write)
             .await?;
-        Ok(old.rows_affected() + many.rows_affected())
+            forgotten += many.rows_affected();
+        }
+        Ok(forgotten)
     }
 }
 

@@ -19,8 +19,8 @@ impl Sqlite {
         note: &Note,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        if let Denial::Identifier { key, .. } = new.denial {
-            expect_room(&mut tx, key, note.at).await?;
+        if let Denial::Identifier { key, identifier, .. } = new.denial {
+            expect_room(&mut tx, key, identifier, note.at).await?;
         }
         if insert(&mut tx, new).await? {
             super::audit::write(&mut tx, note).await?;
@@ -69,12 +69,19 @@ impl Sqlite {
     }
 }
 
-async fn expect_room(tx: &mut Transaction, key: TurnKeyId, now: Timestamp) -> Result<(), StoreError> {
+/// That one more identifier can be revoked; one that is already, always.
+async fn expect_room(
+    tx: &mut Transaction,
+    key: TurnKeyId,
+    identifier: IdentifierId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM denials WHERE kind = 'identifier' AND turn_key = ? AND until >= ?",
+        "SELECT count(*) FROM denials WHERE kind = 'identifier' AND turn_key = ? AND until >= ? AND subject <> ?",
     )
     .bind(key.as_bytes().as_slice())
     .bind(secs(now.unix_secs()))
+    .bind(identifier.as_bytes().as_slice())
     .fetch_one(&mut **tx)
     .await?;
     if count >= i64::from(MAX_IDENTIFIER_RULES_OF_KEY) {
