@@ -66,6 +66,7 @@ fn echoes(client: &mut BlockingClient, peer: SocketAddr) {
 
 #[test]
 fn ten_thousand_half_open_handshakes_cost_little_and_end() {
+    let _alone = crate::alone();
     let count = affordable();
     let dir = tempfile::tempdir().unwrap();
     let server = start_command(known(dir.path(), &TLS));
@@ -116,6 +117,7 @@ fn ten_thousand_half_open_handshakes_cost_little_and_end() {
 
 #[test]
 fn an_idle_connection_costs_less_than_4_kib() {
+    let _alone = crate::alone();
     let dir = tempfile::tempdir().unwrap();
     let server = start_command(known(dir.path(), &TLS));
     let listener = server.listener(Transport::Tls);

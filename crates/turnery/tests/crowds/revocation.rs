@@ -185,6 +185,7 @@ fn mint_for(server: &Server, key: &Key, custom_identifier: &str) -> Minted {
 
 #[test]
 fn ten_thousand_allocations_and_revocations_among_them() {
+    let _alone = crate::alone();
     let server = start();
     let key = server.create_key();
     let singles = (0..SINGLES).map(|_| mint_for(&server, &key, "single"));
