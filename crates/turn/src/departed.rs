@@ -109,6 +109,7 @@ impl Server {
 
     /// Handles what [`Action::Pass`] has brought from another worker. If the allocation's client is there no more,
     /// the answer is [`Action::Pass`] to whom it came from, and it is for that one's [`Server::passed_back`].
+    /// RFC 8016 §3.2.2.
     pub fn passed(
         &mut self,
         now: Time,
@@ -125,7 +126,7 @@ impl Server {
     }
 
     /// Handles what another worker has passed back: the client has no allocation there. It may have gone on from there
-    /// to a third one: then that is what [`Action::Pass`] names.
+    /// to a third one: then that is what [`Action::Pass`] names. RFC 8016 §3.2.2.
     pub fn passed_back(
         &mut self,
         now: Time,

@@ -12,13 +12,14 @@ use crate::{Client, FiveTuple, Refusal, Transport};
 pub(crate) const MAX_PADDING: usize = 1_500;
 
 /// The four UDP addresses of one family that answers come from: two IP addresses with the same two ports each.
+/// RFC 5780 §6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Discovery {
     /// The first address with both ports, then the second with the same ports in the same order.
     pub sources: [[Source; 2]; 2],
 }
 
-/// An address that a listener answers from.
+/// An address that a listener answers from. RFC 5780 §6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
     /// As [`FiveTuple::server`] names it.

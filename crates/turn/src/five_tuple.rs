@@ -22,7 +22,7 @@ impl Transport {
         }
     }
 
-    /// Whether every message is a datagram of its own.
+    /// Whether every message is a datagram of its own. RFC 8656 §2.
     pub fn is_datagram(self) -> bool {
         !self.is_stream()
     }

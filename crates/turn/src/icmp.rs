@@ -28,6 +28,7 @@ pub struct Icmp {
 
 impl Icmp {
     /// The datagram was too big: "fragmentation needed and DF set" over IPv4, "packet too big" over IPv6.
+    /// RFC 8656 §11.5.
     pub fn too_big(is_v4: bool, mtu: u32) -> Self {
         let (kind, code) = if is_v4 { (3, 4) } else { (2, 0) };
         Self { kind, code, data: mtu }
@@ -68,7 +69,7 @@ impl Told {
 
 impl Server {
     /// Handles an ICMP error about a datagram that this relay socket sent to a peer. What the client is told is
-    /// written to `packet`, whatever it held.
+    /// written to `packet`, whatever it held. RFC 8656 §11.5.
     pub fn from_peer_error(
         &mut self,
         now: Time,

@@ -53,7 +53,7 @@ pub(crate) struct Claim {
 }
 
 /// What one worker's server tells another's. One that gets lost costs its client a retransmission, or lets an old
-/// path end a little later.
+/// path end a little later. RFC 8016 §3.2.2.
 #[derive(Debug)]
 pub struct Note(Kind);
 
@@ -72,7 +72,7 @@ enum Kind {
 }
 
 /// An allocation on its way to another worker. Its ports are free again when it is dropped, so drop it after its
-/// sockets are closed.
+/// sockets are closed. RFC 8016 §3.2.2.
 #[derive(Debug)]
 pub struct Traveller {
     allocation: Allocation,
@@ -83,11 +83,12 @@ pub struct Traveller {
 
 impl Traveller {
     /// Its relay sockets, in an order that stays: to be replaced by the numbers they get where it arrives.
+    /// RFC 8016 §3.2.2.
     pub fn relays_mut(&mut self) -> impl Iterator<Item = &mut RelayId> {
         self.allocation.relays_mut().map(|relay| &mut relay.id)
     }
 
-    /// Its last report, when nobody can take it in.
+    /// Its last report, when nobody can take it in. RFC 8016 §3.2.2.
     pub fn lost(mut self, now: Time) -> Box<Report> {
         self.allocation.report(now, Some(EndReason::Lost))
     }
@@ -317,7 +318,7 @@ impl Server {
         }
     }
 
-    /// Another worker's server has something to tell. Outputs may follow.
+    /// Another worker's server has something to tell. Outputs may follow. RFC 8016 §3.2.2.
     pub fn told(&mut self, now: Time, note: Note) {
         match note.0 {
             Kind::Claim(claim) => self.claimed(now, claim),
@@ -337,7 +338,7 @@ impl Server {
     }
 
     /// Data for a client on a stream, sent by another worker's server, has found no connection here. Outputs may
-    /// follow: what told that server so was lost.
+    /// follow: what told that server so was lost. RFC 8016 §3.2.2.
     pub fn unreachable(&mut self, client: &FiveTuple, from: WorkerId) {
         let note = Note(Kind::Gone { client: *client, at: self.config.worker });
         self.outputs.push_back(Output::Tell { to: from, note });
@@ -375,7 +376,7 @@ impl Server {
     }
 
     /// An allocation has come from another worker; [`Traveller::relays_mut`] says its sockets' numbers here. Outputs
-    /// may follow.
+    /// may follow. RFC 8016 §3.2.2.
     pub fn arrived(&mut self, now: Time, traveller: Box<Traveller>) {
         let Traveller { allocation, claim, returns } = *traveller;
         // What has run out here is in nobody's way.
@@ -410,7 +411,7 @@ impl Server {
         self.outputs.push_back(Output::Depart { to, traveller });
     }
 
-    /// An allocation that could not be sent stays where it is. Outputs may follow.
+    /// An allocation that could not be sent stays where it is. Outputs may follow. RFC 8016 §3.2.2.
     pub fn returned(&mut self, now: Time, mut traveller: Box<Traveller>) {
         traveller.returns = true;
         self.arrived(now, traveller);

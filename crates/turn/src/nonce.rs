@@ -26,7 +26,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 pub struct NonceKey([u8; 32]);
 
 impl NonceKey {
-    /// A key of 32 random bytes.
+    /// A key of 32 random bytes. RFC 8489 §9.2.
     pub fn new(random: [u8; 32]) -> Self {
         Self(random)
     }

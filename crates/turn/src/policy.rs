@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::{PortRange, RelayAddress};
 
-/// An address prefix.
+/// An address prefix. RFC 4632 §3.1.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
     network: IpAddr,

@@ -34,7 +34,7 @@ pub enum PortRangeError {
 }
 
 impl PortRange {
-    /// The range from `min` to `max`, both included.
+    /// The range from `min` to `max`, both included. RFC 8656 §7.2.
     ///
     /// # Errors
     /// When it is empty or reaches below 1024.

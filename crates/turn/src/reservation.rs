@@ -29,7 +29,7 @@ struct Table {
     rooms: usize,
 }
 
-/// A bound socket that is not looked at yet: of the caller's own kind, and closed when it is dropped.
+/// A bound socket that is not looked at yet: of the caller's own kind, and closed when it is dropped. RFC 8656 §7.2.
 #[derive(Debug)]
 pub struct ReservedSocket(Box<dyn Any + Send>);
 

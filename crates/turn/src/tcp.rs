@@ -21,7 +21,7 @@ const CONNECT_SECS: u32 = 30;
 /// How long a connection waits for its ConnectionBind.
 const BIND_SECS: u32 = 30;
 
-/// A connection to a peer could not be made.
+/// A connection to a peer could not be made. RFC 6062 §5.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectFailed;
 
@@ -96,7 +96,7 @@ impl Server {
     }
 
     /// Tells what came of an [`Action::Connect`](crate::Action::Connect). The answer to the client follows as an output;
-    /// nothing does when the connection has ended before.
+    /// nothing does when the connection has ended before. RFC 6062 §5.2.
     pub fn connected(&mut self, now: Time, connection: ConnectionId, result: Result<(), ConnectFailed>) {
         self.end_overdue(now);
         let Some(held) = self.connections.entry(connection) else { return };
@@ -118,7 +118,7 @@ impl Server {
     }
 
     /// A peer has connected to a relay socket. The connection's name, by which the client is told of it in an output; or
-    /// why it has to be closed.
+    /// why it has to be closed. RFC 6062 §5.3.
     ///
     /// # Errors
     /// When nobody may connect from there.
@@ -208,7 +208,7 @@ impl Server {
 
     /// Bytes were read from one side of a data connection, to be sent to the other; with none of them it is only asked.
     /// How much may be read next: the limits on rates slow a stream down, since none of it can be dropped. Ask again
-    /// after [`crate::Command::KeyLimits`].
+    /// after [`crate::Command::KeyLimits`]. RFC 6062 §3.
     pub fn relayed(
         &mut self,
         now: Time,
@@ -223,7 +223,7 @@ impl Server {
         allocation.map_or(over, |held| held.stream(direction, now.monotonic_ms, bytes))
     }
 
-    /// A connection with a peer, or the data connection it was bound to, is closed.
+    /// A connection with a peer, or the data connection it was bound to, is closed. RFC 6062 §3.
     pub fn disconnected(&mut self, connection: ConnectionId) {
         self.connections.remove(connection);
     }

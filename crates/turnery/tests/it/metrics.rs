@@ -15,7 +15,7 @@ use crate::fixture::{
 };
 
 /// A scrape: status, content type and text.
-fn scrape(server: &Server, path: &str, bearer: Option<&str>) -> (u16, String, String) {
+pub(crate) fn scrape(server: &Server, path: &str, bearer: Option<&str>) -> (u16, String, String) {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let mut request = agent.get(format!("{}{path}", server.api));
     if let Some(bearer) = bearer {
@@ -27,7 +27,7 @@ fn scrape(server: &Server, path: &str, bearer: Option<&str>) -> (u16, String, St
 }
 
 /// Each series, as it is written, with its value.
-fn series(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {

@@ -11,6 +11,7 @@ use crate::fixture::{
     ACCOUNT, Key, LONG, LOOPBACK, Minted, Server, TOKEN, echo_peer, finish, known, signal, start_command,
     turnery,
 };
+use crate::metrics::{scrape, series};
 
 /// How long usage may take to be visible: the promise.
 const VISIBLE: Duration = Duration::from_secs(30);
@@ -124,12 +125,37 @@ fn transport(n: usize) -> Transport {
     if n.is_multiple_of(2) { Transport::Udp } else { Transport::Tcp }
 }
 
+/// What a user's messages hold in a round, in bytes.
+fn sizes(n: usize, round: usize) -> Vec<usize> {
+    (0..=n % 5).map(|m| 1 + (37 * n + 211 * m + round) % 1_400).collect()
+}
+
+/// The metrics of a process in which so many users have relayed in this one round.
+fn check_metrics(server: &Server, users: usize, round: usize) {
+    let (_, _, text) = scrape(server, "/metrics", None);
+    let series = series(&text);
+    for (transport, name) in [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")] {
+        let of = |what: &str, direction: &str| {
+            series[&format!("turnery_relayed_{what}_total{{direction=\"{direction}\",transport=\"{name}\"}}")]
+        };
+        let relayed: Vec<usize> =
+            (0..users).filter(|n| self::transport(*n) == transport).flat_map(|n| sizes(n, round)).collect();
+        // To peers without a header; to clients with what the client counts.
+        let to_peers = relayed.iter().sum::<usize>();
+        let to_clients: u64 = relayed.iter().map(|size| wire_length(transport, *size)).sum();
+        assert_eq!(of("bytes", "to_peer").to_string(), to_peers.to_string(), "{name}");
+        assert_eq!(of("bytes", "to_client").to_string(), to_clients.to_string(), "{name}");
+        for direction in ["to_peer", "to_client"] {
+            assert_eq!(of("packets", direction).to_string(), relayed.len().to_string(), "{name}");
+        }
+    }
+}
+
 /// Every credential relays; the clients stay.
 fn wave(server: &Server, users: &[Minted], round: usize, books: &mut Books) -> Vec<BlockingClient> {
     let each = users.iter().enumerate().map(|(n, user)| {
         let mut client = server.client(transport(n), user);
-        let sizes: Vec<usize> = (0..=n % 5).map(|m| 1 + (37 * n + 211 * m + round) % 1_400).collect();
-        relay(&mut client, transport(n), &sizes, books.entry(user.username.clone()).or_default());
+        relay(&mut client, transport(n), &sizes(n, round), books.entry(user.username.clone()).or_default());
         client
     });
     each.collect()
@@ -160,6 +186,7 @@ fn clients_and_books_agree_to_the_byte_over_a_kill() {
     wait_for(&server, &books);
     assert_eq!(by_rest(&server, &key), books);
     assert_eq!(by_csv(&server), books);
+    check_metrics(&server, users.len(), 1);
     let data_dir = dir.path().to_str().unwrap();
     let told = finish(turnery(&["usage", "--json", "--group-by", "username", "--data-dir", data_dir]));
     let rows: Value = serde_json::from_slice(&told.stdout).unwrap();
