@@ -8,11 +8,11 @@ use crate::api::ApiError;
 use crate::api::auth::InAccount;
 use crate::api::envelope::{Page, parameter};
 use crate::control::Shared;
-use crate::store::{AuditEntry, AuditQuery};
+use crate::store::{AuditEntry, AuditQuery, Permission};
 
 /// The newest first; `action`, `target` and `since` narrow it down.
 pub(super) async fn list(
-    InAccount { account, .. }: InAccount,
+    InAccount { caller, account, .. }: InAccount,
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
 ) -> Result<Page<AuditEntry>, ApiError> {
@@ -27,5 +27,10 @@ pub(super) async fn list(
         before: asked.cursor,
         since,
     };
-    Ok(asked.page(shared.store.audit(&rows, asked.limit()).await?, |row| row.seq))
+    let mut found = shared.store.audit(&rows, asked.limit()).await?;
+    // Personal data, as a client's is among the sessions.
+    if caller.0.permission < Permission::Write {
+        found.iter_mut().for_each(|row| row.actor.address = None);
+    }
+    Ok(asked.page(found, |row| row.seq))
 }

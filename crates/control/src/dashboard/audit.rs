@@ -72,6 +72,10 @@ pub(super) async fn list(
     let mut found = shared.store.audit(&query, PAGE + 1).await?;
     let is_more = found.len() > PAGE as usize;
     found.truncate(PAGE as usize);
+    // Personal data, as a client's is among the sessions.
+    if !visitor.may_write() {
+        found.iter_mut().for_each(|entry| entry.actor.address = None);
+    }
     let shown = AuditPage {
         frame: Frame::new(&visitor, "audit"),
         kinds: KINDS.map(|(name, label)| (name, label, name == action)),
