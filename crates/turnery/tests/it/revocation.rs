@@ -251,22 +251,20 @@ fn many_credentials_at_once() {
         let path = format!("/v1/turn/keys/{}/credentials/revoke", key.uid);
         server.ask("POST", &path, &key.secret, Some(&body), 204);
     };
-    check("revoke a customIdentifier", |server, key, _| {
-        revoke(server, key, r#"{"customIdentifier":""}"#.to_owned());
-        assert_eq!(
-            server.refusal(Transport::Udp, &server.mint(key, 600)),
-            None,
-            "what is minted next is good"
-        );
-    });
-    check("revoke what was issued", |server, key, _| {
-        revoke(server, key, format!(r#"{{"issuedBefore":{}}}"#, now_ms() / 1_000 + 1));
-        assert_eq!(
-            server.refusal(Transport::Udp, &server.mint(key, 600)),
-            None,
-            "what is minted next is good"
-        );
-    });
+    let identifier = || r#"{"customIdentifier":""}"#.to_owned();
+    let issued = || format!(r#"{{"issuedBefore":{}}}"#, now_ms() / 1_000 + 1);
+    check("revoke a customIdentifier", |server, key, _| revoke(server, key, identifier()));
+    check("revoke what was issued", |server, key, _| revoke(server, key, issued()));
+    let server = start();
+    let key = server.create_key();
+    let bodies: [&dyn Fn() -> String; 3] = [&identifier, &issued, &issued];
+    for body in bodies {
+        let minted = server.mint(&key, 600);
+        revoke(&server, &key, body());
+        assert_eq!(server.refusal(Transport::Udp, &minted), Some(401));
+        let next = server.mint(&key, 600);
+        assert_eq!(server.refusal(Transport::Udp, &next), None, "what is minted next is good");
+    }
 }
 
 #[test]
