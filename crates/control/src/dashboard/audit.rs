@@ -74,7 +74,9 @@ pub(super) async fn list(
     found.truncate(PAGE as usize);
     // Personal data, as a client's is among the sessions.
     if !visitor.may_write() {
-        found.iter_mut().for_each(|entry| entry.actor.address = None);
+        for entry in &mut found {
+            entry.actor.address = None;
+        }
     }
     let shown = AuditPage {
         frame: Frame::new(&visitor, "audit"),
