@@ -1,7 +1,7 @@
 //! The store: accounts, API tokens, TURN keys and the denials table.
 //!
-//! [`Store`] is one type whatever the database behind it; SQL lives only below this module, in one folder per
-//! database. Plaintext secrets are made here, handed out once, and only their SHA-256 is written; but for shared
+//! [`Store`] is one type whatever the database behind it. SQL lives only below this module: the statements in `sql`, what a
+//! database does in its own way in a module of its name. Plaintext secrets are made here, handed out once, and only their SHA-256 is written; but for shared
 //! secrets, which relays must know and which are written sealed by the keyring.
 //!
 //! What every database behind it must keep:
@@ -61,7 +61,6 @@ use credentials::{MAX_TTL_SECS, TurnKeyId};
 use serde_json::json;
 
 use audit::Change;
-use sqlite::Sqlite;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
 pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
@@ -87,7 +86,7 @@ pub struct Store {
 
 #[derive(Debug, Clone)]
 enum Backend {
-    Sqlite(Sqlite),
+    Sqlite(sqlite::Database),
 }
 
 impl Store {
@@ -104,7 +103,7 @@ impl Store {
         if path.is_empty() || path.starts_with(':') {
             return Err(StoreError::NoPath { url: url.to_owned() });
         }
-        let backend = Backend::Sqlite(Sqlite::open(path.as_ref()).await?);
+        let backend = Backend::Sqlite(sqlite::Database::open(path.as_ref()).await?);
         let actor = Arc::new(Actor::service());
         Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor })
     }

@@ -1,8 +1,7 @@
 use credentials::{CredentialId, TurnKeyId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row as _};
 
-use super::{Sqlite, Transaction, accounts, audit, fixed, usage};
+use super::{Database, Row, Transaction, accounts, audit, fixed, usage};
 use crate::store::audit::Note;
 use crate::store::usage::{Session, SessionFilter, SessionId, SessionOrder};
 use crate::store::{AccountId, StoreError, Timestamp};
@@ -12,7 +11,7 @@ const CREDENTIAL: &str = "credential";
 const KEY: &str = "key";
 const CUSTOM_IDENTIFIER: &str = "custom_identifier";
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn sessions(
         &self,
         filter: &SessionFilter,
@@ -35,7 +34,7 @@ impl Sqlite {
             query.push(" AND id < ").push_bind(after.id.0.to_vec()).push("))");
         }
         query.push(" ORDER BY started DESC, id DESC LIMIT ").push_bind(filter.limit);
-        let rows: Vec<SqliteRow> = query.build().fetch_all(&self.read).await?;
+        let rows: Vec<Row> = query.build().fetch_all(&self.read).await?;
         rows.iter().map(from_row).collect()
     }
 
@@ -44,7 +43,7 @@ impl Sqlite {
         account: &AccountId,
         id: SessionId,
     ) -> Result<Option<Session>, StoreError> {
-        let row = sqlx::query("SELECT * FROM turn_sessions WHERE id = ? AND account_id = ?")
+        let row = sqlx::query("SELECT * FROM turn_sessions WHERE id = $1 AND account_id = $2")
             .bind(id.0.as_slice())
             .bind(account.as_str())
             .fetch_optional(&self.read)
@@ -59,13 +58,13 @@ impl Sqlite {
     ) -> Result<Vec<(TurnKeyId, CredentialId)>, StoreError> {
         let rows = sqlx::query(
             "SELECT DISTINCT turn_key, credential FROM turn_sessions \
-             WHERE ended IS NULL AND account_id = ? AND username = ?",
+             WHERE ended IS NULL AND account_id = $1 AND username = $2",
         )
         .bind(account.as_str())
         .bind(username)
         .fetch_all(&self.read)
         .await?;
-        let pair = |row: &SqliteRow| {
+        let pair = |row: &Row| {
             let credential = fixed(row.try_get("credential")?, "session credential")?;
             Ok((key(row)?, CredentialId::from_bytes(credential)))
         };
@@ -91,7 +90,7 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<(i64, SessionOrder)>, StoreError> {
         let rows = sqlx::query(
-            "SELECT seq, kind, turn_key, subject FROM session_orders WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, kind, turn_key, subject FROM session_orders WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(seq)
         .bind(limit)
@@ -113,7 +112,7 @@ async fn insert_order(tx: &mut Transaction, order: &SessionOrder) -> Result<(), 
         SessionOrder::Key(key) => (KEY, key, &[]),
         SessionOrder::CustomIdentifier(key, text) => (CUSTOM_IDENTIFIER, key, text.as_bytes()),
     };
-    sqlx::query("INSERT INTO session_orders (kind, turn_key, subject, created) VALUES (?, ?, ?, ?)")
+    sqlx::query("INSERT INTO session_orders (kind, turn_key, subject, created) VALUES ($1, $2, $3, $4)")
         .bind(kind)
         .bind(key.as_bytes().as_slice())
         .bind(subject)
@@ -123,11 +122,11 @@ async fn insert_order(tx: &mut Transaction, order: &SessionOrder) -> Result<(), 
     Ok(())
 }
 
-fn key(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
+fn key(row: &Row) -> Result<TurnKeyId, StoreError> {
     Ok(TurnKeyId::from_bytes(fixed(row.try_get("turn_key")?, "session key")?))
 }
 
-fn order(row: &SqliteRow) -> Result<SessionOrder, StoreError> {
+fn order(row: &Row) -> Result<SessionOrder, StoreError> {
     const CORRUPT: StoreError = StoreError::Corrupt { what: "session order" };
     let (key, subject): (_, Vec<u8>) = (key(row)?, row.try_get("subject")?);
     match row.try_get("kind")? {
@@ -145,7 +144,7 @@ fn order(row: &SqliteRow) -> Result<SessionOrder, StoreError> {
     }
 }
 
-pub(super) fn from_row(row: &SqliteRow) -> Result<Session, StoreError> {
+pub(super) fn from_row(row: &Row) -> Result<Session, StoreError> {
     let time =
         |name: &str| -> Result<Timestamp, StoreError> { Ok(Timestamp::from_unix_micros(row.try_get(name)?)) };
     let relayed: &str = row.try_get("relayed")?;

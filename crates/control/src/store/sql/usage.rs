@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use credentials::TurnKeyId;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, sessions};
+use super::{Database, Row, Transaction, sessions};
 use crate::store::usage::{
     ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, SessionReport, TIDY_ROWS, TIDY_STEPS,
     Usage, minutes, month_of,
@@ -40,7 +39,7 @@ pub(super) fn column(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-pub(super) fn usage(row: &SqliteRow) -> Result<Usage, StoreError> {
+pub(super) fn usage(row: &Row) -> Result<Usage, StoreError> {
     let count = |name: &str| -> Result<u64, StoreError> {
         u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| StoreError::Corrupt { what: "count" })
     };
@@ -52,7 +51,7 @@ pub(super) fn usage(row: &SqliteRow) -> Result<Usage, StoreError> {
     })
 }
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn record_usage(
         &self,
         node: &Node,
@@ -97,7 +96,7 @@ impl Sqlite {
         loop {
             let mut tx = self.begin().await?;
             let lost = sqlx::query_scalar(
-                "SELECT id FROM turn_sessions WHERE ended IS NULL AND node = ? AND epoch <> ? LIMIT ?",
+                "SELECT id FROM turn_sessions WHERE ended IS NULL AND node = $1 AND epoch <> $2 LIMIT $3",
             )
             .bind(&node.name)
             .bind(node.epoch.as_slice())
@@ -120,7 +119,7 @@ impl Sqlite {
     ) -> Result<Usage, StoreError> {
         let row = sqlx::query(
             "SELECT egress_bytes, egress_packets, ingress_bytes, ingress_packets FROM usage_months \
-             WHERE turn_key = ? AND month = ?",
+             WHERE turn_key = $1 AND month = $2",
         )
         .bind(key.as_bytes().as_slice())
         .bind(month)
@@ -136,7 +135,7 @@ impl Sqlite {
     ) -> Result<Vec<(i64, Session)>, StoreError> {
         let rows = sqlx::query(
             "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
-             WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
+             WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
         )
         .bind(seq)
         .bind(limit)
@@ -173,7 +172,7 @@ impl Sqlite {
         for _ in 0..TIDY_STEPS {
             let mut tx = self.begin().await?;
             let first: Option<i64> =
-                sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = ?")
+                sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
                     .bind(from)
                     .fetch_one(&mut *tx)
                     .await?;
@@ -184,9 +183,9 @@ impl Sqlite {
             sqlx::query(
                 "INSERT INTO usage_buckets (account_id, start, series, span, egress_bytes, egress_packets, \
                  ingress_bytes, ingress_packets, live_ms, sessions) \
-                 SELECT account_id, ?, series, ?, SUM(egress_bytes), SUM(egress_packets), \
+                 SELECT account_id, $1, series, $2, SUM(egress_bytes), SUM(egress_packets), \
                  SUM(ingress_bytes), SUM(ingress_packets), SUM(live_ms), SUM(sessions) \
-                 FROM usage_buckets WHERE span = ? AND start >= ? AND start < ? GROUP BY account_id, series \
+                 FROM usage_buckets WHERE span = $3 AND start >= $4 AND start < $5 GROUP BY account_id, series \
                  ON CONFLICT (account_id, start, series, span) DO UPDATE SET \
                  egress_bytes = usage_buckets.egress_bytes + excluded.egress_bytes, \
                  egress_packets = usage_buckets.egress_packets + excluded.egress_packets, \
@@ -202,7 +201,7 @@ impl Sqlite {
             .bind(start + to)
             .execute(&mut *tx)
             .await?;
-            sqlx::query("DELETE FROM usage_buckets WHERE span = ? AND start >= ? AND start < ?")
+            sqlx::query("DELETE FROM usage_buckets WHERE span = $1 AND start >= $2 AND start < $3")
                 .bind(from)
                 .bind(start)
                 .bind(start + to)
@@ -216,20 +215,20 @@ impl Sqlite {
     /// Forgets days, and series that had none since.
     async fn forget_days(&self, before: i64) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let first: Option<i64> = sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = ?")
+        let first: Option<i64> = sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
             .bind(DAY)
             .fetch_one(&mut *tx)
             .await?;
         let first = first.filter(|first| *first < before);
         if let Some(first) = first {
-            sqlx::query("DELETE FROM usage_buckets WHERE span = ? AND start = ?")
+            sqlx::query("DELETE FROM usage_buckets WHERE span = $1 AND start = $2")
                 .bind(DAY)
                 .bind(first)
                 .execute(&mut *tx)
                 .await?;
         }
         let gone = sqlx::query(
-            "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE last_day < ? LIMIT ?)",
+            "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE last_day < $1 LIMIT $2)",
         )
         .bind(before)
         .bind(TIDY_ROWS)
@@ -243,7 +242,7 @@ impl Sqlite {
         let heard = (now - column(SILENT_SECS)).saturating_mul(1_000_000);
         let mut tx = self.begin().await?;
         let silent =
-            sqlx::query_scalar("SELECT id FROM turn_sessions WHERE ended IS NULL AND reported < ? LIMIT ?")
+            sqlx::query_scalar("SELECT id FROM turn_sessions WHERE ended IS NULL AND reported < $1 LIMIT $2")
                 .bind(heard)
                 .bind(TIDY_ROWS)
                 .fetch_all(&mut *tx)
@@ -257,17 +256,17 @@ impl Sqlite {
     async fn forget_sessions(&self, now: i64, before: i64) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let gone = sqlx::query(
-            "DELETE FROM turn_sessions WHERE id IN (SELECT id FROM turn_sessions WHERE ended < ? LIMIT ?)",
+            "DELETE FROM turn_sessions WHERE id IN (SELECT id FROM turn_sessions WHERE ended < $1 LIMIT $2)",
         )
         .bind(before.saturating_mul(1_000_000))
         .bind(TIDY_ROWS)
         .execute(&mut *tx)
         .await?;
-        sqlx::query("DELETE FROM session_ends WHERE seq <= (SELECT MAX(seq) FROM session_ends) - ?")
+        sqlx::query("DELETE FROM session_ends WHERE seq <= (SELECT MAX(seq) FROM session_ends) - $1")
             .bind(ENDS_KEPT)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("DELETE FROM session_orders WHERE created < ?")
+        sqlx::query("DELETE FROM session_orders WHERE created < $1")
             .bind((now - column(ORDER_KEPT_SECS)).saturating_mul(1_000_000))
             .execute(&mut *tx)
             .await?;
@@ -280,7 +279,7 @@ async fn known(tx: &mut Transaction, report: &SessionReport) -> Result<Option<Kn
     let row = sqlx::query(
         "SELECT s.account_id, s.series, s.transport, u.client_family, s.sequence, s.reported, \
          s.egress_bytes, s.egress_packets, s.ingress_bytes, s.ingress_packets, s.ended \
-         FROM turn_sessions s LEFT JOIN usage_series u ON u.id = s.series WHERE s.id = ?",
+         FROM turn_sessions s LEFT JOIN usage_series u ON u.id = s.series WHERE s.id = $1",
     )
     .bind(report.id.0.as_slice())
     .fetch_optional(&mut **tx)
@@ -306,7 +305,7 @@ async fn owner(
     if let Some(owner) = owners.get(&key) {
         return Ok(owner.clone());
     }
-    let owner: Option<String> = sqlx::query_scalar("SELECT account_id FROM key_owners WHERE turn_key = ?")
+    let owner: Option<String> = sqlx::query_scalar("SELECT account_id FROM key_owners WHERE turn_key = $1")
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut **tx)
         .await?;
@@ -334,7 +333,7 @@ async fn series(
     let id = sqlx::query_scalar(
         "INSERT INTO usage_series (account_id, turn_key, username, custom_identifier, transport, \
          client_family, relay_family, node, city, code, country, region, last_day) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
          ON CONFLICT (turn_key, username, custom_identifier, transport, client_family, relay_family, node, \
          city, code, country, region) DO UPDATE SET last_day = excluded.last_day RETURNING id",
     )
@@ -369,7 +368,7 @@ async fn put(
         "INSERT INTO turn_sessions (id, account_id, turn_key, credential, username, custom_identifier, node, \
          epoch, series, transport, client, relayed, relays_tcp, started, reported, expires, sequence, \
          egress_bytes, egress_packets, ingress_bytes, ingress_packets, ended, end_reason) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) \
          ON CONFLICT (id) DO UPDATE SET node = excluded.node, epoch = excluded.epoch, \
          series = excluded.series, transport = excluded.transport, client = excluded.client, \
          relayed = excluded.relayed, reported = excluded.reported, expires = excluded.expires, \
@@ -411,7 +410,7 @@ async fn put(
 }
 
 async fn end(tx: &mut Transaction, session: &[u8]) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO session_ends (session, created) VALUES (?, ?)")
+    sqlx::query("INSERT INTO session_ends (session, created) VALUES ($1, $2)")
         .bind(session)
         .bind(Timestamp::now().unix_micros())
         .execute(&mut **tx)
@@ -423,7 +422,7 @@ async fn end(tx: &mut Transaction, session: &[u8]) -> Result<(), StoreError> {
 async fn close(tx: &mut Transaction, sessions: Vec<Vec<u8>>) -> Result<(), StoreError> {
     for session in sessions {
         sqlx::query(
-            "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL WHERE id = ?",
+            "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL WHERE id = $1",
         )
         .bind(session.as_slice())
         .execute(&mut **tx)
@@ -453,7 +452,7 @@ async fn count(
         }
         sqlx::query(
             "INSERT INTO usage_buckets (account_id, start, series, span, egress_bytes, egress_packets, \
-             ingress_bytes, ingress_packets, live_ms, sessions) VALUES (?, ?, ?, 60, ?, ?, ?, ?, ?, ?) \
+             ingress_bytes, ingress_packets, live_ms, sessions) VALUES ($1, $2, $3, 60, $4, $5, $6, $7, $8, $9) \
              ON CONFLICT (account_id, start, series, span) DO UPDATE SET \
              egress_bytes = usage_buckets.egress_bytes + excluded.egress_bytes, \
              egress_packets = usage_buckets.egress_packets + excluded.egress_packets, \
@@ -486,7 +485,7 @@ async fn add_to_month(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO usage_months (turn_key, month, account_id, egress_bytes, egress_packets, \
-         ingress_bytes, ingress_packets) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ingress_bytes, ingress_packets) VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (turn_key, month) DO UPDATE SET \
          egress_bytes = usage_months.egress_bytes + excluded.egress_bytes, \
          egress_packets = usage_months.egress_packets + excluded.egress_packets, \

@@ -1,8 +1,7 @@
 use credentials::{CredentialId, Denial, IdentifierId, TurnKeyId};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, fixed};
+use super::{Database, Row, Transaction, fixed};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
 use crate::store::{AccountId, FeedEntry, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp};
@@ -12,7 +11,7 @@ const KEY: &str = "key";
 const ISSUED: &str = "issued";
 const IDENTIFIER: &str = "identifier";
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn insert_denial(
         &self,
         new: NewDenial<'_>,
@@ -35,7 +34,7 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<FeedEntry>, StoreError> {
         let rows = sqlx::query(
-            "SELECT seq, kind, subject, turn_key, before, until FROM denials WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, kind, subject, turn_key, before, until FROM denials WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(seq)
         .bind(limit)
@@ -52,7 +51,7 @@ impl Sqlite {
     ) -> Result<Vec<Revoked>, StoreError> {
         let rows = sqlx::query(
             "SELECT seq, kind, subject, turn_key, identifier, before, until, created FROM denials \
-             WHERE turn_key = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
+             WHERE turn_key = $1 AND ($2 IS NULL OR seq < $2) ORDER BY seq DESC LIMIT $3",
         )
         .bind(key.as_bytes().as_slice())
         .bind(before)
@@ -64,7 +63,7 @@ impl Sqlite {
 
     pub(in crate::store) async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
         let done =
-            sqlx::query("DELETE FROM denials WHERE until < ?").bind(secs(now)).execute(&self.write).await?;
+            sqlx::query("DELETE FROM denials WHERE until < $1").bind(secs(now)).execute(&self.write).await?;
         Ok(done.rows_affected())
     }
 }
@@ -77,7 +76,7 @@ async fn expect_room(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM denials WHERE kind = 'identifier' AND turn_key = ? AND until >= ? AND subject <> ?",
+        "SELECT count(*) FROM denials WHERE kind = 'identifier' AND turn_key = $1 AND until >= $2 AND subject <> $3",
     )
     .bind(key.as_bytes().as_slice())
     .bind(secs(now.unix_secs()))
@@ -102,7 +101,7 @@ pub(super) async fn insert(tx: &mut Transaction, new: NewDenial<'_>) -> Result<b
         }
     };
     if let Some(before) = before {
-        sqlx::query("DELETE FROM denials WHERE kind = ? AND subject = ? AND before < ?")
+        sqlx::query("DELETE FROM denials WHERE kind = $1 AND subject = $2 AND before < $3")
             .bind(kind)
             .bind(subject.as_slice())
             .bind(before)
@@ -111,7 +110,7 @@ pub(super) async fn insert(tx: &mut Transaction, new: NewDenial<'_>) -> Result<b
     }
     let done = sqlx::query(
         "INSERT INTO denials (kind, subject, turn_key, identifier, before, until, created) \
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, subject) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (kind, subject) DO NOTHING",
     )
     .bind(kind)
     .bind(subject.as_slice())
@@ -133,7 +132,7 @@ pub(super) async fn insert_for_keys_of(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO denials (kind, subject, turn_key, until, created) \
-         SELECT ?, uid, uid, ?, ? FROM turn_keys WHERE account_id = ? ON CONFLICT (kind, subject) DO NOTHING",
+         SELECT $1, uid, uid, $2, $3 FROM turn_keys WHERE account_id = $4 ON CONFLICT (kind, subject) DO NOTHING",
     )
     .bind(KEY)
     .bind(secs(until))
@@ -148,7 +147,7 @@ fn secs(unix: u64) -> i64 {
     i64::try_from(unix).unwrap_or(i64::MAX)
 }
 
-fn denial(row: &SqliteRow) -> Result<Denial, StoreError> {
+fn denial(row: &Row) -> Result<Denial, StoreError> {
     let subject = fixed(row.try_get("subject")?, "denial subject")?;
     let moment = |secs: i64| u64::try_from(secs).map_err(|_| StoreError::Corrupt { what: "denial time" });
     let until = moment(row.try_get("until")?)?;
@@ -167,7 +166,7 @@ fn denial(row: &SqliteRow) -> Result<Denial, StoreError> {
     Ok(denial)
 }
 
-fn revoked(row: &SqliteRow) -> Result<Revoked, StoreError> {
+fn revoked(row: &Row) -> Result<Revoked, StoreError> {
     let identifier: String = row.try_get("identifier")?;
     let denial = denial(row)?;
     let (kind, credential_id, identifier, before) = match denial {

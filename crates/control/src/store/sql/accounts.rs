@@ -1,11 +1,10 @@
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, is_duplicate};
+use super::{Database, Row, Transaction, is_duplicate};
 use crate::store::audit::Note;
 use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn is_empty(&self) -> Result<bool, StoreError> {
         let any: bool =
             sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts)").fetch_one(&self.read).await?;
@@ -54,7 +53,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
-        let row = sqlx::query("SELECT id, name, created_on FROM accounts WHERE id = ?")
+        let row = sqlx::query("SELECT id, name, created_on FROM accounts WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(&self.read)
             .await?;
@@ -69,7 +68,7 @@ impl Sqlite {
     ) -> Result<Option<Account>, StoreError> {
         let mut tx = self.begin().await?;
         super::denials::insert_for_keys_of(&mut tx, id, denied_until).await?;
-        let row = sqlx::query("DELETE FROM accounts WHERE id = ? RETURNING id, name, created_on")
+        let row = sqlx::query("DELETE FROM accounts WHERE id = $1 RETURNING id, name, created_on")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await?;
@@ -82,7 +81,7 @@ impl Sqlite {
 }
 
 async fn insert(tx: &mut Transaction, account: &Account) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO accounts (id, name, created_on) VALUES (?, ?, ?)")
+    sqlx::query("INSERT INTO accounts (id, name, created_on) VALUES ($1, $2, $3)")
         .bind(account.id.as_str())
         .bind(&account.name)
         .bind(account.created_on.unix_micros())
@@ -96,14 +95,14 @@ async fn insert(tx: &mut Transaction, account: &Account) -> Result<(), StoreErro
 
 /// That the account exists, for a row that is to belong to it.
 pub(super) async fn require(tx: &mut Transaction, id: &AccountId) -> Result<(), StoreError> {
-    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts WHERE id = ?)")
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts WHERE id = $1)")
         .bind(id.as_str())
         .fetch_one(&mut **tx)
         .await?;
     if exists { Ok(()) } else { Err(StoreError::NoSuchAccount(id.clone())) }
 }
 
-fn from_row(row: &SqliteRow) -> Result<Account, StoreError> {
+fn from_row(row: &Row) -> Result<Account, StoreError> {
     Ok(Account {
         id: id(row.try_get("id")?)?,
         name: row.try_get("name")?,

@@ -4,21 +4,10 @@
 //! (the command line) are waited for with the busy timeout. Reads have connections of their own: with the
 //! write-ahead log they neither wait for the writer nor hold it up.
 
-mod accounts;
-mod acme;
-mod analytics;
-mod answers;
-mod audit;
-mod denials;
-mod key_state;
-mod keys;
-mod month_limits;
-mod sessions;
-mod shared_secrets;
-mod sign_ins;
-mod tokens;
-mod usage;
-mod webhooks;
+// Compiled once for each database.
+#[path = "sql/mod.rs"]
+#[allow(clippy::duplicate_mod)]
+mod sql;
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -31,7 +20,6 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-
 use tokio::time::{Instant, sleep};
 
 use crate::store::StoreError;
@@ -51,15 +39,17 @@ mod code {
     pub(super) const NOT_A_DATABASE: u32 = 26;
 }
 
-type Transaction = sqlx::Transaction<'static, sqlx::Sqlite>;
+type Db = sqlx::Sqlite;
+type Row = sqlx::sqlite::SqliteRow;
+type Transaction = sqlx::Transaction<'static, Db>;
 
 #[derive(Debug, Clone)]
-pub(super) struct Sqlite {
+pub(super) struct Database {
     write: SqlitePool,
     read: SqlitePool,
 }
 
-impl Sqlite {
+impl Database {
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let options = SqliteConnectOptions::new()
@@ -154,14 +144,4 @@ fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
 fn has_code(error: &sqlx::Error, code: u32) -> bool {
     let answer = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     answer.and_then(|answer| answer.parse::<u32>().ok()).is_some_and(|answer| answer & 0xff == code)
-}
-
-/// Whether a statement was refused because a row with the same unique columns exists.
-fn is_duplicate(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-}
-
-/// The bytes of a column that has a fixed length.
-fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {
-    bytes.try_into().map_err(|_| StoreError::Corrupt { what })
 }

@@ -1,8 +1,7 @@
 use credentials::{Denial, TurnKeyId};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, accounts, answers, audit, denials, fixed, shared_secrets};
+use super::{Database, Row, accounts, answers, audit, denials, fixed, shared_secrets};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
 use crate::store::{
@@ -16,7 +15,7 @@ macro_rules! record_columns {
     };
 }
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn insert_key(
         &self,
         key: &TurnKey,
@@ -26,7 +25,7 @@ impl Sqlite {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         accounts::require(&mut tx, &record.account).await?;
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM turn_keys WHERE account_id = ?")
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM turn_keys WHERE account_id = $1")
             .bind(record.account.as_str())
             .fetch_one(&mut *tx)
             .await?;
@@ -35,7 +34,7 @@ impl Sqlite {
         }
         sqlx::query(
             "INSERT INTO turn_keys (uid, account_id, name, secret_hash, created, modified) \
-             VALUES (?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(key.uid.as_bytes().as_slice())
         .bind(record.account.as_str())
@@ -45,7 +44,7 @@ impl Sqlite {
         .bind(key.modified.unix_micros())
         .execute(&mut *tx)
         .await?;
-        sqlx::query("INSERT INTO key_owners (turn_key, account_id) VALUES (?, ?)")
+        sqlx::query("INSERT INTO key_owners (turn_key, account_id) VALUES ($1, $2)")
             .bind(key.uid.as_bytes().as_slice())
             .bind(record.account.as_str())
             .execute(&mut *tx)
@@ -60,7 +59,7 @@ impl Sqlite {
 
     pub(in crate::store) async fn keys(&self, account: &AccountId) -> Result<Vec<TurnKey>, StoreError> {
         let rows = sqlx::query(
-            "SELECT uid, name, created, modified FROM turn_keys WHERE account_id = ? ORDER BY created, uid",
+            "SELECT uid, name, created, modified FROM turn_keys WHERE account_id = $1 ORDER BY created, uid",
         )
         .bind(account.as_str())
         .fetch_all(&self.read)
@@ -74,7 +73,7 @@ impl Sqlite {
         uid: TurnKeyId,
     ) -> Result<Option<TurnKey>, StoreError> {
         let row = sqlx::query(
-            "SELECT uid, name, created, modified FROM turn_keys WHERE uid = ? AND account_id = ?",
+            "SELECT uid, name, created, modified FROM turn_keys WHERE uid = $1 AND account_id = $2",
         )
         .bind(uid.as_bytes().as_slice())
         .bind(account.as_str())
@@ -92,7 +91,7 @@ impl Sqlite {
     ) -> Result<Option<TurnKey>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "UPDATE turn_keys SET name = ?, modified = ? WHERE uid = ? AND account_id = ? \
+            "UPDATE turn_keys SET name = $1, modified = $2 WHERE uid = $3 AND account_id = $4 \
              RETURNING uid, name, created, modified",
         )
         .bind(name)
@@ -116,7 +115,7 @@ impl Sqlite {
     ) -> Result<Option<TurnKey>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "DELETE FROM turn_keys WHERE uid = ? AND account_id = ? RETURNING uid, name, created, modified",
+            "DELETE FROM turn_keys WHERE uid = $1 AND account_id = $2 RETURNING uid, name, created, modified",
         )
         .bind(uid.as_bytes().as_slice())
         .bind(account.as_str())
@@ -138,7 +137,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn key_record(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let row = sqlx::query(concat!("SELECT ", record_columns!(), " FROM turn_keys WHERE uid = ?"))
+        let row = sqlx::query(concat!("SELECT ", record_columns!(), " FROM turn_keys WHERE uid = $1"))
             .bind(uid.as_bytes().as_slice())
             .fetch_optional(&self.read)
             .await?;
@@ -146,7 +145,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn key_limits(&self, uid: TurnKeyId) -> Result<Option<KeyLimits>, StoreError> {
-        let text: Option<Option<String>> = sqlx::query_scalar("SELECT limits FROM turn_keys WHERE uid = ?")
+        let text: Option<Option<String>> = sqlx::query_scalar("SELECT limits FROM turn_keys WHERE uid = $1")
             .bind(uid.as_bytes().as_slice())
             .fetch_optional(&self.read)
             .await?;
@@ -161,7 +160,7 @@ impl Sqlite {
         note: &Note,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let done = sqlx::query("UPDATE turn_keys SET limits = ? WHERE uid = ? AND account_id = ?")
+        let done = sqlx::query("UPDATE turn_keys SET limits = $1 WHERE uid = $2 AND account_id = $3")
             .bind(limits.map(KeyLimits::to_column).transpose()?)
             .bind(uid.as_bytes().as_slice())
             .bind(account.as_str())
@@ -183,14 +182,14 @@ impl Sqlite {
         let query = concat!(
             "SELECT uid, ",
             record_columns!(),
-            " FROM turn_keys WHERE secret_hash = ?1 OR former_secret_hash = ?1"
+            " FROM turn_keys WHERE secret_hash = $1 OR former_secret_hash = $1"
         );
         let row = sqlx::query(query).bind(hash.as_bytes()).fetch_optional(&self.read).await?;
         row.map(|row| Ok((uid(&row)?, record(&row)?))).transpose()
     }
 }
 
-pub(super) fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {
+pub(super) fn from_row(row: &Row) -> Result<TurnKey, StoreError> {
     Ok(TurnKey {
         uid: uid(row)?,
         name: row.try_get("name")?,
@@ -199,12 +198,12 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<TurnKey, StoreError> {
     })
 }
 
-fn uid(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
+fn uid(row: &Row) -> Result<TurnKeyId, StoreError> {
     Ok(TurnKeyId::from_bytes(fixed(row.try_get("uid")?, "key uid")?))
 }
 
 /// From [`record_columns`].
-pub(super) fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+pub(super) fn record(row: &Row) -> Result<KeyRecord, StoreError> {
     const CORRUPT: StoreError = StoreError::Corrupt { what: "stop" };
     let hash = |bytes| Ok::<_, StoreError>(SecretHash::from_bytes(fixed(bytes, "key secret hash")?));
     let former: Option<&[u8]> = row.try_get("former_secret_hash")?;

@@ -1,10 +1,10 @@
-use sqlx::Row;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, fixed, is_duplicate};
+use super::{Database, Transaction, fixed, is_duplicate};
 use crate::store::answers::{ANSWER_LIFETIME_SECS, Answer, MAX_ANSWERS};
 use crate::store::{StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn answer(
         &self,
         scope: &str,
@@ -12,7 +12,7 @@ impl Sqlite {
         oldest: Timestamp,
     ) -> Result<Option<Answer>, StoreError> {
         let row = sqlx::query(
-            "SELECT request_hash, sealed FROM answers WHERE scope = ? AND key_hash = ? AND created >= ?",
+            "SELECT request_hash, sealed FROM answers WHERE scope = $1 AND key_hash = $2 AND created >= $3",
         )
         .bind(scope)
         .bind(key_hash.as_slice())
@@ -29,7 +29,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn purge_answers(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM answers WHERE created < ?")
+        let done = sqlx::query("DELETE FROM answers WHERE created < $1")
             .bind(before.unix_micros())
             .execute(&self.write)
             .await?;
@@ -40,12 +40,12 @@ impl Sqlite {
 /// Keeps an answer with the change that it tells of; one that is too old gives way.
 pub(super) async fn keep(tx: &mut Transaction, answer: &Answer) -> Result<(), StoreError> {
     let now = Timestamp::now();
-    sqlx::query("DELETE FROM answers WHERE scope = ? AND created < ?")
+    sqlx::query("DELETE FROM answers WHERE scope = $1 AND created < $2")
         .bind(&answer.scope)
         .bind(now.minus_secs(ANSWER_LIFETIME_SECS).unix_micros())
         .execute(&mut **tx)
         .await?;
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM answers WHERE scope = ?")
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM answers WHERE scope = $1")
         .bind(&answer.scope)
         .fetch_one(&mut **tx)
         .await?;
@@ -53,7 +53,7 @@ pub(super) async fn keep(tx: &mut Transaction, answer: &Answer) -> Result<(), St
         return Err(StoreError::TooManyAnswers);
     }
     sqlx::query(
-        "INSERT INTO answers (scope, key_hash, request_hash, sealed, created) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO answers (scope, key_hash, request_hash, sealed, created) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&answer.scope)
     .bind(answer.key_hash.as_slice())

@@ -1,7 +1,7 @@
-use super::{Sqlite, tokens};
+use super::{Database, tokens};
 use crate::store::{ApiToken, MAX_SIGN_INS_OF_TOKEN, SecretHash, StoreError, Timestamp, TokenId};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn insert_sign_in(
         &self,
         token: &TokenId,
@@ -10,20 +10,20 @@ impl Sqlite {
         until: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM sign_ins WHERE until <= ?")
+        sqlx::query("DELETE FROM sign_ins WHERE until <= $1")
             .bind(now.unix_micros())
             .execute(&mut *tx)
             .await?;
         sqlx::query(
-            "DELETE FROM sign_ins WHERE token_id = ? AND secret_hash NOT IN \
-             (SELECT secret_hash FROM sign_ins WHERE token_id = ? ORDER BY created DESC LIMIT ?)",
+            "DELETE FROM sign_ins WHERE token_id = $1 AND secret_hash NOT IN \
+             (SELECT secret_hash FROM sign_ins WHERE token_id = $2 ORDER BY created DESC LIMIT $3)",
         )
         .bind(token.as_str())
         .bind(token.as_str())
         .bind(MAX_SIGN_INS_OF_TOKEN - 1)
         .execute(&mut *tx)
         .await?;
-        sqlx::query("INSERT INTO sign_ins (secret_hash, token_id, created, until) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO sign_ins (secret_hash, token_id, created, until) VALUES ($1, $2, $3, $4)")
             .bind(hash.as_bytes())
             .bind(token.as_str())
             .bind(now.unix_micros())
@@ -42,7 +42,7 @@ impl Sqlite {
         let row = sqlx::query(
             "SELECT api_tokens.id, account_id, name, permission, created_on, expires_on, status \
              FROM sign_ins JOIN api_tokens ON api_tokens.id = sign_ins.token_id \
-             WHERE sign_ins.secret_hash = ? AND sign_ins.until > ?",
+             WHERE sign_ins.secret_hash = $1 AND sign_ins.until > $2",
         )
         .bind(hash.as_bytes())
         .bind(now.unix_micros())
@@ -53,7 +53,7 @@ impl Sqlite {
 
     pub(in crate::store) async fn delete_sign_in(&self, hash: &SecretHash) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM sign_ins WHERE secret_hash = ?")
+        sqlx::query("DELETE FROM sign_ins WHERE secret_hash = $1")
             .bind(hash.as_bytes())
             .execute(&mut *tx)
             .await?;

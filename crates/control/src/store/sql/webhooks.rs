@@ -1,15 +1,14 @@
 use serde::Deserialize;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, accounts, audit, sessions};
+use super::{Database, Row, Transaction, accounts, audit, sessions};
 use crate::store::audit::Note;
 use crate::store::webhooks::{
     Delivery, ENDS_AT_ONCE, Event, MAX_DELIVERIES, MAX_WEBHOOKS, SESSION_ENDED, Webhook,
 };
 use crate::store::{AccountId, StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn insert_webhook(
         &self,
         webhook: &Webhook,
@@ -17,7 +16,7 @@ impl Sqlite {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         accounts::require(&mut tx, &webhook.account).await?;
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM webhooks WHERE account_id = ?")
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM webhooks WHERE account_id = $1")
             .bind(webhook.account.as_str())
             .fetch_one(&mut *tx)
             .await?;
@@ -25,7 +24,7 @@ impl Sqlite {
             return Err(StoreError::TooManyWebhooks);
         }
         sqlx::query(
-            "INSERT INTO webhooks (id, account_id, url, events, sealed, created) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO webhooks (id, account_id, url, events, sealed, created) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&webhook.id)
         .bind(webhook.account.as_str())
@@ -41,7 +40,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn webhooks(&self, account: &AccountId) -> Result<Vec<Webhook>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = ? ORDER BY created, id")
+        let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = $1 ORDER BY created, id")
             .bind(account.as_str())
             .fetch_all(&self.read)
             .await?;
@@ -57,7 +56,7 @@ impl Sqlite {
         for row in &sqlx::query("SELECT * FROM webhooks").fetch_all(&mut *tx).await? {
             let webhook = webhook(row)?;
             let Some(sealed) = again(&webhook) else { continue };
-            sqlx::query("UPDATE webhooks SET sealed = ? WHERE id = ?")
+            sqlx::query("UPDATE webhooks SET sealed = $1 WHERE id = $2")
                 .bind(sealed)
                 .bind(&webhook.id)
                 .execute(&mut *tx)
@@ -74,7 +73,7 @@ impl Sqlite {
         note: &Note,
     ) -> Result<Option<Webhook>, StoreError> {
         let mut tx = self.begin().await?;
-        let row = sqlx::query("DELETE FROM webhooks WHERE id = ? AND account_id = ? RETURNING *")
+        let row = sqlx::query("DELETE FROM webhooks WHERE id = $1 AND account_id = $2 RETURNING *")
             .bind(id)
             .bind(account.as_str())
             .fetch_optional(&mut *tx)
@@ -92,7 +91,7 @@ impl Sqlite {
         note: &Note,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let row = sqlx::query("SELECT * FROM webhooks WHERE id = ? AND account_id = ?")
+        let row = sqlx::query("SELECT * FROM webhooks WHERE id = $1 AND account_id = $2")
             .bind(id)
             .bind(account.as_str())
             .fetch_optional(&mut *tx)
@@ -111,9 +110,9 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         let query = if dead {
-            "SELECT * FROM deliveries WHERE webhook = ? AND seq > ? AND due IS NULL ORDER BY seq LIMIT ?"
+            "SELECT * FROM deliveries WHERE webhook = $1 AND seq > $2 AND due IS NULL ORDER BY seq LIMIT $3"
         } else {
-            "SELECT * FROM deliveries WHERE webhook = ? AND seq > ? ORDER BY seq LIMIT ?"
+            "SELECT * FROM deliveries WHERE webhook = $1 AND seq > $2 ORDER BY seq LIMIT $3"
         };
         let rows = sqlx::query(query).bind(id).bind(seq).bind(limit).fetch_all(&self.read).await?;
         rows.iter().map(delivery).collect()
@@ -128,8 +127,8 @@ impl Sqlite {
     ) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
-            "UPDATE deliveries SET due = ?1, created = ?1, attempts = 0 WHERE due IS NULL AND webhook IN \
-             (SELECT id FROM webhooks WHERE id = ?2 AND account_id = ?3) AND (?4 IS NULL OR event = ?4)",
+            "UPDATE deliveries SET due = $1, created = $1, attempts = 0 WHERE due IS NULL AND webhook IN \
+             (SELECT id FROM webhooks WHERE id = $2 AND account_id = $3) AND ($4 IS NULL OR event = $4)",
         )
         .bind(note.at.unix_micros())
         .bind(id)
@@ -147,7 +146,7 @@ impl Sqlite {
     pub(in crate::store) async fn webhooks_due(&self, now: Timestamp) -> Result<Vec<Webhook>, StoreError> {
         let rows = sqlx::query(
             "SELECT * FROM webhooks w WHERE EXISTS \
-             (SELECT 1 FROM deliveries d WHERE d.webhook = w.id AND d.due <= ?)",
+             (SELECT 1 FROM deliveries d WHERE d.webhook = w.id AND d.due <= $1)",
         )
         .bind(now.unix_micros())
         .fetch_all(&self.read)
@@ -163,8 +162,8 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         let rows = sqlx::query(
-            "UPDATE deliveries SET due = ?, attempts = attempts + 1 WHERE seq IN \
-             (SELECT seq FROM deliveries WHERE webhook = ? AND due <= ? ORDER BY due, seq LIMIT ?) RETURNING *",
+            "UPDATE deliveries SET due = $1, attempts = attempts + 1 WHERE seq IN \
+             (SELECT seq FROM deliveries WHERE webhook = $2 AND due <= $3 ORDER BY due, seq LIMIT $4) RETURNING *",
         )
         .bind(until.unix_micros())
         .bind(id)
@@ -192,7 +191,7 @@ impl Sqlite {
         if !queues.webhooks.is_empty() {
             let rows = sqlx::query(
                 "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
-                 WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
+                 WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
             )
             .bind(told)
             .bind(ENDS_AT_ONCE)
@@ -206,13 +205,13 @@ impl Sqlite {
                 done = row.try_get("seq")?;
             }
         }
-        sqlx::query("UPDATE told_session_ends SET seq = ?").bind(done).execute(&mut *tx).await?;
+        sqlx::query("UPDATE told_session_ends SET seq = $1").bind(done).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(done == last)
     }
 
     pub(in crate::store) async fn delivered(&self, seq: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM deliveries WHERE seq = ?").bind(seq).execute(&self.write).await?;
+        sqlx::query("DELETE FROM deliveries WHERE seq = $1").bind(seq).execute(&self.write).await?;
         Ok(())
     }
 
@@ -222,7 +221,7 @@ impl Sqlite {
         due: Option<Timestamp>,
         fault: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE deliveries SET due = ?, fault = ? WHERE seq = ?")
+        sqlx::query("UPDATE deliveries SET due = $1, fault = $2 WHERE seq = $3")
             .bind(due.map(Timestamp::unix_micros))
             .bind(fault)
             .bind(seq)
@@ -232,7 +231,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn purge_deliveries(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM deliveries WHERE due IS NULL AND created < ?")
+        let done = sqlx::query("DELETE FROM deliveries WHERE due IS NULL AND created < $1")
             .bind(before.unix_micros())
             .execute(&self.write)
             .await?;
@@ -243,7 +242,7 @@ impl Sqlite {
 /// Puts what a change tells into the queue of each webhook that wants to hear it.
 pub(super) async fn tell(tx: &mut Transaction, note: &Note) -> Result<(), StoreError> {
     let (Some(account), Some(event)) = (&note.account, Event::of(note)?) else { return Ok(()) };
-    let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = ?")
+    let rows = sqlx::query("SELECT * FROM webhooks WHERE account_id = $1")
         .bind(account.as_str())
         .fetch_all(&mut **tx)
         .await?;
@@ -288,13 +287,13 @@ impl Queues {
 }
 
 async fn queued(tx: &mut Transaction, webhook: &str) -> Result<u32, StoreError> {
-    let count = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = ?");
+    let count = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = $1");
     Ok(count.bind(webhook).fetch_one(&mut **tx).await?)
 }
 
 async fn insert(tx: &mut Transaction, webhook: &str, event: &Event) -> Result<(), StoreError> {
     let now = Timestamp::now().unix_micros();
-    sqlx::query("INSERT INTO deliveries (webhook, event, body, created, due) VALUES (?, ?, ?, ?, ?)")
+    sqlx::query("INSERT INTO deliveries (webhook, event, body, created, due) VALUES ($1, $2, $3, $4, $5)")
         .bind(webhook)
         .bind(&event.id)
         .bind(&event.body)
@@ -305,7 +304,7 @@ async fn insert(tx: &mut Transaction, webhook: &str, event: &Event) -> Result<()
     Ok(())
 }
 
-fn webhook(row: &SqliteRow) -> Result<Webhook, StoreError> {
+fn webhook(row: &Row) -> Result<Webhook, StoreError> {
     let events: &str = row.try_get("events")?;
     Ok(Webhook {
         id: row.try_get("id")?,
@@ -324,7 +323,7 @@ struct Told {
     kind: String,
 }
 
-fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError> {
+fn delivery(row: &Row) -> Result<Delivery, StoreError> {
     let due: Option<i64> = row.try_get("due")?;
     let body: String = row.try_get("body")?;
     let told: Told = serde_json::from_str(&body).map_err(|_| StoreError::Corrupt { what: "delivery" })?;

@@ -1,15 +1,14 @@
 use credentials::{SealedSecret, SharedSecretId, TurnKeyId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteExecutor};
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, fixed};
+use super::{Database, Row, Transaction, fixed};
 use crate::store::audit::Note;
 use crate::store::{
     AccountId, Answer, MAX_SHARED_SECRETS, MAX_SHARED_SECRETS_OF_KEY, SettingChange, StoreError,
     StoredSecret, Timestamp,
 };
 
-impl Sqlite {
+impl Database {
     /// `check` is given all that there are, and may refuse. `false`: the account has no such key.
     pub(in crate::store) async fn insert_shared_secret(
         &self,
@@ -20,7 +19,7 @@ impl Sqlite {
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let known: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM turn_keys WHERE uid = ? AND account_id = ?)")
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM turn_keys WHERE uid = $1 AND account_id = $2)")
                 .bind(new.key.as_bytes().as_slice())
                 .bind(account.as_str())
                 .fetch_one(&mut *tx)
@@ -28,7 +27,7 @@ impl Sqlite {
         if !known {
             return Ok(false);
         }
-        let all = all(&mut *tx).await?;
+        let all = all(&mut tx).await?;
         if all.iter().filter(|it| it.key == new.key).count() >= MAX_SHARED_SECRETS_OF_KEY {
             return Err(StoreError::TooManySharedSecretsOfKey);
         }
@@ -36,7 +35,7 @@ impl Sqlite {
             return Err(StoreError::TooManySharedSecrets);
         }
         check(&all)?;
-        sqlx::query("INSERT INTO shared_secrets (id, turn_key, sealed, created) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO shared_secrets (id, turn_key, sealed, created) VALUES ($1, $2, $3, $4)")
             .bind(new.id.as_bytes().as_slice())
             .bind(new.key.as_bytes().as_slice())
             .bind(new.sealed.as_bytes())
@@ -57,7 +56,7 @@ impl Sqlite {
         key: TurnKeyId,
     ) -> Result<Vec<StoredSecret>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, turn_key, sealed, created FROM shared_secrets WHERE turn_key = ? ORDER BY created, id",
+            "SELECT id, turn_key, sealed, created FROM shared_secrets WHERE turn_key = $1 ORDER BY created, id",
         )
         .bind(key.as_bytes().as_slice())
         .fetch_all(&self.read)
@@ -74,8 +73,8 @@ impl Sqlite {
     ) -> Result<Option<StoredSecret>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "DELETE FROM shared_secrets WHERE id = ? AND turn_key = ? \
-             AND turn_key IN (SELECT uid FROM turn_keys WHERE account_id = ?) \
+            "DELETE FROM shared_secrets WHERE id = $1 AND turn_key = $2 \
+             AND turn_key IN (SELECT uid FROM turn_keys WHERE account_id = $3) \
              RETURNING id, turn_key, sealed, created",
         )
         .bind(id.as_bytes().as_slice())
@@ -97,10 +96,10 @@ impl Sqlite {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let mut is_changed = false;
-        for old in all(&mut *tx).await? {
+        for old in all(&mut tx).await? {
             let Some(sealed) = again(&old) else { continue };
             is_changed = true;
-            sqlx::query("UPDATE shared_secrets SET sealed = ? WHERE id = ?")
+            sqlx::query("UPDATE shared_secrets SET sealed = $1 WHERE id = $2")
                 .bind(sealed.as_bytes())
                 .bind(old.id.as_bytes().as_slice())
                 .execute(&mut *tx)
@@ -118,35 +117,37 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<SettingChange>, StoreError> {
         let rows =
-            sqlx::query("SELECT seq, turn_key FROM setting_changes WHERE seq > ? ORDER BY seq LIMIT ?")
+            sqlx::query("SELECT seq, turn_key FROM setting_changes WHERE seq > $1 ORDER BY seq LIMIT $2")
                 .bind(seq)
                 .bind(limit)
                 .fetch_all(&self.read)
                 .await?;
-        let read = |row: &SqliteRow| Ok(SettingChange { seq: row.try_get("seq")?, key: key(row)? });
+        let read = |row: &Row| Ok(SettingChange { seq: row.try_get("seq")?, key: key(row)? });
         rows.iter().map(read).collect()
     }
 }
 
-async fn all(executor: impl SqliteExecutor<'_>) -> Result<Vec<StoredSecret>, StoreError> {
+async fn all(tx: &mut Transaction) -> Result<Vec<StoredSecret>, StoreError> {
     let rows = sqlx::query("SELECT id, turn_key, sealed, created FROM shared_secrets ORDER BY created, id");
-    rows.fetch_all(executor).await?.iter().map(from_row).collect()
+    rows.fetch_all(&mut **tx).await?.iter().map(from_row).collect()
 }
 
 /// Says that a key's settings are others now. It takes the place of what was said of the key before.
 pub(super) async fn changed(tx: &mut Transaction, key: TurnKeyId) -> Result<(), StoreError> {
-    sqlx::query("INSERT OR REPLACE INTO setting_changes (turn_key) SELECT uid FROM turn_keys WHERE uid = ?")
-        .bind(key.as_bytes().as_slice())
+    let key = key.as_bytes().as_slice();
+    sqlx::query("DELETE FROM setting_changes WHERE turn_key = $1").bind(key).execute(&mut **tx).await?;
+    sqlx::query("INSERT INTO setting_changes (turn_key) SELECT uid FROM turn_keys WHERE uid = $1")
+        .bind(key)
         .execute(&mut **tx)
         .await?;
     Ok(())
 }
 
-fn key(row: &SqliteRow) -> Result<TurnKeyId, StoreError> {
+fn key(row: &Row) -> Result<TurnKeyId, StoreError> {
     Ok(TurnKeyId::from_bytes(fixed(row.try_get("turn_key")?, "key uid")?))
 }
 
-fn from_row(row: &SqliteRow) -> Result<StoredSecret, StoreError> {
+fn from_row(row: &Row) -> Result<StoredSecret, StoreError> {
     Ok(StoredSecret {
         id: SharedSecretId::from_bytes(fixed(row.try_get("id")?, "shared secret id")?),
         key: key(row)?,

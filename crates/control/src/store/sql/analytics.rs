@@ -1,16 +1,15 @@
 use credentials::TurnKeyId;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row as _};
 
-use super::{Sqlite, fixed, usage};
+use super::{Database, Db, Row, fixed, usage};
 use crate::store::StoreError;
 use crate::store::analytics::{
     Condition, Dimension, DimensionValue, MAX_GROUPS, Metric, Order, UsageGroup, UsageQuery,
 };
 
-type Builder = QueryBuilder<sqlx::Sqlite>;
+type Builder = QueryBuilder<Db>;
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageGroup>, StoreError> {
         let mut sql: Builder = QueryBuilder::new("SELECT ");
         for (place, dimension) in query.dimensions.iter().enumerate() {
@@ -53,7 +52,7 @@ impl Sqlite {
             sql.push(" ORDER BY ").push(order.join(", "));
         }
         sql.push(" LIMIT ").push_bind(query.limit.min(MAX_GROUPS));
-        let rows: Vec<SqliteRow> = sql.build().fetch_all(&self.read).await?;
+        let rows: Vec<Row> = sql.build().fetch_all(&self.read).await?;
         rows.iter().map(|row| group(row, &query.dimensions)).collect()
     }
 }
@@ -140,7 +139,7 @@ fn push_condition(sql: &mut Builder, condition: &Condition) {
     }
 }
 
-fn group(row: &SqliteRow, dimensions: &[Dimension]) -> Result<UsageGroup, StoreError> {
+fn group(row: &Row, dimensions: &[Dimension]) -> Result<UsageGroup, StoreError> {
     let mut values = Vec::with_capacity(dimensions.len());
     for (place, dimension) in dimensions.iter().enumerate() {
         values.push(match dimension {

@@ -1,16 +1,15 @@
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::Sqlite;
+use super::{Database, Row};
 use crate::store::acme::{AcmeAccount, AcmeCertificate, AcmeChallenge, AcmeId, ObtainedCertificate};
 use crate::store::{StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn acme_certificate(
         &self,
         id: &AcmeId,
     ) -> Result<Option<AcmeCertificate>, StoreError> {
-        let row = sqlx::query("SELECT * FROM acme_certificates WHERE directory = ? AND names = ?")
+        let row = sqlx::query("SELECT * FROM acme_certificates WHERE directory = $1 AND names = $2")
             .bind(&id.directory)
             .bind(&id.names)
             .fetch_optional(&self.read)
@@ -23,7 +22,7 @@ impl Sqlite {
         id: &AcmeId,
     ) -> Result<AcmeCertificate, StoreError> {
         let row = sqlx::query(
-            "INSERT INTO acme_certificates (directory, names) VALUES (?, ?) \
+            "INSERT INTO acme_certificates (directory, names) VALUES ($1, $2) \
              ON CONFLICT (directory, names) DO UPDATE SET names = excluded.names RETURNING *",
         )
         .bind(&id.directory)
@@ -47,9 +46,9 @@ impl Sqlite {
         until: i64,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE acme_certificates SET claimant = ?, claimed_until = ?, tried = ? \
-             WHERE directory = ? AND names = ? AND renew_at <= ? AND next_try <= ? \
-             AND (claimant IS NULL OR claimed_until <= ?)",
+            "UPDATE acme_certificates SET claimant = $1, claimed_until = $2, tried = $3 \
+             WHERE directory = $4 AND names = $5 AND renew_at <= $6 AND next_try <= $7 \
+             AND (claimant IS NULL OR claimed_until <= $8)",
         )
         .bind(claimant)
         .bind(until)
@@ -71,8 +70,8 @@ impl Sqlite {
         until: i64,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE acme_certificates SET claimed_until = ? \
-             WHERE directory = ? AND names = ? AND claimant = ?",
+            "UPDATE acme_certificates SET claimed_until = $1 \
+             WHERE directory = $2 AND names = $3 AND claimant = $4",
         )
         .bind(until)
         .bind(&id.directory)
@@ -84,7 +83,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn release_acme(&self, claimant: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE acme_certificates SET claimant = NULL, claimed_until = 0 WHERE claimant = ?")
+        sqlx::query("UPDATE acme_certificates SET claimant = NULL, claimed_until = 0 WHERE claimant = $1")
             .bind(claimant)
             .execute(&self.write)
             .await?;
@@ -99,9 +98,9 @@ impl Sqlite {
         sealed_key: &[u8],
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE acme_certificates SET version = version + 1, chain = ?, sealed_key = ?, not_after = ?, \
-             renew_at = ?, ask_at = 0, claimant = NULL, claimed_until = 0, failures = 0, last_error = NULL, \
-             next_try = 0 WHERE directory = ? AND names = ? AND claimant = ?",
+            "UPDATE acme_certificates SET version = version + 1, chain = $1, sealed_key = $2, not_after = $3, \
+             renew_at = $4, ask_at = 0, claimant = NULL, claimed_until = 0, failures = 0, last_error = NULL, \
+             next_try = 0 WHERE directory = $5 AND names = $6 AND claimant = $7",
         )
         .bind(new.chain)
         .bind(sealed_key)
@@ -123,8 +122,8 @@ impl Sqlite {
         next_try: i64,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE acme_certificates SET failures = failures + 1, last_error = ?, next_try = ?, \
-             claimant = NULL, claimed_until = 0 WHERE directory = ? AND names = ? AND claimant = ?",
+            "UPDATE acme_certificates SET failures = failures + 1, last_error = $1, next_try = $2, \
+             claimant = NULL, claimed_until = 0 WHERE directory = $3 AND names = $4 AND claimant = $5",
         )
         .bind(error)
         .bind(next_try)
@@ -150,8 +149,8 @@ impl Sqlite {
         ask_at: i64,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE acme_certificates SET ask_at = ? \
-             WHERE directory = ? AND names = ? AND ask_at <= ? AND renew_at > ? AND chain IS NOT NULL",
+            "UPDATE acme_certificates SET ask_at = $1 \
+             WHERE directory = $2 AND names = $3 AND ask_at <= $4 AND renew_at > $5 AND chain IS NOT NULL",
         )
         .bind(ask_at)
         .bind(&id.directory)
@@ -172,8 +171,8 @@ impl Sqlite {
     ) -> Result<(), StoreError> {
         // Not where it is to be renewed at once: somebody has said so.
         sqlx::query(
-            "UPDATE acme_certificates SET renew_at = ?, ask_at = ? \
-             WHERE directory = ? AND names = ? AND version = ? AND renew_at > 0",
+            "UPDATE acme_certificates SET renew_at = $1, ask_at = $2 \
+             WHERE directory = $3 AND names = $4 AND version = $5 AND renew_at > 0",
         )
         .bind(renew_at)
         .bind(ask_at)
@@ -187,7 +186,7 @@ impl Sqlite {
 
     pub(in crate::store) async fn purge_acme(&self, before: i64) -> Result<u64, StoreError> {
         let done = sqlx::query(
-            "DELETE FROM acme_certificates WHERE COALESCE(not_after, 0) < ? AND tried < ? AND claimant IS NULL",
+            "DELETE FROM acme_certificates WHERE COALESCE(not_after, 0) < $1 AND tried < $2 AND claimant IS NULL",
         )
         .bind(before)
         .bind(before)
@@ -203,8 +202,8 @@ impl Sqlite {
         new: &[u8],
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE acme_certificates SET sealed_key = ? \
-             WHERE directory = ? AND names = ? AND sealed_key = ?",
+            "UPDATE acme_certificates SET sealed_key = $1 \
+             WHERE directory = $2 AND names = $3 AND sealed_key = $4",
         )
         .bind(new)
         .bind(&id.directory)
@@ -219,7 +218,7 @@ impl Sqlite {
         &self,
         directory: &str,
     ) -> Result<Option<AcmeAccount>, StoreError> {
-        let row = sqlx::query("SELECT directory, contact, sealed FROM acme_accounts WHERE directory = ?")
+        let row = sqlx::query("SELECT directory, contact, sealed FROM acme_accounts WHERE directory = $1")
             .bind(directory)
             .fetch_optional(&self.read)
             .await?;
@@ -240,7 +239,7 @@ impl Sqlite {
         sealed: &[u8],
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO acme_accounts (directory, contact, sealed, created) VALUES (?, ?, ?, ?) \
+            "INSERT INTO acme_accounts (directory, contact, sealed, created) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (directory) DO UPDATE SET contact = excluded.contact, sealed = excluded.sealed",
         )
         .bind(directory)
@@ -258,7 +257,7 @@ impl Sqlite {
         old: &[u8],
         new: &[u8],
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE acme_accounts SET sealed = ? WHERE directory = ? AND sealed = ?")
+        sqlx::query("UPDATE acme_accounts SET sealed = $1 WHERE directory = $2 AND sealed = $3")
             .bind(new)
             .bind(directory)
             .bind(old)
@@ -268,7 +267,7 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn delete_acme_account(&self, directory: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM acme_accounts WHERE directory = ?")
+        sqlx::query("DELETE FROM acme_accounts WHERE directory = $1")
             .bind(directory)
             .execute(&self.write)
             .await?;
@@ -282,7 +281,7 @@ impl Sqlite {
         until: i64,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO acme_challenges (kind, subject, answer, claimant, until) VALUES (?, ?, ?, ?, ?) \
+            "INSERT INTO acme_challenges (kind, subject, answer, claimant, until) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (kind, subject) DO UPDATE SET answer = excluded.answer, \
              claimant = excluded.claimant, until = excluded.until",
         )
@@ -302,13 +301,13 @@ impl Sqlite {
         limit: u32,
     ) -> Result<Vec<AcmeChallenge>, StoreError> {
         let rows = sqlx::query(
-            "SELECT kind, subject, answer FROM acme_challenges WHERE until > ? ORDER BY kind, subject LIMIT ?",
+            "SELECT kind, subject, answer FROM acme_challenges WHERE until > $1 ORDER BY kind, subject LIMIT $2",
         )
         .bind(now)
         .bind(limit)
         .fetch_all(&self.read)
         .await?;
-        let read = |row: &SqliteRow| {
+        let read = |row: &Row| {
             Ok(AcmeChallenge {
                 kind: row.try_get("kind")?,
                 subject: row.try_get("subject")?,
@@ -320,7 +319,7 @@ impl Sqlite {
 
     /// Those of this claimant, and those of others that have not ended them in time.
     pub(in crate::store) async fn delete_acme_challenges(&self, claimant: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM acme_challenges WHERE claimant = ? OR until <= ?")
+        sqlx::query("DELETE FROM acme_challenges WHERE claimant = $1 OR until <= $2")
             .bind(claimant)
             .bind(i64::try_from(Timestamp::now().unix_secs()).unwrap_or(i64::MAX))
             .execute(&self.write)
@@ -329,12 +328,12 @@ impl Sqlite {
     }
 }
 
-fn account(row: &SqliteRow) -> Result<AcmeAccount, StoreError> {
+fn account(row: &Row) -> Result<AcmeAccount, StoreError> {
     let directory: String = row.try_get("directory")?;
     Ok(AcmeAccount::stored(&directory, row.try_get("contact")?, row.try_get("sealed")?))
 }
 
-fn certificate(row: &SqliteRow) -> Result<AcmeCertificate, StoreError> {
+fn certificate(row: &Row) -> Result<AcmeCertificate, StoreError> {
     let claimant: Option<String> = row.try_get("claimant")?;
     let claimed_until: i64 = row.try_get("claimed_until")?;
     Ok(AcmeCertificate {

@@ -1,13 +1,12 @@
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, accounts, is_duplicate};
+use super::{Database, Row, Transaction, accounts, is_duplicate};
 use crate::store::audit::Note;
 use crate::store::{
     AccountId, ApiToken, Permission, SecretHash, StoreError, Timestamp, TokenId, TokenStatus,
 };
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn insert_token(
         &self,
         token: &ApiToken,
@@ -24,7 +23,7 @@ impl Sqlite {
     pub(in crate::store) async fn tokens(&self, account: &AccountId) -> Result<Vec<ApiToken>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, account_id, name, permission, created_on, expires_on, status FROM api_tokens \
-             WHERE account_id = ? ORDER BY created_on, id",
+             WHERE account_id = $1 ORDER BY created_on, id",
         )
         .bind(account.as_str())
         .fetch_all(&self.read)
@@ -38,7 +37,7 @@ impl Sqlite {
     ) -> Result<Option<ApiToken>, StoreError> {
         let row = sqlx::query(
             "SELECT id, account_id, name, permission, created_on, expires_on, status FROM api_tokens \
-             WHERE token_hash = ?",
+             WHERE token_hash = $1",
         )
         .bind(hash.as_bytes())
         .fetch_optional(&self.read)
@@ -53,7 +52,7 @@ impl Sqlite {
     ) -> Result<Option<ApiToken>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "DELETE FROM api_tokens WHERE id = ? \
+            "DELETE FROM api_tokens WHERE id = $1 \
              RETURNING id, account_id, name, permission, created_on, expires_on, status",
         )
         .bind(id.as_str())
@@ -76,7 +75,7 @@ pub(super) async fn insert(
     accounts::require(tx, &token.account).await?;
     sqlx::query(
         "INSERT INTO api_tokens (id, account_id, name, token_hash, permission, created_on, expires_on, status) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(token.id.as_str())
     .bind(token.account.as_str())
@@ -92,7 +91,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-pub(super) fn from_row(row: &SqliteRow) -> Result<ApiToken, StoreError> {
+pub(super) fn from_row(row: &Row) -> Result<ApiToken, StoreError> {
     let id: &str = row.try_get("id")?;
     let expires_on: Option<i64> = row.try_get("expires_on")?;
     Ok(ApiToken {

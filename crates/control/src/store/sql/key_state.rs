@@ -1,12 +1,12 @@
 use credentials::TurnKeyId;
-use sqlx::Row;
+use sqlx::Row as _;
 
-use super::{Sqlite, audit, keys, shared_secrets};
+use super::{Database, audit, keys, shared_secrets};
 use crate::store::audit::Note;
 use crate::store::key_state::{Rolled, Settings};
 use crate::store::{AccountId, KeyLimits, KeyState, SecretHash, Stop, StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn roll_key(
         &self,
         account: &AccountId,
@@ -16,8 +16,8 @@ impl Sqlite {
     ) -> Result<Option<Rolled>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "UPDATE turn_keys SET former_secret_hash = CASE WHEN ?1 IS NULL THEN NULL ELSE secret_hash END, \
-             former_until = ?1, secret_hash = ?2, modified = ?3 WHERE uid = ?4 AND account_id = ?5 \
+            "UPDATE turn_keys SET former_secret_hash = CASE WHEN $1 IS NULL THEN NULL ELSE secret_hash END, \
+             former_until = $1, secret_hash = $2, modified = $3 WHERE uid = $4 AND account_id = $5 \
              RETURNING uid, name, created, modified, account_id, secret_hash, former_secret_hash, former_until, \
              suspended, stopped",
         )
@@ -44,7 +44,7 @@ impl Sqlite {
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
-            "UPDATE turn_keys SET suspended = ? WHERE uid = ? AND account_id = ? AND (suspended IS NULL) = ?",
+            "UPDATE turn_keys SET suspended = $1 WHERE uid = $2 AND account_id = $3 AND (suspended IS NULL) = $4",
         )
         .bind(suspended.then_some(note.at.unix_micros()))
         .bind(uid.as_bytes().as_slice())
@@ -67,7 +67,7 @@ impl Sqlite {
         uid: TurnKeyId,
     ) -> Result<Option<KeyState>, StoreError> {
         let row = sqlx::query(
-            "SELECT suspended, stopped, former_until FROM turn_keys WHERE uid = ? AND account_id = ?",
+            "SELECT suspended, stopped, former_until FROM turn_keys WHERE uid = $1 AND account_id = $2",
         )
         .bind(uid.as_bytes().as_slice())
         .bind(account.as_str())
@@ -94,7 +94,7 @@ impl Sqlite {
     ) -> Result<Option<Settings>, StoreError> {
         let row = sqlx::query(
             "SELECT account_id, secret_hash, former_secret_hash, former_until, suspended, stopped, limits \
-             FROM turn_keys WHERE uid = ?",
+             FROM turn_keys WHERE uid = $1",
         )
         .bind(uid.as_bytes().as_slice())
         .fetch_optional(&self.read)

@@ -1,10 +1,9 @@
 //! Monthly limits.
 
 use credentials::TurnKeyId;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::{Sqlite, Transaction, accounts, audit, fixed, shared_secrets, usage};
+use super::{Database, Row, Transaction, accounts, audit, fixed, shared_secrets, usage};
 use crate::store::audit::Note;
 use crate::store::month_limits::{MonthLimit, Progress, Step, Stop, Watched};
 use crate::store::usage::month_of;
@@ -18,19 +17,19 @@ macro_rules! watched {
              COALESCE(m.egress_packets, 0) AS egress_packets, COALESCE(m.ingress_bytes, 0) AS ingress_bytes, \
              COALESCE(m.ingress_packets, 0) AS ingress_packets FROM month_limits l \
              JOIN turn_keys k ON k.uid = l.turn_key \
-             LEFT JOIN usage_months m ON m.turn_key = l.turn_key AND m.month = ?1",
+             LEFT JOIN usage_months m ON m.turn_key = l.turn_key AND m.month = $1",
             $more
         )
     };
 }
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn month_limit(
         &self,
         key: TurnKeyId,
         month: u32,
     ) -> Result<Option<Watched>, StoreError> {
-        let row = sqlx::query(watched!(" WHERE l.turn_key = ?2"))
+        let row = sqlx::query(watched!(" WHERE l.turn_key = $2"))
             .bind(month)
             .bind(key.as_bytes().as_slice())
             .fetch_optional(&self.read)
@@ -47,7 +46,7 @@ impl Sqlite {
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let is_there: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM turn_keys WHERE uid = ? AND account_id = ?)")
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM turn_keys WHERE uid = $1 AND account_id = $2)")
                 .bind(key.as_bytes().as_slice())
                 .bind(account.as_str())
                 .fetch_one(&mut *tx)
@@ -59,7 +58,7 @@ impl Sqlite {
         match limit {
             Some(limit) => put(&mut tx, key, limit).await?,
             None => {
-                sqlx::query("DELETE FROM month_limits WHERE turn_key = ?")
+                sqlx::query("DELETE FROM month_limits WHERE turn_key = $1")
                     .bind(key.as_bytes().as_slice())
                     .execute(&mut *tx)
                     .await?;
@@ -96,7 +95,7 @@ impl Sqlite {
             if steps.is_empty() {
                 continue;
             }
-            sqlx::query("UPDATE month_limits SET month = ?, told = ?, reached = ? WHERE turn_key = ?")
+            sqlx::query("UPDATE month_limits SET month = $1, told = $2, reached = $3 WHERE turn_key = $4")
                 .bind(after.month)
                 .bind(after.told)
                 .bind(after.reached.map(Timestamp::unix_micros))
@@ -118,7 +117,7 @@ impl Sqlite {
 }
 
 async fn one(tx: &mut Transaction, key: TurnKeyId, month: u32) -> Result<Option<Watched>, StoreError> {
-    let row = sqlx::query(watched!(" WHERE l.turn_key = ?2"))
+    let row = sqlx::query(watched!(" WHERE l.turn_key = $2"))
         .bind(month)
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut **tx)
@@ -130,7 +129,7 @@ async fn one(tx: &mut Transaction, key: TurnKeyId, month: u32) -> Result<Option<
 async fn put(tx: &mut Transaction, key: TurnKeyId, limit: &MonthLimit) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO month_limits (turn_key, bytes, counts, action, notify_at, month, told) \
-         VALUES (?, ?, ?, ?, ?, 0, 0) ON CONFLICT (turn_key) DO UPDATE SET \
+         VALUES ($1, $2, $3, $4, $5, 0, 0) ON CONFLICT (turn_key) DO UPDATE SET \
          told = CASE WHEN month_limits.bytes = excluded.bytes AND month_limits.counts = excluded.counts \
          THEN month_limits.told ELSE 0 END, \
          bytes = excluded.bytes, counts = excluded.counts, action = excluded.action, \
@@ -148,7 +147,7 @@ async fn put(tx: &mut Transaction, key: TurnKeyId, limit: &MonthLimit) -> Result
 
 /// Relays and the credential API are told what holds for the key from now on.
 async fn stop(tx: &mut Transaction, key: TurnKeyId, stop: Option<Stop>) -> Result<(), StoreError> {
-    sqlx::query("UPDATE turn_keys SET stopped = ? WHERE uid = ?")
+    sqlx::query("UPDATE turn_keys SET stopped = $1 WHERE uid = $2")
         .bind(stop.map(Stop::name))
         .bind(key.as_bytes().as_slice())
         .execute(&mut **tx)
@@ -156,7 +155,7 @@ async fn stop(tx: &mut Transaction, key: TurnKeyId, stop: Option<Stop>) -> Resul
     shared_secrets::changed(tx, key).await
 }
 
-fn watched(row: &SqliteRow) -> Result<Watched, StoreError> {
+fn watched(row: &Row) -> Result<Watched, StoreError> {
     const CORRUPT: StoreError = StoreError::Corrupt { what: "monthly limit" };
     let (counts, action): (&str, &str) = (row.try_get("counts")?, row.try_get("action")?);
     let notify_at: &str = row.try_get("notify_at")?;

@@ -1,11 +1,10 @@
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row as _};
 
-use super::{Sqlite, Transaction, accounts};
+use super::{Database, Row, Transaction, accounts};
 use crate::store::audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS, Note};
 use crate::store::{StoreError, Timestamp};
 
-impl Sqlite {
+impl Database {
     pub(in crate::store) async fn audit(
         &self,
         query: &AuditQuery,
@@ -39,19 +38,19 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn purge_audit(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let old = sqlx::query("DELETE FROM audit WHERE at < ?")
+        let old = sqlx::query("DELETE FROM audit WHERE at < $1")
             .bind(before.unix_micros())
             .execute(&self.write)
             .await?;
         let mut forgotten = old.rows_affected();
-        let full = sqlx::query("SELECT account_id FROM audit GROUP BY account_id HAVING count(*) > ?")
+        let full = sqlx::query("SELECT account_id FROM audit GROUP BY account_id HAVING count(*) > $1")
             .bind(MAX_AUDIT_ROWS)
             .fetch_all(&self.read)
             .await?;
         for account in full {
             let many = sqlx::query(
-                "DELETE FROM audit WHERE account_id IS ?1 AND seq <= \
-                 (SELECT seq FROM audit WHERE account_id IS ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+                "DELETE FROM audit WHERE account_id IS NOT DISTINCT FROM $1 AND seq <= \
+                 (SELECT seq FROM audit WHERE account_id IS NOT DISTINCT FROM $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
             )
             .bind(account.try_get::<Option<String>, _>("account_id")?)
             .bind(MAX_AUDIT_ROWS)
@@ -67,7 +66,7 @@ impl Sqlite {
 pub(super) async fn write(tx: &mut Transaction, note: &Note) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO audit (at, account_id, actor, actor_id, actor_name, address, request_id, action, target, \
-         result, details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'ok', ?)",
+         result, details) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'ok', $10)",
     )
     .bind(note.at.unix_micros())
     .bind(note.account.as_ref().map(crate::store::AccountId::as_str))
@@ -84,7 +83,7 @@ pub(super) async fn write(tx: &mut Transaction, note: &Note) -> Result<(), Store
     super::webhooks::tell(tx, note).await
 }
 
-fn from_row(row: &SqliteRow) -> Result<AuditEntry, StoreError> {
+fn from_row(row: &Row) -> Result<AuditEntry, StoreError> {
     const CORRUPT: StoreError = StoreError::Corrupt { what: "audit entry" };
     let account: Option<&str> = row.try_get("account_id")?;
     let address: Option<&str> = row.try_get("address")?;

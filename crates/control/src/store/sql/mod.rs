@@ -1,0 +1,35 @@
+//! The statements of the store.
+//!
+//! They are the same for every database, and compiled once for each: the module above says what [`Database`], its
+//! rows and its transactions are, and what a transaction that is begun holds. So they keep to what all of them
+//! understand: numbered placeholders, `ON CONFLICT`, `RETURNING`, whole numbers of 64 bits, and no statement that counts on
+//! others standing still unless [`Database::begin`] has seen to that.
+
+mod accounts;
+mod acme;
+mod analytics;
+mod answers;
+mod audit;
+mod denials;
+mod key_state;
+mod keys;
+mod month_limits;
+mod sessions;
+mod shared_secrets;
+mod sign_ins;
+mod tokens;
+mod usage;
+mod webhooks;
+
+use super::{Database, Db, Row, Transaction};
+use crate::store::StoreError;
+
+/// Whether a statement was refused because a row with the same unique columns exists.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// The bytes of a column that has a fixed length.
+fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Corrupt { what })
+}
