@@ -4,6 +4,9 @@
 //! A slot may hold a *train*: datagrams of one sender that the system handed up together. Packets that leave one
 //! socket for one address are sent as trains again.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -11,7 +14,7 @@ use std::os::fd::{AsFd, RawFd};
 
 use turn::{HEADROOM, MAX_REPLY, Packet, TAILROOM};
 
-use crate::sys::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train};
+use crate::sys::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train, may_be_about_another};
 
 /// Slots, and so trains, in flight at once.
 const SLOTS: usize = 64;
@@ -275,8 +278,10 @@ impl Sender<'_> {
                     self.remember_uncut(index);
                     self.send_singly(train);
                 }
-                // A path that is too narrow for the train's packets: cut by IP, each still arrives.
-                Some(libc::EMSGSIZE | libc::EINVAL) if length > 1 => self.send_singly(train),
+                // A path that is too narrow for the train's packets: cut by IP, each still arrives. Both times the
+                // refusal may have been about an earlier datagram, which says nothing of this train.
+                Some(libc::EINVAL) if length > 1 => self.send_singly(train),
+                _ if length > 1 && may_be_about_another(&error) => self.send_singly(train),
                 _ => self.failed += train.len(),
             }
         }

@@ -158,11 +158,9 @@ impl<'d> Gather<'_, 'd> {
         let (mut done, mut again) = (0, true);
         while let Some(rest) = self.messages.headers.get_mut(done..self.count).filter(|rest| !rest.is_empty())
         {
-            let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
             // SAFETY: the headers point to names and controls of `messages`, which is borrowed, and to bytes that
             // live for 'd; sending writes to none of them.
-            let sent =
-                check(unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), length, libc::MSG_DONTWAIT) });
+            let sent = unsafe { send_messages(socket, rest) };
             match sent {
                 Ok(sent) => {
                     done += usize::try_from(sent).unwrap_or(0);
@@ -176,8 +174,20 @@ impl<'d> Gather<'_, 'd> {
     }
 }
 
+/// One `sendmmsg`: how many messages were sent, or what is wrong with the first.
+///
+/// # Safety
+/// The headers point to what is valid for reading as long as the call takes.
+unsafe fn send_messages(socket: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<libc::c_int> {
+    #[cfg(test)]
+    let messages = super::refusals::before(messages)?;
+    let length = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+    // SAFETY: what the caller promises; the length is that of the slice.
+    check(unsafe { libc::sendmmsg(socket, messages.as_mut_ptr(), length, libc::MSG_DONTWAIT) })
+}
+
 /// Whether a refusal may be an ICMP error about an earlier datagram: what the system makes of one.
-fn may_be_about_another(error: &io::Error) -> bool {
+pub(crate) fn may_be_about_another(error: &io::Error) -> bool {
     let made_of_icmp = [
         libc::ECONNREFUSED,
         libc::EHOSTUNREACH,

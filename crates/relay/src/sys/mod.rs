@@ -4,11 +4,15 @@
 mod datagram;
 mod epoll;
 mod errors;
+#[cfg(test)]
+pub(crate) mod refusals;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-pub(crate) use datagram::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train};
+pub(crate) use datagram::{
+    MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train, may_be_about_another,
+};
 pub(crate) use epoll::{Epoll, Event, Interest, Wake};
 pub(crate) use errors::{Taken, keep_errors, take_error};
 
