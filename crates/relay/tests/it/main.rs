@@ -12,6 +12,7 @@ mod dtls;
 mod dtls_tools;
 mod fixture;
 mod icmp;
+mod mixtures;
 mod mobility;
 mod proxy;
 mod relay_to_relay;

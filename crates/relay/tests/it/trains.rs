@@ -13,12 +13,21 @@ use crate::fixture::{LONG, Running, config, peer, receive};
 
 /// Sends bytes that the system cuts into datagrams of `size`; the last may be shorter.
 pub(crate) fn send_train(socket: &UdpSocket, bytes: &[u8], size: usize, to: Option<SocketAddr>) {
+    try_send_train(socket, bytes, size, to).unwrap();
+}
+
+pub(crate) fn try_send_train(
+    socket: &UdpSocket,
+    bytes: &[u8],
+    size: usize,
+    to: Option<SocketAddr>,
+) -> nix::Result<()> {
     let size = u16::try_from(size).unwrap();
     let control = [ControlMessage::UdpGsoSegments(&size)];
     let to = to.map(SockaddrStorage::from);
-    let sent = sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::empty(), to.as_ref())
-        .unwrap();
+    let sent = sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::empty(), to.as_ref())?;
     assert_eq!(sent, bytes.len());
+    Ok(())
 }
 
 fn received_by_client(socket: &UdpSocket) -> Vec<u8> {
