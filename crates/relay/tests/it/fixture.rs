@@ -7,7 +7,7 @@ use credentials::{Claims, Credential, CustomIdentifier, Keyring, TurnKeyId};
 use relay::{Bound, Config, DtlsIdentity, DtlsLimits, Listener, Relay, StreamLimits, Totals};
 use testkit::client::BlockingClient;
 use testkit::client::dtls::self_signed;
-use turn::{PeerPolicy, PortRange, RelayAddress, Transport};
+use turn::{PeerPolicy, PortRange, RelayAddress, Report, Transport};
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([7; 16]);
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
@@ -78,6 +78,11 @@ impl Running {
     pub(crate) fn connect(&self, listener: usize, credential: &Credential) -> BlockingClient {
         let Listener { transport, address } = self.listeners[listener];
         connect_to(address, transport, credential)
+    }
+
+    /// Stops it: what it still has to report.
+    pub(crate) fn stop(mut self) -> Vec<Report> {
+        self.relay.take().unwrap().stop()
     }
 
     /// Waits until the counters say so.

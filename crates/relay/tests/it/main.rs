@@ -11,6 +11,7 @@ mod discovery;
 mod dtls;
 mod dtls_tools;
 mod fixture;
+mod full_speed;
 mod icmp;
 mod mixtures;
 mod mobility;
