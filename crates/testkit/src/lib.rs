@@ -12,4 +12,5 @@ pub mod network;
 pub mod pinned;
 pub mod rfc_pages;
 pub mod simulator;
+pub mod sys;
 pub mod tls;

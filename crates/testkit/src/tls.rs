@@ -11,6 +11,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 
+use crate::sys::CountingHeap;
+
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection whose bytes go through TLS on their way.
@@ -69,10 +71,12 @@ pub fn connect(server: SocketAddr) -> io::Result<Secured> {
     let tls = Arc::new(Mutex::new(tls));
     let (from, to, shared) = (outer.try_clone()?, inner.try_clone()?, Arc::clone(&tls));
     std::thread::spawn(move || {
+        CountingHeap::exempt_this_thread();
         let _ = inward(from, &to, &shared);
         let _ = to.shutdown(Shutdown::Write);
     });
     std::thread::spawn(move || {
+        CountingHeap::exempt_this_thread();
         let _ = outward(inner, &outer, &tls);
         let _ = outer.shutdown(Shutdown::Write);
     });
