@@ -38,3 +38,19 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     }
     Ok(sum)
 }
+
+/// Nanoseconds that all cores together were busy since the system started, time that the host took included; counted
+/// in hundredths of a second.
+///
+/// # Errors
+/// When the system does not count.
+pub fn busy_ns() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests' time is within user's.
+    let &[user, nice, system, _, _, irq, softirq, steal, ..] = &ticks[..] else {
+        return Err(Error::other(format!("/proc/stat says {line:?}")));
+    };
+    Ok((user + nice + system + irq + softirq + steal) * 10_000_000)
+}

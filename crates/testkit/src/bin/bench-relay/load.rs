@@ -1,276 +1,391 @@
-//! A closed loop: clients send bursts of ChannelData, one peer sends back what it gets, clients send that again. So
-//! every packet is relayed in both directions, and never more than a window of them is on the way.
+//! Packets through a server: in a closed loop, where both ends send as much as they get and never more than a window
+//! is on the way, or at a fixed rate, whatever comes back.
 
 use std::io::IoSlice;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::Instant;
 
-use anyhow::Context;
-use nix::errno::Errno;
+use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmsg};
-use serde::Serialize;
 
+use crate::callers::{self, Callers};
+use crate::datagrams::{self, Batch};
+use crate::frames::{Form, Frames, Tag, read_at_client, read_at_peer};
+use crate::plan::{Case, Mode};
+use crate::sample::{Pace, Sample, Stretch, Tally, histogram, latency};
 use crate::stream::Stream;
-use crate::subject::Tester;
+use crate::subject::Server;
 
-/// Packets taken from a socket in one call.
-const BATCH: usize = 64;
-/// How long nothing may come back before what is missing counts as lost.
-const PATIENCE: Duration = Duration::from_millis(100);
-const PEER: u64 = u64::MAX;
+const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+const PORTS: usize = 1 << 16;
 
-/// What one measurement saw.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Sample {
-    seconds: f64,
-    packets: u64,
-    cpu_ns: u64,
-    pub(crate) lost: u64,
+/// Where something is sent from, and what it expects.
+#[derive(Debug)]
+struct End {
+    place: Place,
+    /// The end where its packets arrive, and whose packets arrive here.
+    partner: usize,
+    /// The number of its next packet.
+    next: u64,
+    /// The number that its partner's next packet has.
+    expected: u64,
+    /// Packets that came and are not answered yet.
+    credit: usize,
 }
 
-impl Sample {
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    pub(crate) fn packets_per_sec(&self) -> f64 {
-        self.packets as f64 / self.seconds
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// The client with this number.
+    Client(usize),
+    /// The peer, of this relayed address.
+    Peer(SocketAddrV4),
+}
+
+/// How clients reach the server.
+enum Front {
+    Datagrams { socket: UdpSocket, server: SocketAddrV4 },
+    Streams { all: Vec<Stream>, epoll: Epoll, room: Vec<u8> },
+}
+
+/// All ends, and what has become of their packets.
+struct Ends {
+    all: Vec<End>,
+    burst: usize,
+    /// Ends that have a burst to send.
+    ready: Vec<usize>,
+    tally: Tally,
+    /// What stamps count from.
+    epoch: Instant,
+    /// How long packets took that were stamped within this time.
+    delays: Option<(std::ops::Range<u64>, Histogram<u64>)>,
+}
+
+impl Ends {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-    pub(crate) fn cpu_ns_per_packet(&self) -> f64 {
-        self.cpu_ns as f64 / self.packets as f64
-    }
-}
-
-#[derive(Debug)]
-struct Client {
-    carrier: Carrier,
-    /// A ChannelData header with its data, and over TCP its padding, as often as a batch has packets.
-    frames: Vec<u8>,
-    /// How long one is.
-    size: usize,
-    on_the_way: usize,
-}
-
-/// How a client reaches the server.
-#[derive(Debug)]
-enum Carrier {
-    Datagrams(UdpSocket),
-    Stream(Box<Stream>),
-}
-
-impl Client {
-    /// Sends this many packets.
-    fn send(&mut self, count: usize) -> anyhow::Result<()> {
-        match &mut self.carrier {
-            Carrier::Datagrams(socket) => send(socket, &self.frames, self.size, count, None),
-            Carrier::Stream(stream) => {
-                let frames =
-                    self.frames.get(..count * self.size).context("more packets than there are frames")?;
-                stream.send(frames, self.size)
+    /// One packet arrives at an end; `tag` is none when it is not what it should be.
+    fn arrive(&mut self, index: usize, tag: Option<Tag>, now_ns: u64) {
+        let (Some(end), Some(tag)) = (self.all.get_mut(index), tag) else {
+            self.tally.wrong += 1;
+            return;
+        };
+        if tag.sender as usize != end.partner {
+            self.tally.wrong += 1;
+            return;
+        }
+        self.tally.received += 1;
+        // What is missing in front of this one is sent anew, so that the window stays as wide as it was; should it
+        // come after all, it counts, but is not sent again.
+        let credit = (tag.number + 1).saturating_sub(end.expected);
+        if credit == 0 {
+            self.tally.reordered += 1;
+        }
+        end.expected += credit;
+        if let Some((counted, delays)) = &mut self.delays {
+            if counted.contains(&tag.stamp_ns) {
+                delays.saturating_record(now_ns.saturating_sub(tag.stamp_ns));
             }
+            return;
+        }
+        end.credit += usize::try_from(credit).unwrap_or(0);
+        while end.credit >= self.burst {
+            end.credit -= self.burst;
+            self.ready.push(index);
         }
     }
 }
 
 pub(crate) struct Load {
-    clients: Vec<Client>,
-    peer: UdpSocket,
-    data: Vec<u8>,
-    payload: usize,
-    /// Packets that each client keeps on the way.
+    ends: Ends,
+    front: Front,
+    /// Whose packets are those of all even ends, in the modes that have it.
+    peer: Option<UdpSocket>,
+    /// Which end a relayed port's packets arrive at.
+    of_port: Vec<Option<u32>>,
+    batch: Batch,
+    form: Form,
+    payload: u16,
+    from_client: Frames,
+    from_peer: Frames,
+    /// Packets that each flow keeps on the way.
     share: usize,
-    burst: usize,
-    epoll: Epoll,
-    received: u64,
-    lost: u64,
 }
 
 impl Load {
-    /// Allocates and binds a channel for every client.
-    pub(crate) fn start(
-        server: &Tester,
-        clients: usize,
-        burst: usize,
-        payload: usize,
-        window: u32,
-    ) -> anyhow::Result<Self> {
-        let peer = UdpSocket::bind("127.0.0.1:0")?;
-        socket2::SockRef::from(&peer).set_recv_buffer_size(8 << 20)?;
-        let peer_address = peer.local_addr()?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&peer, EpollEvent::new(EpollFlags::EPOLLIN, PEER))?;
-        let mut all = Vec::with_capacity(clients);
-        for index in 0..clients {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-            let (carrier, channel) = if server.transport.is_stream() {
-                let (stream, channel) = server.connect_stream(peer_address, index as u64)?;
-                epoll.add(&stream.socket, event)?;
-                (Carrier::Stream(Box::new(stream)), channel)
-            } else {
-                let mut client = server.connect()?;
-                client.allocate().with_context(|| format!("client {index} allocates"))?;
-                let channel = client.channel_bind(peer_address)?;
-                let socket = client.into_udp_socket().context("a UDP client has a UDP socket")?;
-                epoll.add(&socket, event)?;
-                (Carrier::Datagrams(socket), channel)
+    /// Allocates, and binds channels or permits peers, as the mode needs it.
+    pub(crate) fn start(server: &Server, mode: Mode, case: Case, window: u32) -> anyhow::Result<Self> {
+        let form = match mode {
+            Mode::Indications => Form::Indication,
+            Mode::Binding => Form::Binding,
+            _ if server.transport.is_stream() => Form::PaddedChannelData,
+            _ => Form::ChannelData,
+        };
+        let has_peer = !matches!(mode, Mode::Binding | Mode::RelayToRelay);
+        let peer = has_peer.then(|| datagrams::socket(LOOPBACK)).transpose()?;
+        let at = match &peer {
+            Some(peer) => v4(peer.local_addr()?)?,
+            None => LOOPBACK,
+        };
+        let (front, relayed) = if server.transport.is_stream() {
+            connect_streams(server, case.clients, at)?
+        } else {
+            let mut callers = Callers::new(server, case.clients)?;
+            let relayed = prepare(&mut callers, mode, at).context("preparing the clients")?;
+            (Front::Datagrams { socket: callers.socket, server: callers.server }, relayed)
+        };
+        let mut of_port = vec![None; PORTS];
+        let mut all = Vec::new();
+        for index in 0..case.clients {
+            let partner = match mode {
+                Mode::Binding => index,
+                Mode::RelayToRelay => index ^ 1,
+                _ => index * 2 + 1,
             };
-            let header = stun::channel_data::header(channel, u16::try_from(payload)?);
-            let mut frame = [&header[..], &vec![0xA5; payload]].concat();
-            if server.transport.is_stream() {
-                // RFC 8656 §12.5: over TCP and TLS ChannelData is padded to a multiple of four bytes.
-                frame.resize(frame.len().next_multiple_of(4), 0);
+            all.push(End { place: Place::Client(index), partner, next: 0, expected: 0, credit: 0 });
+            if let (true, Some(relayed)) = (has_peer, relayed.get(index)) {
+                let end = u32::try_from(all.len())?;
+                *of_port.get_mut(usize::from(relayed.port())).context("a port")? = Some(end);
+                let partner = index * 2;
+                all.push(End { place: Place::Peer(*relayed), partner, next: 0, expected: 0, credit: 0 });
             }
-            all.push(Client { carrier, size: frame.len(), frames: frame.repeat(BATCH), on_the_way: 0 });
         }
-        let share = (window as usize / clients).max(burst);
-        let data = vec![0xA5; payload * BATCH];
-        Ok(Self { clients: all, peer, data, payload, share, burst, epoll, received: 0, lost: 0 })
+        let tally = Tally::begin();
+        let ends =
+            Ends { all, burst: case.burst, ready: Vec::new(), tally, epoch: Instant::now(), delays: None };
+        let share = (window as usize / case.clients).max(case.burst);
+        Ok(Self {
+            ends,
+            front,
+            peer,
+            of_port,
+            batch: Batch::new(),
+            form,
+            payload: case.payload,
+            from_client: Frames::of_client(form, case.payload, at),
+            from_peer: Frames::of_peer(case.payload),
+            share: share - share % case.burst,
+        })
     }
 
     /// Keeps the loop going for a while and says what it cost the server.
-    pub(crate) fn run(&mut self, server: &Tester, time: Duration) -> anyhow::Result<Sample> {
-        let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BATCH, None);
-        let mut buffers = vec![[0u8; 2_048]; BATCH];
-        let mut events = [EpollEvent::empty(); 256];
-        (self.received, self.lost) = (0, 0);
-        let cpu_before = server.cpu_ns()?;
-        let begun = Instant::now();
-        let mut last = begun;
+    pub(crate) fn run(&mut self, server: &Server, pace: Pace) -> anyhow::Result<Sample> {
+        let mut stretch = Stretch::begin(pace);
+        self.ends.tally = Tally::begin();
         self.fill()?;
-        loop {
-            let now = Instant::now();
-            if now - begun >= time {
+        let mut sample = loop {
+            self.turn(true)?;
+            let now = self.ends.tally.last_look();
+            if let Some(sample) = stretch.over(now, &self.ends.tally, server)? {
+                break sample;
+            }
+            if now - self.ends.tally.heard > pace.patience {
+                // What is missing is lost: everything begins anew.
+                self.ends.all.iter_mut().for_each(|end| end.credit = 0);
+                self.ends.tally.heard = now;
+                self.fill()?;
+            }
+        };
+        self.drain(pace)?;
+        sample.close(&self.ends.tally);
+        Ok(sample)
+    }
+
+    /// Sends this many packets a second, both directions together, each at its moment; says how long they took.
+    pub(crate) fn run_at(&mut self, rate: u64, server: &Server, pace: Pace) -> anyhow::Result<Sample> {
+        let mut stretch = Stretch::begin(pace);
+        self.ends.tally = Tally::begin();
+        let (begun, nanos) = (self.ends.now_ns(), |time: std::time::Duration| time.as_nanos());
+        let counted = begun + u64::try_from(nanos(pace.warm))?..u64::MAX;
+        self.ends.delays = Some((counted, histogram()?));
+        let mut late = histogram()?;
+        let mut sent = 0_u64;
+        let mut sample = loop {
+            self.turn(false)?;
+            if let Some(sample) = stretch.over(self.ends.tally.last_look(), &self.ends.tally, server)? {
+                break sample;
+            }
+            let now_ns = self.ends.now_ns();
+            loop {
+                let due_ns = begun + sent * 1_000_000_000 / rate;
+                if due_ns > now_ns {
+                    break;
+                }
+                let end = usize::try_from(sent)? % self.ends.all.len();
+                self.send(end, 1, due_ns)?;
+                late.saturating_record(self.ends.now_ns() - due_ns);
+                sent += 1;
+            }
+        };
+        self.drain(pace)?;
+        sample.close(&self.ends.tally);
+        if let Some((_, delays)) = &self.ends.delays {
+            sample.latency = Some(latency(delays, &late));
+        }
+        Ok(sample)
+    }
+
+    /// Sends nothing any more, and takes what is still on the way.
+    fn drain(&mut self, pace: Pace) -> anyhow::Result<()> {
+        self.ends.tally.heard = Instant::now();
+        while self.ends.tally.received < self.ends.tally.sent {
+            self.turn(false)?;
+            if self.ends.tally.heard.elapsed() > pace.patience {
                 break;
             }
-            // Polling keeps the load from sleeping: it has its core to itself.
-            let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
-            if ready == 0 && now - last > PATIENCE {
-                self.count_lost();
-                self.fill()?;
-                last = now;
+        }
+        Ok(())
+    }
+
+    /// Every client sends its share, a burst at a time; of two that send to each other, the first.
+    fn fill(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.ends.all.len() {
+            let is_first = self.ends.all.get(index).is_some_and(|end| index <= end.partner);
+            for _ in 0..if is_first { self.share / self.ends.burst } else { 0 } {
+                self.send(index, self.ends.burst, 0)?;
             }
-            for event in events.iter().take(ready) {
-                last = now;
-                match event.data() {
-                    PEER => self.echo(&mut headers, &mut buffers)?,
-                    client => self.again(usize::try_from(client)?, &mut headers, &mut buffers)?,
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, and with `answers` sends as much again. Polling keeps the load from sleeping: it has its
+    /// core to itself.
+    fn turn(&mut self, answers: bool) -> anyhow::Result<()> {
+        let before = self.ends.tally.received + self.ends.tally.wrong;
+        self.receive_at_clients()?;
+        self.receive_at_peer()?;
+        let now = Instant::now();
+        let found = self.ends.tally.received + self.ends.tally.wrong > before;
+        self.ends.tally.looked(now, found);
+        let mut ready = std::mem::take(&mut self.ends.ready);
+        for index in ready.drain(..) {
+            if answers {
+                self.send(index, self.ends.burst, 0)?;
+            }
+        }
+        self.ends.ready = ready;
+        Ok(())
+    }
+
+    fn receive_at_clients(&mut self) -> anyhow::Result<()> {
+        let Self { ends, front, batch, form, payload, peer, .. } = self;
+        // Ends of clients are two apart where peers' are between.
+        let step = if peer.is_some() { 2 } else { 1 };
+        match front {
+            Front::Datagrams { socket, .. } => {
+                batch.receive(socket)?;
+                let now_ns = ends.now_ns();
+                for (train, bytes) in batch.trains() {
+                    let end = callers::index(train.to) * step;
+                    for packet in bytes.chunks(train.segment) {
+                        ends.arrive(end, read_at_client(*form, *payload, packet), now_ns);
+                    }
+                }
+            }
+            Front::Streams { all, epoll, room } => {
+                let mut events = [EpollEvent::empty(); 64];
+                let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
+                for event in events.iter().take(count) {
+                    let index = usize::try_from(event.data())?;
+                    let stream = all.get_mut(index).context("a stream")?;
+                    stream.receive(room, |frame| {
+                        let now_ns = ends.now_ns();
+                        ends.arrive(index * step, read_at_client(*form, *payload, frame), now_ns);
+                    })?;
                 }
             }
         }
-        let seconds = begun.elapsed().as_secs_f64();
-        let cpu_ns = server.cpu_ns()? - cpu_before;
-        Ok(Sample { seconds, packets: self.received, cpu_ns, lost: self.lost })
+        Ok(())
     }
 
-    /// Tops every client up to its share, a burst at a time.
-    fn fill(&mut self) -> anyhow::Result<()> {
-        for client in &mut self.clients {
-            while client.on_the_way < self.share {
-                let count = self.burst.min(self.share - client.on_the_way);
-                client.on_the_way += count;
-                client.send(count)?;
+    fn receive_at_peer(&mut self) -> anyhow::Result<()> {
+        let Self { ends, batch, payload, peer, of_port, .. } = self;
+        let Some(peer) = peer else { return Ok(()) };
+        batch.receive(peer)?;
+        let now_ns = ends.now_ns();
+        for (train, bytes) in batch.trains() {
+            let end = of_port.get(usize::from(train.from.port())).copied().flatten();
+            let end = end.map_or(usize::MAX, |end| end as usize);
+            for packet in bytes.chunks(train.segment) {
+                ends.arrive(end, read_at_peer(*payload, packet), now_ns);
             }
         }
         Ok(())
     }
 
-    fn count_lost(&mut self) {
-        for client in &mut self.clients {
-            self.lost += client.on_the_way as u64;
-            client.on_the_way = 0;
-        }
-    }
-
-    /// The peer sends back what it has, in runs to the same relayed address.
-    fn echo(
-        &mut self,
-        headers: &mut MultiHeaders<SockaddrStorage>,
-        buffers: &mut [[u8; 2_048]],
-    ) -> anyhow::Result<()> {
-        let from = receive(&self.peer, headers, buffers)?;
-        self.received += from.len() as u64;
-        for run in from.chunk_by(|a, b| a == b) {
-            let to = run.first().copied().flatten();
-            send(&self.peer, &self.data, self.payload, run.len(), to)?;
-        }
-        Ok(())
-    }
-
-    /// A client sends as many packets as it has got back.
-    fn again(
-        &mut self,
-        index: usize,
-        headers: &mut MultiHeaders<SockaddrStorage>,
-        buffers: &mut [[u8; 2_048]],
-    ) -> anyhow::Result<()> {
-        let Some(client) = self.clients.get_mut(index) else { return Ok(()) };
-        let count = match &mut client.carrier {
-            Carrier::Datagrams(socket) => receive(socket, headers, buffers)?.len(),
-            Carrier::Stream(stream) => stream.receive()?,
-        };
-        self.received += count as u64;
-        if count > 0 {
-            // What was given up as lost may still arrive: it is then on the way again.
-            client.on_the_way = client.on_the_way.max(count);
-            let mut left = count;
-            while left > 0 {
-                client.send(left.min(BATCH))?;
-                left = left.saturating_sub(BATCH);
+    /// An end sends a train.
+    fn send(&mut self, index: usize, count: usize, stamp_ns: u64) -> anyhow::Result<()> {
+        let end = self.ends.all.get_mut(index).context("an end")?;
+        let mut left = count;
+        while left > 0 {
+            let tag = Tag { sender: u32::try_from(index)?, number: end.next, stamp_ns };
+            let frames = match end.place {
+                Place::Client(_) => &mut self.from_client,
+                Place::Peer(_) => &mut self.from_peer,
+            };
+            let (now, size) = (left.min(frames.most()), frames.size);
+            let bytes = frames.train(now, tag)?;
+            let pieces = [IoSlice::new(bytes)];
+            match (end.place, &mut self.front, &self.peer) {
+                (Place::Client(client), Front::Datagrams { socket, server }, _) => {
+                    let source = Some(callers::address(client));
+                    datagrams::send(socket, &pieces, now, size, source, *server)?;
+                }
+                (Place::Client(client), Front::Streams { all, .. }, _) => {
+                    all.get_mut(client).context("a stream")?.send(bytes, size)?;
+                }
+                (Place::Peer(relayed), _, Some(peer)) => {
+                    datagrams::send(peer, &pieces, now, size, None, relayed)?;
+                }
+                (Place::Peer(_), _, None) => bail!("there is no peer in this mode"),
             }
+            end.next += now as u64;
+            self.ends.tally.sent += now as u64;
+            left -= now;
         }
         Ok(())
     }
 }
 
-/// Takes what is there; who sent each.
-fn receive(
-    socket: &UdpSocket,
-    headers: &mut MultiHeaders<SockaddrStorage>,
-    buffers: &mut [[u8; 2_048]],
-) -> anyhow::Result<Vec<Option<SocketAddr>>> {
-    let mut slices: Vec<[std::io::IoSliceMut<'_>; 1]> =
-        buffers.iter_mut().map(|buffer| [std::io::IoSliceMut::new(buffer)]).collect();
-    match recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-        Ok(messages) => Ok(messages
-            .map(|message| {
-                let v4 = *message.address.as_ref()?.as_sockaddr_in()?;
-                Some(SocketAddr::from(std::net::SocketAddrV4::from(v4)))
-            })
-            .collect()),
-        Err(Errno::EAGAIN | Errno::ECONNREFUSED) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
+fn v4(address: SocketAddr) -> anyhow::Result<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => bail!("servers are measured over IPv4"),
     }
 }
 
-/// Sends `count` packets of `size` bytes in one call: the system cuts them apart.
-fn send(
-    socket: &UdpSocket,
-    packets: &[u8],
-    size: usize,
+/// Gives all clients what the mode needs; their relayed addresses.
+fn prepare(callers: &mut Callers, mode: Mode, peer: SocketAddrV4) -> anyhow::Result<Vec<SocketAddrV4>> {
+    if mode == Mode::Binding {
+        return Ok(Vec::new());
+    }
+    callers.allocate()?;
+    let relayed = callers.relayed()?;
+    match mode {
+        Mode::Indications => callers.create_permission(|_| peer)?,
+        // The one's relayed address is the other's peer.
+        Mode::RelayToRelay => {
+            callers.channel_bind(|index| relayed.get(index ^ 1).copied().unwrap_or(peer))?;
+        }
+        _ => callers.channel_bind(|_| peer)?,
+    }
+    Ok(relayed)
+}
+
+fn connect_streams(
+    server: &Server,
     count: usize,
-    to: Option<SocketAddr>,
-) -> anyhow::Result<()> {
-    // One call carries at most 64 packets and 65,507 bytes.
-    let most = (65_507 / size).min(BATCH);
-    let mut left = count;
-    while left > 0 {
-        let now = left.min(most);
-        let bytes = packets.get(..now * size).context("more packets than there are frames")?;
-        let segment = u16::try_from(size)?;
-        let control = [ControlMessage::UdpGsoSegments(&segment)];
-        let to = to.map(SockaddrStorage::from);
-        match sendmsg(
-            socket.as_raw_fd(),
-            &[IoSlice::new(bytes)],
-            &control,
-            MsgFlags::MSG_DONTWAIT,
-            to.as_ref(),
-        ) {
-            Ok(_) | Err(Errno::EAGAIN | Errno::ECONNREFUSED | Errno::ENOBUFS) => {}
-            Err(error) => return Err(error.into()),
-        }
-        left -= now;
+    peer: SocketAddrV4,
+) -> anyhow::Result<(Front, Vec<SocketAddrV4>)> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let (mut all, mut relayed) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let (stream, address) = server.connect_stream(peer.into(), index as u64)?;
+        epoll.add(&stream.socket, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
+        all.push(stream);
+        relayed.push(v4(address)?);
     }
-    Ok(())
+    Ok((Front::Streams { all, epoll, room: vec![0; 1 << 16] }, relayed))
 }

@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use rustls::ClientConnection;
-use stun::ChannelNumber;
-use testkit::client::{Client, Config, Event, Frames};
+use stun::framing::{self, Frame};
+use testkit::client::{Client, Config, Event};
 use testkit::tls;
 use turn::Transport;
 
@@ -22,8 +22,8 @@ pub(crate) struct Stream {
     pub(crate) socket: TcpStream,
     /// Boxed, for without TLS there is none.
     tls: Option<Box<ClientConnection>>,
-    frames: Frames,
-    buffer: Vec<u8>,
+    /// What came and is not a whole frame yet.
+    rest: Vec<u8>,
 }
 
 impl Stream {
@@ -35,39 +35,36 @@ impl Stream {
             (TcpStream::connect_timeout(&server, PATIENCE)?, None)
         };
         socket.set_nodelay(true)?;
-        Ok(Self { socket, tls, frames: Frames::default(), buffer: vec![0; READ] })
+        Ok(Self { socket, tls, rest: Vec::new() })
     }
 
-    /// Allocates, and binds a channel to a peer.
+    /// Allocates, and binds a channel to a peer; the relayed address.
     pub(crate) fn allocate(
         &mut self,
         (username, password): (&str, &str),
         peer: SocketAddr,
         seed: u64,
-    ) -> anyhow::Result<ChannelNumber> {
+    ) -> anyhow::Result<SocketAddr> {
         let transport = if self.tls.is_some() { Transport::Tls } else { Transport::Tcp };
         let mut client = Client::new(Config::new(username, password, transport), seed);
         let begun = Instant::now();
         client.allocate(0, None);
-        let mut channel = None;
+        let mut room = vec![0; READ];
         loop {
             while let Some(packet) = client.poll_transmit() {
                 self.send(&packet, packet.len())?;
             }
             while let Some(event) = client.poll_event() {
                 match event {
-                    Event::Allocated { .. } => channel = Some(client.channel_bind(0, peer)),
-                    Event::ChannelBound { .. } => return channel.context("a channel that was asked for"),
+                    Event::Allocated { .. } => _ = client.channel_bind(0, peer),
+                    Event::ChannelBound { .. } => return client.relayed().context("a relayed address"),
                     other => bail!("{other:?}"),
                 }
             }
             if begun.elapsed() > PATIENCE {
                 bail!("the server does not answer");
             }
-            self.read()?;
-            while let Some(frame) = self.frames.next_frame()? {
-                client.handle_packet(0, &frame);
-            }
+            self.receive(&mut room, |frame| client.handle_packet(0, frame))?;
         }
     }
 
@@ -83,38 +80,37 @@ impl Stream {
         Ok(())
     }
 
-    /// Takes what is there; how many frames are whole.
-    pub(crate) fn receive(&mut self) -> anyhow::Result<usize> {
-        self.read()?;
-        let mut count = 0;
-        while self.frames.next_frame()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    fn read(&mut self) -> anyhow::Result<()> {
-        let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+    /// Takes what is there and hands out the whole frames.
+    pub(crate) fn receive(&mut self, room: &mut [u8], mut each: impl FnMut(&[u8])) -> anyhow::Result<()> {
+        let length = match recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => bail!("the server closed the connection"),
             Ok(length) => length,
             Err(Errno::EAGAIN) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let mut bytes = self.buffer.get(..length).unwrap_or_default();
-        let Some(tls) = &mut self.tls else {
-            self.frames.push(bytes);
-            return Ok(());
-        };
-        let mut content = [0; 1 << 14];
-        while !bytes.is_empty() {
-            tls.read_tls(&mut bytes)?;
-            let mut left = tls.process_new_packets()?.plaintext_bytes_to_read();
-            while left > 0 {
-                let count = tls.reader().read(&mut content)?;
-                self.frames.push(content.get(..count).unwrap_or_default());
-                left -= count;
+        let mut bytes = room.get(..length).unwrap_or_default();
+        if let Some(tls) = &mut self.tls {
+            let mut content = [0; 1 << 14];
+            while !bytes.is_empty() {
+                tls.read_tls(&mut bytes)?;
+                let mut left = tls.process_new_packets()?.plaintext_bytes_to_read();
+                while left > 0 {
+                    let count = tls.reader().read(&mut content)?;
+                    self.rest.extend_from_slice(content.get(..count).unwrap_or_default());
+                    left -= count;
+                }
             }
+        } else {
+            self.rest.extend_from_slice(bytes);
         }
+        let mut done = 0;
+        while let Some(unread) = self.rest.get(done..)
+            && let Frame::Complete { length } = framing::next(unread)?
+        {
+            each(unread.get(..length).unwrap_or_default());
+            done += length;
+        }
+        self.rest.drain(..done);
         Ok(())
     }
 }

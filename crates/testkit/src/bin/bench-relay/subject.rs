@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use credentials::{Claims, CustomIdentifier, Keyring, TurnKeyId};
 use serde::Serialize;
-use stun::ChannelNumber;
 use testkit::client::BlockingClient;
 use testkit::pinned;
 use turn::Transport;
 
+use crate::idle::kilobytes;
 use crate::stream::Stream;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -21,25 +21,29 @@ use crate::stream::Stream;
 pub(crate) enum Subject {
     Turnery,
     Coturn,
+    /// A bare forwarder: what is left without TURN.
+    Floor,
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Turnery => "turnery",
             Self::Coturn => "coturn",
+            Self::Floor => "floor",
         })
     }
 }
 
 /// A running server; killed when dropped.
 #[derive(Debug)]
-pub(crate) struct Tester {
+pub(crate) struct Server {
     child: Child,
+    subject: Subject,
     pub(crate) address: SocketAddr,
     pub(crate) transport: Transport,
-    username: String,
-    password: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
     _directory: Directory,
 }
 
@@ -53,8 +57,14 @@ impl Drop for Directory {
     }
 }
 
-impl Tester {
-    pub(crate) fn start(subject: Subject, transport: Transport, turnery: &Path) -> anyhow::Result<Self> {
+impl Server {
+    /// Starts it and waits until it answers. With `challenges` the floor asks for credentials, as all others do.
+    pub(crate) fn start(
+        subject: Subject,
+        transport: Transport,
+        turnery: &Path,
+        challenges: bool,
+    ) -> anyhow::Result<Self> {
         // Taken and let go: nobody else is after ports on this machine while it measures.
         let at = Listener { transport, address: free_address(transport)? };
         let api = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -63,11 +73,13 @@ impl Tester {
         let (child, username, password) = match subject {
             Subject::Turnery => start_turnery(turnery, &directory.0, at, api)?,
             Subject::Coturn => start_coturn(&directory.0, at)?,
+            Subject::Floor => start_floor(at, challenges)?,
         };
-        let mut tester =
-            Self { child, address: at.address, transport, username, password, _directory: directory };
-        tester.wait_until_it_answers()?;
-        Ok(tester)
+        let address = at.address;
+        let mut server =
+            Self { child, subject, address, transport, username, password, _directory: directory };
+        server.wait_until_it_answers()?;
+        Ok(server)
     }
 
     fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
@@ -89,29 +101,36 @@ impl Tester {
         }
     }
 
+    /// Whether its responses carry an integrity.
+    pub(crate) fn signs(&self) -> bool {
+        self.subject != Subject::Floor
+    }
+
     /// A client that may allocate.
-    pub(crate) fn connect(&self) -> anyhow::Result<BlockingClient> {
+    fn connect(&self) -> anyhow::Result<BlockingClient> {
         Ok(BlockingClient::connect(self.address, self.transport, &self.username, &self.password)?)
     }
 
-    /// A client with an allocation and a channel on a stream of its own.
-    pub(crate) fn connect_stream(
-        &self,
-        peer: SocketAddr,
-        seed: u64,
-    ) -> anyhow::Result<(Stream, ChannelNumber)> {
+    /// A client with an allocation and a channel on a stream of its own, and its relayed address.
+    pub(crate) fn connect_stream(&self, peer: SocketAddr, seed: u64) -> anyhow::Result<(Stream, SocketAddr)> {
         let mut stream = Stream::connect(self.address, self.transport == Transport::Tls)?;
-        let channel = stream.allocate((&self.username, &self.password), peer, seed)?;
-        Ok((stream, channel))
+        let relayed = stream.allocate((&self.username, &self.password), peer, seed)?;
+        Ok((stream, relayed))
     }
 
     /// Nanoseconds of CPU time of all its threads so far.
     pub(crate) fn cpu_ns(&self) -> anyhow::Result<u64> {
         Ok(pinned::cpu_ns(self.child.id())?)
     }
+
+    /// Bytes of it that are in memory.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        kilobytes(&text, "Rss:").context("smaps_rollup without Rss")
+    }
 }
 
-impl Drop for Tester {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -196,5 +215,19 @@ fn start_coturn(directory: &Path, at: Listener) -> anyhow::Result<(Child, String
         .args(["--no-stdout-log", "--log-file", "/dev/null"])
         .spawn()
         .context("starting turnserver (of Debian's package coturn)")?;
+    Ok((child, "bench".to_owned(), "bench".to_owned()))
+}
+
+/// This very program, in another role.
+fn start_floor(at: Listener, challenges: bool) -> anyhow::Result<(Child, String, String)> {
+    if at.transport != Transport::Udp {
+        bail!("the floor is there for UDP only");
+    }
+    let mut command = pinned::command(&std::env::current_exe()?, 0);
+    command.args(["floor", &at.address.to_string()]);
+    if challenges {
+        command.arg("--challenges");
+    }
+    let child = command.spawn().context("starting the floor")?;
     Ok((child, "bench".to_owned(), "bench".to_owned()))
 }
