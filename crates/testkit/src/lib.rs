@@ -10,6 +10,7 @@ pub mod message;
 pub mod model;
 pub mod network;
 pub mod pinned;
+pub mod postgres;
 pub mod rfc_pages;
 pub mod simulator;
 pub mod sys;

@@ -29,6 +29,6 @@ impl Store {
 
     /// Forgets answers from before a moment; says how many.
     pub async fn purge_answers(&self, before: Timestamp) -> Result<u64, StoreError> {
-        on_backend!(self, db => db.purge_answers(before))
+        on_backend_for_long!(self, db => db.purge_answers(before))
     }
 }

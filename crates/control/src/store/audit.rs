@@ -231,6 +231,6 @@ impl Store {
 
     /// Forgets the audit log's rows from before a moment, and each account's oldest beyond [`MAX_AUDIT_ROWS`]; says how many.
     pub async fn purge_audit(&self, before: Timestamp) -> Result<u64, StoreError> {
-        on_backend!(self, db => db.purge_audit(before))
+        on_backend_for_long!(self, db => db.purge_audit(before))
     }
 }

@@ -6,7 +6,7 @@ use crate::store::{
 };
 
 /// What lies behind an error, whatever database it comes from.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the store could not do what it was asked. Each is one line that says what to do; the cause, where there
 /// is one, is the error's source.
@@ -14,11 +14,58 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub enum StoreError {
     /// The URL names a kind of store that this binary does not have.
     #[error(
-        "the store URL {url:?} must begin with `sqlite:` and a path, as in sqlite:/var/lib/turnery/turnery.db"
+        "the store URL {url:?} must begin with `sqlite:` and a path, as in sqlite:/var/lib/turnery/turnery.db, or with \
+         `postgres://`, as in postgres://turnery@db.example/turnery"
     )]
     Scheme {
-        /// What was given.
+        /// What was given, without what may be a password.
         url: String,
+    },
+    /// The URL of a PostgreSQL database cannot be read.
+    #[error(
+        "the store URL cannot be read: {fault}; it should be like postgres://turnery@db.example:5432/turnery?sslmode=require"
+    )]
+    Url {
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// Nothing answers at the URL.
+    #[error("cannot reach the store {store}: check that PostgreSQL runs there and lets this host connect")]
+    Unreachable {
+        /// Which, without its password.
+        store: String,
+        /// What came instead of an answer.
+        source: Cause,
+    },
+    /// The server does not believe the user.
+    #[error(
+        "the store {store} refuses this user: check its name, its password (in PGPASSWORD, a password file or the URL) and \
+         the server's pg_hba.conf"
+    )]
+    SignIn {
+        /// Which, without its password.
+        store: String,
+        /// What the server said.
+        source: Cause,
+    },
+    /// The server has no such database.
+    #[error("there is no database for the store {store}: make one with `createdb`")]
+    NoDatabase {
+        /// Which, without its password.
+        store: String,
+        /// What the server said.
+        source: Cause,
+    },
+    /// The user may not make or read the tables.
+    #[error(
+        "the user of the store {store} may not make its tables: let it own the database (or GRANT CREATE ON SCHEMA public), \
+         or start a node first whose user may"
+    )]
+    NoRight {
+        /// Which, without its password.
+        store: String,
+        /// What the server said.
+        source: Cause,
     },
     /// The URL has no path to a file.
     #[error(
@@ -47,33 +94,31 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The database is one, but could not be opened or brought up to date.
-    #[error("cannot open the store {}", path.display())]
+    #[error("cannot open the store {store}")]
     Open {
-        /// Which file.
-        path: PathBuf,
+        /// Which: a file, or a URL without its password.
+        store: String,
         /// What the database said.
         source: Cause,
     },
     /// A newer binary has changed the tables.
     #[error(
-        "the store {} was written by a newer Turnery (migration {migration}); upgrade turnery or restore an older backup",
-        path.display()
+        "the store {store} was written by a newer Turnery (migration {migration}); upgrade turnery or restore an older backup"
     )]
     Newer {
-        /// Which file.
-        path: PathBuf,
+        /// Which: a file, or a URL without its password.
+        store: String,
         /// The first migration that this binary does not know.
         migration: i64,
     },
     /// A migration that ran on this store was another text than this binary's.
     #[error(
-        "the store {} was written by another build of Turnery (its migration {migration} differs); \
-         use the build that wrote it or restore a backup",
-        path.display()
+        "the store {store} was written by another build of Turnery (its migration {migration} differs); \
+         use the build that wrote it or restore a backup"
     )]
     Foreign {
-        /// Which file.
-        path: PathBuf,
+        /// Which: a file, or a URL without its password.
+        store: String,
         /// The migration that differs.
         migration: i64,
     },
@@ -128,7 +173,13 @@ pub enum StoreError {
     /// The cipher refused.
     #[error("sealing a shared secret failed")]
     Seal,
-    /// The database did not answer, or refused.
+    /// The database does not answer. Whether what was asked for was done is not known.
+    #[error("the store does not answer")]
+    Unavailable(#[source] Cause),
+    /// Others changed the same rows; what was asked for was not done, and may be asked for again.
+    #[error("the store was busy with the same rows")]
+    Conflict(#[source] Cause),
+    /// The database refused.
     #[error("the store failed")]
     Database(#[source] Cause),
     /// A row holds what this binary never writes.
@@ -143,12 +194,32 @@ pub enum StoreError {
 pub(super) fn cause(error: sqlx::Error) -> Cause {
     match error {
         sqlx::Error::Database(error) => error.into_error(),
+        sqlx::Error::Io(error) => error.into(),
+        sqlx::Error::Configuration(error) | sqlx::Error::Tls(error) => error,
         error => error.into(),
     }
 }
 
+/// SQLSTATE codes of a server that is about to end, or does not let this process in now; of a lock that was waited for too
+/// long; and of transactions that were in each other's way. SQLite's codes look otherwise.
+const UNAVAILABLE: [&str; 9] =
+    ["08000", "08003", "08006", "25P03", "53300", "55P03", "57P01", "57P02", "57P03"];
+const CONFLICT: [&str; 2] = ["40001", "40P01"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(cause(error))
+        let answer = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        match (&error, answer.as_deref()) {
+            (_, Some(code)) if UNAVAILABLE.contains(&code) => Self::Unavailable(cause(error)),
+            (_, Some(code)) if CONFLICT.contains(&code) => Self::Conflict(cause(error)),
+            (
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed,
+                _,
+            ) => Self::Unavailable(cause(error)),
+            _ => Self::Database(cause(error)),
+        }
     }
 }

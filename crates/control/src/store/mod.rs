@@ -14,6 +14,17 @@ macro_rules! on_backend {
     ($store:expr, $db:ident => $call:expr) => {
         match &$store.backend {
             Backend::Sqlite($db) => $call.await,
+            Backend::Postgres($db) => crate::store::postgres::in_time(Box::pin($call)).await,
+        }
+    };
+}
+
+/// The same for what tidies up, and may take its time.
+macro_rules! on_backend_for_long {
+    ($store:expr, $db:ident => $call:expr) => {
+        match &$store.backend {
+            Backend::Sqlite($db) => $call.await,
+            Backend::Postgres($db) => crate::store::postgres::in_long_time(Box::pin($call)).await,
         }
     };
 }
@@ -26,6 +37,7 @@ mod error;
 mod key_limits;
 mod key_state;
 mod month_limits;
+mod postgres;
 mod revocations;
 mod secret;
 mod shared_secrets;
@@ -71,6 +83,9 @@ pub const MAX_SHARED_SECRETS_OF_KEY: usize = 8;
 /// Most shared secrets of all TURN keys: a relay that does not know which one signed a username tries them all.
 pub const MAX_SHARED_SECRETS: usize = 1_000;
 
+/// How often it is tried to delete an account whose usage is being recorded.
+const DELETION_TRIES: u32 = 5;
+
 /// Added to the time for which a deleted key is denied. Another process may mint with the key until it has read
 /// the denial, and its clock may be a little ahead.
 const KEY_DENIAL_MARGIN_SECS: u64 = 60;
@@ -87,23 +102,27 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Backend {
     Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
 }
 
 impl Store {
-    /// Opens the store at `sqlite:PATH`, making the file (readable by its owner only) and bringing its tables
-    /// up to date when needed.
+    /// Opens the store at `sqlite:PATH`, making the file (readable by its owner only), or the one at
+    /// `postgres://USER@HOST/DATABASE`, and brings its tables up to date when needed.
     ///
     /// # Errors
-    /// One that names the path and what to do: see [`StoreError`].
+    /// One that names the store, without a password, and what to do: see [`StoreError`].
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let Some(rest) = url.strip_prefix("sqlite:") else {
-            return Err(StoreError::Scheme { url: url.to_owned() });
+        let backend = if let Some(rest) = url.strip_prefix("sqlite:") {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            if path.is_empty() || path.starts_with(':') {
+                return Err(StoreError::NoPath { url: url.to_owned() });
+            }
+            Backend::Sqlite(sqlite::Database::open(path.as_ref()).await?)
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            Backend::Postgres(postgres::Database::open(url).await?)
+        } else {
+            return Err(StoreError::Scheme { url: scheme(url) });
         };
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        if path.is_empty() || path.starts_with(':') {
-            return Err(StoreError::NoPath { url: url.to_owned() });
-        }
-        let backend = Backend::Sqlite(sqlite::Database::open(path.as_ref()).await?);
         let actor = Arc::new(Actor::service());
         Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor })
     }
@@ -117,7 +136,10 @@ impl Store {
 
     /// Finishes what is being written and closes the database.
     pub async fn close(&self) {
-        on_backend!(self, db => db.close());
+        match &self.backend {
+            Backend::Sqlite(db) => db.close().await,
+            Backend::Postgres(db) => db.close().await,
+        }
     }
 
     /// On a store without any account makes the first one and an API token for it with Calls Write, both or
@@ -169,7 +191,15 @@ impl Store {
     /// there is no such account.
     pub async fn delete_account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
         let note = self.note(Change::AccountDeleted, Some(id), id, json!({}));
-        on_backend!(self, db => db.delete_account(id, key_denied_until(), &note))
+        let delete = async || on_backend!(self, db => db.delete_account(id, key_denied_until(), &note));
+        for _ in 1..DELETION_TRIES {
+            match delete().await {
+                // Its usage is being recorded: either that or the deletion gives way.
+                Err(StoreError::Conflict(_)) => {}
+                done => return done,
+            }
+        }
+        delete().await
     }
 
     /// Makes an API token. `text` fixes what it reads; otherwise it is 40 random characters.
@@ -298,8 +328,13 @@ impl Store {
 
     /// Forgets the denials that are no longer needed at `now` (unix seconds); says how many.
     pub async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
-        on_backend!(self, db => db.purge_denials(now))
+        on_backend_for_long!(self, db => db.purge_denials(now))
     }
+}
+
+/// A URL as far as it holds no password: all of it where there can be none.
+fn scheme(url: &str) -> String {
+    url.split_once("://").map_or_else(|| url.to_owned(), |(scheme, _)| format!("{scheme}://"))
 }
 
 fn new_account(id: Option<AccountId>, name: &str) -> Result<Account, StoreError> {

@@ -4,6 +4,20 @@
 //! (the command line) are waited for with the busy timeout. Reads have connections of their own: with the
 //! write-ahead log they neither wait for the writer nor hold it up.
 
+/// What a query adds so that the rows it reads stay as they are until the transaction ends: nobody else writes.
+macro_rules! for_update {
+    ($table:literal) => {
+        ""
+    };
+}
+
+/// What a query adds to pass over rows that another process is about to change: no other can be.
+macro_rules! skip_locked {
+    () => {
+        ""
+    };
+}
+
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
 #[allow(clippy::duplicate_mod)]
@@ -75,6 +89,21 @@ impl Database {
     async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)
     }
+
+    /// The same: nobody records usage meanwhile, of whatever node.
+    async fn begin_usage(&self, _node: &str) -> Result<Transaction, StoreError> {
+        self.begin().await
+    }
+
+    /// The same: nobody does anything else meanwhile.
+    async fn begin_tidying(&self) -> Result<Option<Transaction>, StoreError> {
+        self.begin().await.map(Some)
+    }
+}
+
+/// Only this transaction writes sessions' ends: no other writes anything.
+async fn hold_ends(_tx: &mut Transaction) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// Makes the file where it is missing, for its owner only.
@@ -124,20 +153,23 @@ async fn migrate(path: &Path, pool: &SqlitePool) -> Result<(), StoreError> {
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(database_error)?;
     // Not `run`: a future that borrows a connection through `Acquire` is not `Send`.
     MIGRATIONS.run_direct(None, &mut *tx, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(migration) => StoreError::Newer { path: path.to_owned(), migration },
-        MigrateError::VersionMismatch(migration) => StoreError::Foreign { path: path.to_owned(), migration },
+        MigrateError::VersionMissing(migration) => StoreError::Newer { store: name(path), migration },
+        MigrateError::VersionMismatch(migration) => StoreError::Foreign { store: name(path), migration },
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => database_error(error),
-        error => StoreError::Open { path: path.to_owned(), source: error.into() },
+        error => StoreError::Open { store: name(path), source: error.into() },
     })?;
     tx.commit().await.map_err(database_error)
 }
 
 fn open_error(path: &Path, error: sqlx::Error) -> StoreError {
-    let path = path.to_owned();
     if has_code(&error, code::NOT_A_DATABASE) || has_code(&error, code::CORRUPT) {
-        return StoreError::NotADatabase { path };
+        return StoreError::NotADatabase { path: path.to_owned() };
     }
-    StoreError::Open { path, source: cause(error) }
+    StoreError::Open { store: name(path), source: cause(error) }
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// Whether the database answered with this result code, or one of those that extend it.

@@ -256,7 +256,7 @@ impl Store {
 
     /// Tells webhooks of sessions that have ended since the last call, of a bounded number; `false` when there are more.
     pub(crate) async fn tell_session_ends(&self) -> Result<bool, StoreError> {
-        on_backend!(self, db => db.tell_session_ends())
+        on_backend_for_long!(self, db => db.tell_session_ends())
     }
 
     /// It has arrived.
@@ -276,6 +276,6 @@ impl Store {
 
     /// Forgets deliveries that were given up, of events before a moment; says how many.
     pub(crate) async fn purge_deliveries(&self, before: Timestamp) -> Result<u64, StoreError> {
-        on_backend!(self, db => db.purge_deliveries(before))
+        on_backend_for_long!(self, db => db.purge_deliveries(before))
     }
 }

@@ -1,22 +1,23 @@
-//! The APIs against a real listener and a real store, and the store by itself.
+//! The APIs against a real listener and a real store, and the store by itself: all of it with each database.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-mod account_api;
-mod acme;
-mod audit;
-mod credential_api;
-mod dashboard;
-mod deny_feed;
 mod http;
-mod hygiene;
-mod key_limits;
-mod key_state;
-mod month_limits;
 mod openapi;
-mod server;
-mod shared_secrets;
-mod store;
-mod try_page;
-mod usage;
-mod webhooks;
+mod postgres;
+mod sqlite;
+
+/// The error's text with its causes, as it would be printed.
+fn line(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", line(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Why this store cannot be opened, in one line.
+async fn open_error(url: &str) -> String {
+    let text = line(&control::store::Store::open(url).await.expect_err(url));
+    assert!(!text.contains('\n'), "one line: {text}");
+    text
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::http::request;
-use crate::server::server;
+use crate::sqlite::suite::server::server;
 
 /// The checked-in copy. `TURNERY_WRITE_OPENAPI=1` writes it anew.
 const FILE: &str = "../../docs/openapi.json";

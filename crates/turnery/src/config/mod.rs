@@ -49,7 +49,8 @@ pub(crate) struct Global {
     /// ~/.local/state/turnery; with --dev a temporary one]
     #[arg(long, value_name = "DIR", global = true, display_order = 100)]
     pub(crate) data_dir: Option<String>,
-    /// The database, as sqlite:PATH [default: turnery.db in the data directory]
+    /// The database, as sqlite:PATH or, for many nodes, as postgres://USER@HOST/DATABASE; its password is best in PGPASSWORD
+    /// or a password file [default: turnery.db in the data directory]
     #[arg(long, value_name = "URL", global = true, display_order = 100)]
     pub(crate) store: Option<String>,
     /// A TOML file with the same settings: keys are the flags' names with _ for -, unknown ones are refused

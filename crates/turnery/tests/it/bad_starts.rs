@@ -131,7 +131,11 @@ fn wrong_values_are_named() {
         (&["--public-host", "http://turn"], &["--public-host", "host name"]),
         (&["--workers", "many"], &["--workers: \"many\"", "1 to 256"]),
         (&["--realm", ""], &["--realm", "1 to 127"]),
-        (&["--store", "postgres://db"], &["postgres://db", "sqlite:"]),
+        (&["--store", "mysql://db"], &["mysql://", "sqlite:", "postgres://"]),
+        (
+            &["--store", "postgres://me:s3cret@127.0.0.1:1/db"],
+            &["cannot reach", "postgres://me@127.0.0.1:1/db"],
+        ),
         (&["--config", "/dev/null/x.toml"], &["/dev/null/x.toml", "cannot read"]),
         (&["--config", file.to_str().unwrap()], &["turnery.toml", "line 2", "unknown field `listen`"]),
         (&["--no-such-flag"], &["--no-such-flag"]),

@@ -1,6 +1,6 @@
 use sqlx::Row as _;
 
-use super::{Database, Row};
+use super::{Database, Row, count};
 use crate::store::acme::{AcmeAccount, AcmeCertificate, AcmeChallenge, AcmeId, ObtainedCertificate};
 use crate::store::{StoreError, Timestamp};
 
@@ -304,7 +304,7 @@ impl Database {
             "SELECT kind, subject, answer FROM acme_challenges WHERE until > $1 ORDER BY kind, subject LIMIT $2",
         )
         .bind(now)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         let read = |row: &Row| {
@@ -344,7 +344,7 @@ fn certificate(row: &Row) -> Result<AcmeCertificate, StoreError> {
         renew_at: row.try_get("renew_at")?,
         ask_at: row.try_get("ask_at")?,
         claimed_until: claimant.map(|_| claimed_until),
-        failures: row.try_get("failures")?,
+        failures: count(row, "failures")?,
         last_error: row.try_get("last_error")?,
         next_try: row.try_get("next_try")?,
         sealed_key: row.try_get("sealed_key")?,

@@ -51,7 +51,7 @@ impl Database {
         if !order.is_empty() {
             sql.push(" ORDER BY ").push(order.join(", "));
         }
-        sql.push(" LIMIT ").push_bind(query.limit.min(MAX_GROUPS));
+        sql.push(" LIMIT ").push_bind(i64::from(query.limit.min(MAX_GROUPS)));
         let rows: Vec<Row> = sql.build().fetch_all(&self.read).await?;
         rows.iter().map(|row| group(row, &query.dimensions)).collect()
     }

@@ -32,7 +32,7 @@ impl Database {
         if let Some(since) = query.since {
             sql.push(" AND at >= ").push_bind(since.unix_micros());
         }
-        sql.push(" ORDER BY seq DESC LIMIT ").push_bind(limit);
+        sql.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::from(limit));
         let rows = sql.build().fetch_all(&self.read).await?;
         rows.iter().map(from_row).collect()
     }
@@ -44,7 +44,7 @@ impl Database {
             .await?;
         let mut forgotten = old.rows_affected();
         let full = sqlx::query("SELECT account_id FROM audit GROUP BY account_id HAVING count(*) > $1")
-            .bind(MAX_AUDIT_ROWS)
+            .bind(i64::from(MAX_AUDIT_ROWS))
             .fetch_all(&self.read)
             .await?;
         for account in full {
@@ -53,7 +53,7 @@ impl Database {
                  (SELECT seq FROM audit WHERE account_id IS NOT DISTINCT FROM $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
             )
             .bind(account.try_get::<Option<String>, _>("account_id")?)
-            .bind(MAX_AUDIT_ROWS)
+            .bind(i64::from(MAX_AUDIT_ROWS))
             .execute(&self.write)
             .await?;
             forgotten += many.rows_affected();

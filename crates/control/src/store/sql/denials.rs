@@ -37,7 +37,7 @@ impl Database {
             "SELECT seq, kind, subject, turn_key, before, until FROM denials WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(seq)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(|row| Ok(FeedEntry { seq: row.try_get("seq")?, denial: denial(row)? })).collect()
@@ -55,7 +55,7 @@ impl Database {
         )
         .bind(key.as_bytes().as_slice())
         .bind(before)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(revoked).collect()

@@ -21,7 +21,9 @@ mod tokens;
 mod usage;
 mod webhooks;
 
-use super::{Database, Db, Row, Transaction};
+use sqlx::Row as _;
+
+use super::{Database, Db, Row, Transaction, hold_ends};
 use crate::store::StoreError;
 
 /// Whether a statement was refused because a row with the same unique columns exists.
@@ -32,4 +34,9 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
 /// The bytes of a column that has a fixed length.
 fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt { what })
+}
+
+/// A column that counts something small.
+fn count(row: &Row, column: &str) -> Result<u32, StoreError> {
+    u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt { what: "count" })
 }

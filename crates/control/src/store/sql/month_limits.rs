@@ -3,7 +3,7 @@
 use credentials::TurnKeyId;
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, accounts, audit, fixed, shared_secrets, usage};
+use super::{Database, Row, Transaction, accounts, audit, count, fixed, shared_secrets, usage};
 use crate::store::audit::Note;
 use crate::store::month_limits::{MonthLimit, Progress, Step, Stop, Watched};
 use crate::store::usage::month_of;
@@ -30,7 +30,7 @@ impl Database {
         month: u32,
     ) -> Result<Option<Watched>, StoreError> {
         let row = sqlx::query(watched!(" WHERE l.turn_key = $2"))
-            .bind(month)
+            .bind(i64::from(month))
             .bind(key.as_bytes().as_slice())
             .fetch_optional(&self.read)
             .await?;
@@ -81,7 +81,7 @@ impl Database {
         now: Timestamp,
         note: impl Fn(&Watched, Step) -> Note,
     ) -> Result<usize, StoreError> {
-        let rows = sqlx::query(watched!("")).bind(month_of(now)).fetch_all(&self.read).await?;
+        let rows = sqlx::query(watched!("")).bind(i64::from(month_of(now))).fetch_all(&self.read).await?;
         let mut count = 0;
         for row in &rows {
             let held = watched(row)?;
@@ -96,8 +96,8 @@ impl Database {
                 continue;
             }
             sqlx::query("UPDATE month_limits SET month = $1, told = $2, reached = $3 WHERE turn_key = $4")
-                .bind(after.month)
-                .bind(after.told)
+                .bind(i64::from(after.month))
+                .bind(i64::from(after.told))
                 .bind(after.reached.map(Timestamp::unix_micros))
                 .bind(held.key.as_bytes().as_slice())
                 .execute(&mut *tx)
@@ -118,7 +118,7 @@ impl Database {
 
 async fn one(tx: &mut Transaction, key: TurnKeyId, month: u32) -> Result<Option<Watched>, StoreError> {
     let row = sqlx::query(watched!(" WHERE l.turn_key = $2"))
-        .bind(month)
+        .bind(i64::from(month))
         .bind(key.as_bytes().as_slice())
         .fetch_optional(&mut **tx)
         .await?;
@@ -170,8 +170,8 @@ fn watched(row: &Row) -> Result<Watched, StoreError> {
             notify_at: serde_json::from_str(notify_at).map_err(|_| CORRUPT)?,
         },
         before: Progress {
-            month: row.try_get("month")?,
-            told: row.try_get("told")?,
+            month: count(row, "month")?,
+            told: u8::try_from(count(row, "told")?).map_err(|_| CORRUPT)?,
             reached: reached.map(Timestamp::from_unix_micros),
         },
         usage: usage::usage(row)?,

@@ -33,7 +33,7 @@ impl Database {
             query.push(" AND (started < ").push_bind(started).push(" OR (started = ").push_bind(started);
             query.push(" AND id < ").push_bind(after.id.0.to_vec()).push("))");
         }
-        query.push(" ORDER BY started DESC, id DESC LIMIT ").push_bind(filter.limit);
+        query.push(" ORDER BY started DESC, id DESC LIMIT ").push_bind(i64::from(filter.limit));
         let rows: Vec<Row> = query.build().fetch_all(&self.read).await?;
         rows.iter().map(from_row).collect()
     }
@@ -93,7 +93,7 @@ impl Database {
             "SELECT seq, kind, turn_key, subject FROM session_orders WHERE seq > $1 ORDER BY seq LIMIT $2",
         )
         .bind(seq)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(|row| Ok((row.try_get("seq")?, order(row)?))).collect()

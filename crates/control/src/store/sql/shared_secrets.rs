@@ -119,7 +119,7 @@ impl Database {
         let rows =
             sqlx::query("SELECT seq, turn_key FROM setting_changes WHERE seq > $1 ORDER BY seq LIMIT $2")
                 .bind(seq)
-                .bind(limit)
+                .bind(i64::from(limit))
                 .fetch_all(&self.read)
                 .await?;
         let read = |row: &Row| Ok(SettingChange { seq: row.try_get("seq")?, key: key(row)? });

@@ -20,7 +20,7 @@ impl Database {
         )
         .bind(token.as_str())
         .bind(token.as_str())
-        .bind(MAX_SIGN_INS_OF_TOKEN - 1)
+        .bind(i64::from(MAX_SIGN_INS_OF_TOKEN - 1))
         .execute(&mut *tx)
         .await?;
         sqlx::query("INSERT INTO sign_ins (secret_hash, token_id, created, until) VALUES ($1, $2, $3, $4)")

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use credentials::TurnKeyId;
-use sqlx::Row as _;
+use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Row, Transaction, sessions};
+use super::{Database, Db, Row, Transaction, hold_ends, sessions};
 use crate::store::usage::{
     ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, SessionReport, TIDY_ROWS, TIDY_STEPS,
     Usage, minutes, month_of,
@@ -57,9 +57,10 @@ impl Database {
         node: &Node,
         reports: &[SessionReport],
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_usage(&node.name).await?;
         let mut owners: BTreeMap<TurnKeyId, Option<String>> = BTreeMap::new();
         let mut months: BTreeMap<(TurnKeyId, u32), (String, Usage)> = BTreeMap::new();
+        let mut ended = Vec::new();
         for report in reports {
             let known = known(&mut tx, report).await?;
             let account = match &known {
@@ -80,27 +81,32 @@ impl Database {
                 None => Added { usage: report.usage, live_from: report.started, is_new: true },
             };
             let series = series(&mut tx, node, &account, report, known.as_ref()).await?;
-            put(&mut tx, node, (&account, series), report, known.as_ref()).await?;
+            put(&mut tx, node, (&account, series), report).await?;
             count(&mut tx, (&account, series), report, &added).await?;
+            // One that was given up for lost and has ended in order is told of once.
+            if report.ended.is_some() && !known.is_some_and(|known| known.is_ended) {
+                ended.push(report.id.0.to_vec());
+            }
             let month = months.entry((report.turn_key, month_of(report.at))).or_default();
             *month = (account, month.1.plus(added.usage));
         }
         for ((key, month), (account, usage)) in months {
             add_to_month(&mut tx, key, month, &account, usage).await?;
         }
+        tell_ends(&mut tx, &ended).await?;
         tx.commit().await?;
         Ok(())
     }
 
     pub(in crate::store) async fn close_lost_sessions(&self, node: &Node) -> Result<(), StoreError> {
         loop {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_usage(&node.name).await?;
             let lost = sqlx::query_scalar(
                 "SELECT id FROM turn_sessions WHERE ended IS NULL AND node = $1 AND epoch <> $2 LIMIT $3",
             )
             .bind(&node.name)
             .bind(node.epoch.as_slice())
-            .bind(TIDY_ROWS)
+            .bind(i64::from(TIDY_ROWS))
             .fetch_all(&mut *tx)
             .await?;
             let count = lost.len();
@@ -122,7 +128,7 @@ impl Database {
              WHERE turn_key = $1 AND month = $2",
         )
         .bind(key.as_bytes().as_slice())
-        .bind(month)
+        .bind(i64::from(month))
         .fetch_optional(&self.read)
         .await?;
         row.as_ref().map_or(Ok(Usage::default()), usage)
@@ -138,7 +144,7 @@ impl Database {
              WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
         )
         .bind(seq)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(|row| Ok((row.try_get("seq")?, sessions::from_row(row)?))).collect()
@@ -170,7 +176,7 @@ impl Database {
     /// Makes one row of the rows of each longer span that ends before `before`; each span is one transaction.
     async fn roll_up(&self, (from, to): (i64, i64), before: i64) -> Result<bool, StoreError> {
         for _ in 0..TIDY_STEPS {
-            let mut tx = self.begin().await?;
+            let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
             let first: Option<i64> =
                 sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
                     .bind(from)
@@ -214,7 +220,7 @@ impl Database {
 
     /// Forgets days, and series that had none since.
     async fn forget_days(&self, before: i64) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
+        let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
         let first: Option<i64> = sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
             .bind(DAY)
             .fetch_one(&mut *tx)
@@ -231,7 +237,7 @@ impl Database {
             "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE last_day < $1 LIMIT $2)",
         )
         .bind(before)
-        .bind(TIDY_ROWS)
+        .bind(i64::from(TIDY_ROWS))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -240,11 +246,11 @@ impl Database {
 
     async fn close_silent(&self, now: i64) -> Result<bool, StoreError> {
         let heard = (now - column(SILENT_SECS)).saturating_mul(1_000_000);
-        let mut tx = self.begin().await?;
+        let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
         let silent =
             sqlx::query_scalar("SELECT id FROM turn_sessions WHERE ended IS NULL AND reported < $1 LIMIT $2")
                 .bind(heard)
-                .bind(TIDY_ROWS)
+                .bind(i64::from(TIDY_ROWS))
                 .fetch_all(&mut *tx)
                 .await?;
         let count = silent.len();
@@ -254,12 +260,12 @@ impl Database {
     }
 
     async fn forget_sessions(&self, now: i64, before: i64) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
+        let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
         let gone = sqlx::query(
             "DELETE FROM turn_sessions WHERE id IN (SELECT id FROM turn_sessions WHERE ended < $1 LIMIT $2)",
         )
         .bind(before.saturating_mul(1_000_000))
-        .bind(TIDY_ROWS)
+        .bind(i64::from(TIDY_ROWS))
         .execute(&mut *tx)
         .await?;
         sqlx::query("DELETE FROM session_ends WHERE seq <= (SELECT MAX(seq) FROM session_ends) - $1")
@@ -276,11 +282,12 @@ impl Database {
 }
 
 async fn known(tx: &mut Transaction, report: &SessionReport) -> Result<Option<Known>, StoreError> {
-    let row = sqlx::query(
+    let row = sqlx::query(concat!(
         "SELECT s.account_id, s.series, s.transport, u.client_family, s.sequence, s.reported, \
          s.egress_bytes, s.egress_packets, s.ingress_bytes, s.ingress_packets, s.ended \
          FROM turn_sessions s LEFT JOIN usage_series u ON u.id = s.series WHERE s.id = $1",
-    )
+        for_update!("s")
+    ))
     .bind(report.id.0.as_slice())
     .fetch_optional(&mut **tx)
     .await?;
@@ -361,7 +368,6 @@ async fn put(
     node: &Node,
     (account, series): (&str, i64),
     report: &SessionReport,
-    known: Option<&Known>,
 ) -> Result<(), StoreError> {
     let relayed: Vec<String> = report.relayed.iter().flatten().map(ToString::to_string).collect();
     sqlx::query(
@@ -402,34 +408,40 @@ async fn put(
     .bind(report.ended)
     .execute(&mut **tx)
     .await?;
-    // One that was given up for lost and has ended in order is told of once.
-    if report.ended.is_some() && !known.is_some_and(|known| known.is_ended) {
-        end(tx, report.id.0.as_slice()).await?;
-    }
     Ok(())
 }
 
-async fn end(tx: &mut Transaction, session: &[u8]) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO session_ends (session, created) VALUES ($1, $2)")
-        .bind(session)
-        .bind(Timestamp::now().unix_micros())
-        .execute(&mut **tx)
-        .await?;
+/// Tells of sessions that have ended, in the order in which that becomes known to all.
+async fn tell_ends(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Result<(), StoreError> {
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    hold_ends(tx).await?;
+    let now = Timestamp::now().unix_micros();
+    let mut insert: QueryBuilder<Db> = QueryBuilder::new("INSERT INTO session_ends (session, created) ");
+    insert.push_values(sessions, |mut row, session| {
+        row.push_bind(session).push_bind(now);
+    });
+    insert.build().execute(&mut **tx).await?;
     Ok(())
 }
 
 /// Ends sessions of which nothing will be heard any more, when they were last heard of.
 async fn close(tx: &mut Transaction, sessions: Vec<Vec<u8>>) -> Result<(), StoreError> {
+    let mut closed = Vec::with_capacity(sessions.len());
     for session in sessions {
-        sqlx::query(
-            "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL WHERE id = $1",
+        let done = sqlx::query(
+            "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL \
+             WHERE id = $1 AND ended IS NULL",
         )
         .bind(session.as_slice())
         .execute(&mut **tx)
         .await?;
-        end(tx, &session).await?;
+        if done.rows_affected() > 0 {
+            closed.push(session);
+        }
     }
-    Ok(())
+    tell_ends(tx, &closed).await
 }
 
 /// Counts what a report adds: traffic in its minute, the time lived in all minutes since the last.
@@ -493,7 +505,7 @@ async fn add_to_month(
          ingress_packets = usage_months.ingress_packets + excluded.ingress_packets",
     )
     .bind(key.as_bytes().as_slice())
-    .bind(month)
+    .bind(i64::from(month))
     .bind(account)
     .bind(column(usage.egress_bytes))
     .bind(column(usage.egress_packets))

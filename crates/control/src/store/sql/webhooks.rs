@@ -1,7 +1,7 @@
 use serde::Deserialize;
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, accounts, audit, sessions};
+use super::{Database, Row, Transaction, accounts, audit, count, sessions};
 use crate::store::audit::Note;
 use crate::store::webhooks::{
     Delivery, ENDS_AT_ONCE, Event, MAX_DELIVERIES, MAX_WEBHOOKS, SESSION_ENDED, Webhook,
@@ -114,7 +114,7 @@ impl Database {
         } else {
             "SELECT * FROM deliveries WHERE webhook = $1 AND seq > $2 ORDER BY seq LIMIT $3"
         };
-        let rows = sqlx::query(query).bind(id).bind(seq).bind(limit).fetch_all(&self.read).await?;
+        let rows = sqlx::query(query).bind(id).bind(seq).bind(i64::from(limit)).fetch_all(&self.read).await?;
         rows.iter().map(delivery).collect()
     }
 
@@ -161,17 +161,22 @@ impl Database {
         until: Timestamp,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let rows = sqlx::query(
+        let rows = sqlx::query(concat!(
             "UPDATE deliveries SET due = $1, attempts = attempts + 1 WHERE seq IN \
-             (SELECT seq FROM deliveries WHERE webhook = $2 AND due <= $3 ORDER BY due, seq LIMIT $4) RETURNING *",
-        )
+             (SELECT seq FROM deliveries WHERE webhook = $2 AND due <= $3 ORDER BY due, seq LIMIT $4",
+            skip_locked!(),
+            ") RETURNING *"
+        ))
         .bind(until.unix_micros())
         .bind(id)
         .bind(now.unix_micros())
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.write)
         .await?;
-        rows.iter().map(delivery).collect()
+        let mut claimed: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+        // No database promises an order here.
+        claimed.sort_by_key(|it| it.seq);
+        Ok(claimed)
     }
 
     pub(in crate::store) async fn tell_session_ends(&self) -> Result<bool, StoreError> {
@@ -194,7 +199,7 @@ impl Database {
                  WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
             )
             .bind(told)
-            .bind(ENDS_AT_ONCE)
+            .bind(i64::from(ENDS_AT_ONCE))
             .fetch_all(&mut *tx)
             .await?;
             for row in &rows {
@@ -287,8 +292,11 @@ impl Queues {
 }
 
 async fn queued(tx: &mut Transaction, webhook: &str) -> Result<u32, StoreError> {
-    let count = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = $1");
-    Ok(count.bind(webhook).fetch_one(&mut **tx).await?)
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = $1")
+        .bind(webhook)
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 async fn insert(tx: &mut Transaction, webhook: &str, event: &Event) -> Result<(), StoreError> {
@@ -334,7 +342,7 @@ fn delivery(row: &Row) -> Result<Delivery, StoreError> {
         kind: told.kind,
         body,
         created: Timestamp::from_unix_micros(row.try_get("created")?),
-        attempts: row.try_get("attempts")?,
+        attempts: count(row, "attempts")?,
         due: due.map(Timestamp::from_unix_micros),
         fault: row.try_get("fault")?,
     })

@@ -1,4 +1,4 @@
-//! A server on a real socket with a real file.
+//! A server on a real socket with a real store.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use arc_swap::ArcSwap;
 use control::store::{Account, Permission, Store, Timestamp};
 use control::{Config, Control, IceTransport, IceUrls};
 use credentials::Keyring;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::Place;
 use crate::http::{Reply, Request, request};
 
 pub(crate) struct Server {
@@ -22,13 +22,9 @@ pub(crate) struct Server {
     pub(crate) account: Account,
     /// With Calls Write.
     pub(crate) token: String,
-    pub(crate) dir: TempDir,
+    pub(crate) place: Place,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-}
-
-pub(crate) fn url(dir: &TempDir) -> String {
-    format!("sqlite:{}", dir.path().join("turnery.db").display())
 }
 
 pub(crate) fn config() -> Config {
@@ -54,8 +50,8 @@ pub(crate) async fn server_at(
     configure: impl FnOnce(&mut Config, &Store),
     limit: impl FnOnce(Store) -> Store,
 ) -> Server {
-    let dir = TempDir::new().unwrap();
-    let store = limit(Store::open(&url(&dir)).await.unwrap());
+    let place = Place::new();
+    let store = limit(Store::open(&place.url()).await.unwrap());
     let made = store.bootstrap(None, None).await.unwrap().expect("an empty store");
     let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
     let mut config = config();
@@ -69,7 +65,7 @@ pub(crate) async fn server_at(
         serving.serve(listener, None, async { drop(stopped.await) }).await.unwrap();
     });
     let token = made.token.text.as_str().to_owned();
-    Server { addr, store, keyring, control, account: made.account, token, dir, stop: Some(stop), task }
+    Server { addr, store, keyring, control, account: made.account, token, place, stop: Some(stop), task }
 }
 
 pub(crate) fn now() -> u64 {

@@ -7,10 +7,10 @@ use control::store::{Permission, Store};
 use control::{Control, Feed, KeySettings, News};
 use credentials::{Denial, Keyring, SharedSecretId, TimeLimited, TurnKeyId};
 use serde_json::{Value, json};
-use sqlx::Connection;
 
+use super::Place;
+use super::server::{Server, config, now, server, server_with};
 use crate::http::{Request, request};
-use crate::server::{Server, config, now, server, server_with, url};
 
 const SECRET: &str = "north-north-west of the old harbour";
 
@@ -169,20 +169,14 @@ async fn a_deployment_has_a_bounded_number_of_secrets() {
         let key = server.store.create_key(&server.account.id, "").await.unwrap().key.uid;
         rows.extend((0..8).map(|_| key));
     }
-    let path = server.dir.path().join("turnery.db");
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
-    let mut connection = sqlx::sqlite::SqliteConnection::connect_with(&options).await.unwrap();
-    let mut tx = connection.begin().await.unwrap();
-    for (n, key) in rows.iter().enumerate() {
-        let id = u128::try_from(n).unwrap().to_be_bytes();
-        sqlx::query("INSERT INTO shared_secrets (id, turn_key, sealed, created) VALUES (?, ?, x'0102', 1)")
-            .bind(id.as_slice())
-            .bind(key.as_bytes().as_slice())
-            .execute(&mut *tx)
-            .await
-            .unwrap();
-    }
-    tx.commit().await.unwrap();
+    let row = |(n, key): (usize, &TurnKeyId)| {
+        let (number, key) =
+            (Place::bytes(&hex::encode((n as u128).to_be_bytes())), Place::bytes(&key.to_string()));
+        format!("({number}, {key}, {key}, 1)")
+    };
+    let rows_text: Vec<_> = rows.iter().enumerate().map(row).collect();
+    let insert = "INSERT INTO shared_secrets (id, turn_key, sealed, created) VALUES";
+    server.place.execute(&format!("{insert} {}", rows_text.join(", "))).await;
     let (uid, _) = server.key().await;
     let ask = request("POST", self::path(&server, &uid)).bearer(&server.token);
     assert!(check(&server, ask, 409, 20_027).await.contains("1000"));
@@ -197,11 +191,7 @@ async fn the_database_does_not_give_secrets_away() {
     let (uid, _) = server.key().await;
     add_known(&server, &uid, SECRET).await;
     let generated = add(&server, &uid, "").await["secret"].as_str().unwrap().to_owned();
-    let dir = server.dir.path().to_owned();
-    let files =
-        || std::fs::read_dir(&dir).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-    let contains = |text: &[u8]| files().any(|file| file.windows(text.len()).any(|it| it == text));
-    // With the log that SQLite writes ahead of the database.
+    let contains = |text: &[u8]| server.place.holds(text);
     let raw = hex::decode(&generated).unwrap();
     for text in [SECRET.as_bytes(), &SECRET.as_bytes()[..12], generated.as_bytes(), &raw] {
         assert!(!contains(text));
@@ -222,7 +212,7 @@ async fn what_another_process_changes_is_heard_by_polling() {
     let heard = Heard::subscribe(&server.control.feed()).await;
     let (uid, _) = server.key().await;
     let key = uid.parse().unwrap();
-    let elsewhere = Store::open(&url(&server.dir)).await.unwrap();
+    let elsewhere = Store::open(&server.place.url()).await.unwrap();
     let keyring = server.keyring.load_full();
     let until = async |wanted: Option<Vec<String>>| {
         let start = std::time::Instant::now();
@@ -248,7 +238,7 @@ async fn a_restart_reads_all_settings_and_a_deleted_keys_none() {
     add(&server, &deleted, "").await;
     let delete = request("DELETE", format!("{}/{deleted}", server.keys_path())).bearer(&server.token);
     server.send(delete).await.success(200, "delete");
-    let store = Store::open(&url(&server.dir)).await.unwrap();
+    let store = Store::open(&server.place.url()).await.unwrap();
     let control = Control::new(config(), store, Arc::clone(&server.keyring)).await.unwrap();
     let heard = Heard::subscribe(&control.feed()).await;
     assert_eq!(heard.secrets(&kept).map(|it| (it.len(), it[0].clone())), Some((2, SECRET.to_owned())));

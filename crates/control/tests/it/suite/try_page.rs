@@ -2,8 +2,8 @@ use control::Dev;
 use control::store::Store;
 use credentials::TurnKeyId;
 
+use super::server::{Server, server, server_with};
 use crate::http::{Request, request};
-use crate::server::{Server, server, server_with};
 
 async fn dev_server() -> Server {
     let dev = Dev { key: TurnKeyId::from_bytes([7; 16]), public_host: None };

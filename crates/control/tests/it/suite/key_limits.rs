@@ -6,8 +6,8 @@ use control::store::{KeyLimits, Permission};
 use control::{KeySettings, News};
 use serde_json::json;
 
+use super::server::server;
 use crate::http::request;
-use crate::server::server;
 
 #[tokio::test]
 async fn limits_are_set_shown_and_taken_away_and_relays_hear_before_the_answer() {

@@ -11,8 +11,8 @@ use control::store::{AuditQuery, Permission, Store, Timestamp};
 use credentials::{CredentialId, TurnKeyId};
 use serde_json::{Value, json};
 
+use super::server::{Server, server};
 use crate::http::request;
-use crate::server::{Server, server};
 
 pub(crate) fn node(name: &str) -> Node {
     let text = str::to_owned;

@@ -7,8 +7,8 @@ use control::store::{Permission, Store, Timestamp};
 use credentials::{CustomIdentifier, Denial, IdentifierId, TurnKeyId};
 use serde_json::{Value, json};
 
+use super::server::{Server, now, server};
 use crate::http::{Request, request};
-use crate::server::{Server, now, server, url};
 
 type Key = (String, String);
 
@@ -64,7 +64,7 @@ async fn a_rolled_secret_stays_good_for_the_overlap_only() {
     assert_eq!((status(second).await, get_turn(second).await), (401, 401), "at once without an overlap");
     assert_eq!((status(&third).await, get_turn(&third).await), (201, 200));
     // Another process asks the store.
-    let elsewhere = Store::open(&url(&server.dir)).await.unwrap();
+    let elsewhere = Store::open(&server.place.url()).await.unwrap();
     assert!(elsewhere.key_with_secret(second).await.unwrap().is_none());
     let made = elsewhere.roll_key(&server.account.id, key.0.parse().unwrap(), 60).await.unwrap().unwrap();
     let known = async { while status(&made.secret).await != 201 {} };

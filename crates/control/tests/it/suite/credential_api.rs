@@ -3,8 +3,8 @@ use control::store::Timestamp;
 use credentials::{Claims, CustomIdentifier, TurnKeyId};
 use serde_json::{Value, json};
 
+use super::server::{Server, now, server, server_with};
 use crate::http::{Reply, Request, request};
-use crate::server::{Server, now, server, server_with};
 
 fn path(uid: &str, rest: &str) -> String {
     format!("/v1/turn/keys/{uid}/credentials/{rest}")
@@ -239,7 +239,7 @@ async fn a_deleted_key_mints_no_more() {
 #[tokio::test]
 async fn keys_of_another_process_are_found_and_forgotten() {
     let server = server().await;
-    let elsewhere = control::store::Store::open(&crate::server::url(&server.dir)).await.unwrap();
+    let elsewhere = control::store::Store::open(&server.place.url()).await.unwrap();
     let made = elsewhere.create_key(&server.account.id, "").await.unwrap();
     let key = (made.key.uid.to_string(), made.secret.clone());
     username(&server, &key).await;

@@ -2,8 +2,8 @@ use control::Rate;
 use control::store::{Permission, Timestamp};
 use serde_json::Value;
 
+use super::server::{Server, server, server_with};
 use crate::http::{Request, request};
-use crate::server::{Server, server, server_with};
 
 async fn check(server: &Server, request: Request, status: u16, code: u64) -> String {
     let what = format!("{} {}", request.method, request.path);

@@ -3,8 +3,8 @@
 use control::store::{Actor, ActorKind, AuditQuery, Permission, Store, Timestamp};
 use serde_json::{Value, json};
 
+use super::server::{Server, server, server_with};
 use crate::http::request;
-use crate::server::{Server, server, server_with, url};
 
 async fn log(server: &Server, query: &str) -> Vec<Value> {
     let path = format!("/client/v4/accounts/{}/audit?{query}", server.account.id);
@@ -120,7 +120,7 @@ async fn the_log_is_narrowed_down_and_turned_page_by_page() {
 #[tokio::test]
 async fn other_actors_are_told_apart_and_old_rows_are_forgotten() {
     let server = server().await;
-    let elsewhere = Store::open(&url(&server.dir)).await.unwrap();
+    let elsewhere = Store::open(&server.place.url()).await.unwrap();
     let cli = elsewhere.acting_as(Actor::new(ActorKind::Cli, "", "root"));
     cli.create_key(&server.account.id, "").await.unwrap();
     let all = AuditQuery::default();

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use control::store::{AuditQuery, MonthAction, MonthBytes, MonthLimit, Permission, Stop, Store, Timestamp};
 use control::{KeySettings, News};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::Place;
+use super::server::{Server, server};
+use super::usage::{node, report};
 use crate::http::{Reply, request};
-use crate::server::{Server, server, url};
-use crate::usage::{node, report};
 
 async fn put(server: &Server, uid: &str, body: &Value) -> Reply {
     let path = format!("{}/{uid}/month_limit", server.keys_path());
@@ -85,8 +85,8 @@ async fn a_limit_is_told_and_enforced_and_lifted_when_it_is_raised() {
 
 #[tokio::test]
 async fn the_next_month_begins_anew() {
-    let dir = TempDir::new().unwrap();
-    let store = Store::open(&url(&dir)).await.unwrap();
+    let place = Place::new();
+    let store = Store::open(&place.url()).await.unwrap();
     let account = store.create_account(None, "").await.unwrap().id;
     let key = store.create_key(&account, "").await.unwrap().key.uid;
     let limit =
@@ -103,7 +103,7 @@ async fn the_next_month_begins_anew() {
     store.record_usage(&node("a"), &[report(1, key, 3, "2026-04-01T00:00:10Z", 2_000)]).await.unwrap();
     assert_eq!((watch("2026-04-01T00:00:11Z").await, stopped().await), (1, Some(Stop::Cut)));
     // Another process sees what is held, and a deleted key's limit is gone.
-    let again = Store::open(&url(&dir)).await.unwrap();
+    let again = Store::open(&place.url()).await.unwrap();
     assert_eq!(again.watch_month_limits_at("2026-04-01T00:00:12Z".parse().unwrap()).await.unwrap(), 0);
     store.delete_key(&account, key).await.unwrap();
     assert_eq!(again.watch_month_limits_at("2026-05-01T00:00:00Z".parse().unwrap()).await.unwrap(), 0);

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::server::{Server, server, server_with};
+use super::usage::{made_key, node, report};
 use crate::http::request;
-use crate::server::{Server, server, server_with};
-use crate::usage::{made_key, node, report};
 
 /// A receiver of webhooks, which answers with the statuses it is given, then with 200.
 struct Receiver {
@@ -116,7 +116,7 @@ async fn events_are_told_signed_and_only_those_that_were_asked_for() {
     assert!(header(first, "webhook-id").starts_with("msg_"));
     assert!(header(first, "webhook-signature").starts_with("v1,"));
     let at: u64 = header(first, "webhook-timestamp").parse().unwrap();
-    assert!(at.abs_diff(crate::server::now()) < 60);
+    assert!(at.abs_diff(super::server::now()) < 60);
     assert_eq!(body(first)["data"]["target"], uid);
     assert_eq!(body(&deletions.hears(1).await[0])["type"], "turn_key.deleted");
 

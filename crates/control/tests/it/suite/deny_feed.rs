@@ -5,8 +5,8 @@ use control::store::Store;
 use control::{Control, Feed, News};
 use credentials::{CredentialId, Denial};
 
+use super::server::{now, server};
 use crate::http::request;
-use crate::server::{now, server, url};
 
 type Heard = Arc<Mutex<Vec<Denial>>>;
 
@@ -58,7 +58,7 @@ async fn every_subscriber_hears_all_once_and_in_order() {
     let server = server().await;
     let feed = server.control.feed();
     let until = now() + 1_000;
-    let elsewhere = Store::open(&url(&server.dir)).await.unwrap();
+    let elsewhere = Store::open(&server.place.url()).await.unwrap();
     elsewhere.revoke(id(1), until).await.unwrap();
     elsewhere.revoke(id(2), until).await.unwrap();
     let first = subscribe(&feed).await;
@@ -87,8 +87,8 @@ async fn a_long_feed_is_read_in_whole_and_survives_a_restart() {
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         server.store.revoke(CredentialId::from_bytes(bytes), until).await.unwrap();
     }
-    let store = Store::open(&url(&server.dir)).await.unwrap();
-    let control = Control::new(crate::server::config(), store, Arc::clone(&server.keyring)).await.unwrap();
+    let store = Store::open(&server.place.url()).await.unwrap();
+    let control = Control::new(super::server::config(), store, Arc::clone(&server.keyring)).await.unwrap();
     let heard = subscribe(&control.feed()).await;
     assert_eq!(heard.lock().unwrap().len(), 2_500);
 }

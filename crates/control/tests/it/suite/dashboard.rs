@@ -1,7 +1,7 @@
 use control::store::{Permission, Store, Timestamp};
 
+use super::server::{Server, server, server_with};
 use crate::http::{Reply, Request, request};
-use crate::server::{Server, server, server_with};
 
 /// A browser that has signed in.
 struct Browser<'a> {

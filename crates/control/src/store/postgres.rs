@@ -1,0 +1,267 @@
+//! The store in a PostgreSQL database, which many processes share.
+//!
+//! What SQLite has by letting one process at a time write, is had here by locks that transactions hold until they are
+//! committed:
+//! - whoever changes what is configured holds one lock. There are few such changes, one after the other: what was
+//!   looked at stays so until it is acted upon, and numbers that are read on from become visible in their order;
+//! - usage is recorded by many at once. Who does holds the lock of its node, so that a report that is repeated while the
+//!   first try is still under way counts once, and another when it writes sessions' ends, at the very end;
+//! - one process at a time tidies up, and sees the tables as they were when it began: where others write to the same rows
+//!   meanwhile, it gives up and comes again.
+//!
+//! A database that does not answer must hold up nobody for long, on either side: every call has a limit of time, and the
+//! server ends what a process that has gone away has left open, with the locks that it held.
+
+mod place;
+
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+use crate::store::error::cause;
+use place::Place;
+
+/// What a query adds so that the rows it reads of a table stay as they are until the transaction ends.
+macro_rules! for_update {
+    ($table:literal) => {
+        concat!(" FOR UPDATE OF ", $table)
+    };
+}
+
+/// What a query adds to pass over rows that another process is about to change.
+macro_rules! skip_locked {
+    () => {
+        " FOR UPDATE SKIP LOCKED"
+    };
+}
+
+// Compiled once for each database.
+#[path = "sql/mod.rs"]
+#[allow(clippy::duplicate_mod)]
+mod sql;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a connection may take to be made, with everything before it is of use.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a call may take with everything in it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for those that tidy up.
+const LONG_CALL_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long a connection that is asked whether it works may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was not used for so long is asked before it is used.
+const PING_AFTER: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// After a failover the connections move on by and by.
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
+const MAX_CONNECTIONS: u32 = 10;
+
+/// What each connection begins with. The server ends a transaction whose process has gone away, and with it the locks
+/// that others wait for; nobody waits for a lock without end.
+const SESSION: &str = "SET default_transaction_isolation = 'read committed'; \
+                       SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'; \
+                       SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+
+/// How long a start waits for another that brings the tables up to date.
+const MIGRATION_SESSION: &str = "SET lock_timeout = '60s'";
+
+/// The first half of the names of locks: `turn`, in case others have some in the same database. The second half is what
+/// only one transaction of all processes may do at a time.
+const LOCKS: i32 = 0x7475_726e;
+/// Say that sessions have ended.
+const ENDS: i32 = 2;
+/// Tidy up.
+const TIDYING: i32 = 3;
+/// The first half of the names of locks that each node has one of.
+const NODE_LOCKS: i32 = LOCKS + 1;
+
+/// Begins as the only one who changes what is configured: the first of the locks.
+const BEGIN_CHANGES: &str = "BEGIN; SELECT pg_advisory_xact_lock(1953854062, 1)";
+/// Begins with the tables as they are now, whatever others change.
+const BEGIN_TIDYING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+
+/// SQLSTATE codes.
+mod code {
+    pub(super) const INVALID_PASSWORD: &str = "28P01";
+    pub(super) const INVALID_AUTHORIZATION: &str = "28000";
+    pub(super) const NO_SUCH_DATABASE: &str = "3D000";
+    pub(super) const NO_SUCH_SCHEMA: &str = "3F000";
+    pub(super) const NO_RIGHT: &str = "42501";
+    pub(super) const CANNOT_CONNECT_NOW: &str = "57P03";
+    pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
+}
+
+type Db = sqlx::Postgres;
+type Row = sqlx::postgres::PgRow;
+type Transaction = sqlx::Transaction<'static, Db>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Database {
+    write: PgPool,
+    /// The same: reads need no connections of their own.
+    read: PgPool,
+}
+
+impl Database {
+    pub(super) async fn open(url: &str) -> Result<Self, StoreError> {
+        let place = Place::parse(url)?;
+        let prepared = timeout(LONG_CALL_TIMEOUT, prepare(&place)).await;
+        prepared.unwrap_or_else(|_| Err(place.unreachable("it does not answer".into())))?;
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(IDLE_TIMEOUT)
+            .max_lifetime(MAX_LIFETIME)
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for >= PING_AFTER {
+                        ping(connection).await?;
+                    }
+                    Ok(true)
+                })
+            })
+            // A call that was given up has left its connection waiting for an answer that may never come.
+            .after_release(|connection, _| Box::pin(async move { ping(connection).await.map(|()| true) }))
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(SESSION).await.map(drop) })
+            })
+            .connect_lazy_with(place.options().clone());
+        Ok(Self { write: pool.clone(), read: pool })
+    }
+
+    pub(super) async fn close(&self) {
+        if timeout(CLOSE_TIMEOUT, self.write.close()).await.is_err() {
+            tracing::debug!("the store's connections did not end in order");
+        }
+    }
+
+    /// A transaction that changes what is configured: what it reads of that cannot change before it commits.
+    async fn begin(&self) -> Result<Transaction, StoreError> {
+        Ok(self.write.begin_with(BEGIN_CHANGES).await?)
+    }
+
+    /// A transaction that records usage of a node, beside those of other nodes. No other of this node runs.
+    async fn begin_usage(&self, node: &str) -> Result<Transaction, StoreError> {
+        let mut tx = self.write.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1, hashtext($2))")
+            .bind(NODE_LOCKS)
+            .bind(node)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx)
+    }
+
+    /// A transaction that tidies up, and sees the tables as they are now. `None` while another process does.
+    async fn begin_tidying(&self) -> Result<Option<Transaction>, StoreError> {
+        let mut tx = self.write.begin_with(BEGIN_TIDYING).await?;
+        let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
+            .bind(LOCKS)
+            .bind(TIDYING)
+            .fetch_one(&mut *tx)
+            .await?;
+        Ok(is_ours.then_some(tx))
+    }
+}
+
+/// Waits until only this transaction writes sessions' ends. Nothing that another may hold is taken after it.
+async fn hold_ends(tx: &mut Transaction) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1, $2)").bind(LOCKS).bind(ENDS).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// A call to the database, which does not take for ever.
+pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(CALL_TIMEOUT, call)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".into())))
+}
+
+/// The same for what may take longer.
+pub(super) async fn in_long_time<T>(
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let done = timeout(LONG_CALL_TIMEOUT, call).await;
+    done.unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".into())))
+}
+
+async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    timeout(PING_TIMEOUT, connection.ping()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Looks whether the database is there, and brings its tables up to date.
+async fn prepare(place: &Place) -> Result<(), StoreError> {
+    let connecting = timeout(CONNECT_TIMEOUT, place.options().connect()).await;
+    let connected = connecting.map_err(|_| place.unreachable("it does not answer".into()))?;
+    let mut connection = connected.map_err(|error| open_error(place, error))?;
+    migrate(place, &mut connection).await?;
+    drop(connection.close().await);
+    Ok(())
+}
+
+/// Brings the tables up to date: of several processes that start at once, one does it. Where there is nothing to do, no
+/// right to make tables is needed.
+async fn migrate(place: &Place, connection: &mut PgConnection) -> Result<(), StoreError> {
+    if is_up_to_date(place, connection).await? {
+        return Ok(());
+    }
+    connection.execute(MIGRATION_SESSION).await.map_err(|error| open_error(place, error))?;
+    // Not `run`: a future that borrows a connection through `Acquire` is not `Send`.
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| migrate_error(place, error))
+}
+
+async fn is_up_to_date(place: &Place, connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let table = &MIGRATIONS.table_name;
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(&**table)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|error| open_error(place, error))?;
+    if !exists {
+        return Ok(false);
+    }
+    let applied = connection.list_applied_migrations(table).await;
+    let applied = applied.map_err(|error| migrate_error(place, error))?;
+    for done in &applied {
+        let known = MIGRATIONS.iter().find(|it| it.version == done.version);
+        let Some(known) = known else {
+            return Err(migrate_error(place, MigrateError::VersionMissing(done.version)));
+        };
+        if known.checksum != done.checksum {
+            return Err(migrate_error(place, MigrateError::VersionMismatch(done.version)));
+        }
+    }
+    Ok(applied.len() == MIGRATIONS.iter().count())
+}
+
+fn migrate_error(place: &Place, error: MigrateError) -> StoreError {
+    let store = place.to_string();
+    match error {
+        MigrateError::VersionMissing(migration) => StoreError::Newer { store, migration },
+        MigrateError::VersionMismatch(migration) => StoreError::Foreign { store, migration },
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => open_error(place, error),
+        error => StoreError::Open { store, source: error.into() },
+    }
+}
+
+fn open_error(place: &Place, error: sqlx::Error) -> StoreError {
+    let store = place.to_string();
+    let answer = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match answer.as_deref() {
+        Some(code::INVALID_PASSWORD | code::INVALID_AUTHORIZATION) => {
+            StoreError::SignIn { store, source: cause(error) }
+        }
+        Some(code::NO_SUCH_DATABASE) => StoreError::NoDatabase { store, source: cause(error) },
+        Some(code::NO_RIGHT | code::NO_SUCH_SCHEMA) => StoreError::NoRight { store, source: cause(error) },
+        Some(code::CANNOT_CONNECT_NOW | code::TOO_MANY_CONNECTIONS) | None => place.unreachable(cause(error)),
+        Some(_) => StoreError::Open { store, source: cause(error) },
+    }
+}

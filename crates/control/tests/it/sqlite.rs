@@ -1,0 +1,122 @@
+//! Everything against SQLite, and what only it has.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use control::store::Store;
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::open_error;
+
+// Compiled once for each database.
+#[path = "suite/mod.rs"]
+#[allow(clippy::duplicate_mod)]
+pub(crate) mod suite;
+
+/// Where a test's store is.
+pub(crate) struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite:{}", self.dir().join("turnery.db").display())
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs a statement beside those of the store.
+    pub(crate) async fn execute(&self, sql: &str) {
+        let options = SqliteConnectOptions::new().filename(self.dir().join("turnery.db"));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// A value of bytes as it is written in a statement.
+    pub(crate) fn bytes(hex: &str) -> String {
+        format!("x'{hex}'")
+    }
+
+    /// Whether the database's files, with the log that is written ahead of it, have these bytes somewhere.
+    pub(crate) fn holds(&self, bytes: &[u8]) -> bool {
+        let files = std::fs::read_dir(self.dir()).unwrap();
+        let mut files = files.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        files.any(|file| file.windows(bytes.len()).any(|it| it == bytes))
+    }
+}
+
+async fn store() -> (Place, Store) {
+    let place = Place::new();
+    let store = Store::open(&place.url()).await.unwrap();
+    (place, store)
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_says_why() {
+    let place = Place::new();
+    let check = async |url: &str, words: &[&str]| {
+        let text = open_error(url).await;
+        assert!(!text.contains("s3cret"), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{url}: {text:?} says {word:?}");
+        }
+    };
+    check("mysql://me:s3cret@db/turnery", &["sqlite:", "postgres://", "mysql://"]).await;
+    check("turnery.db", &["sqlite:", "turnery.db"]).await;
+    check("sqlite:", &["names no file"]).await;
+    check("sqlite::memory:", &["names no file"]).await;
+    let missing = place.dir().join("missing/turnery.db");
+    check(&format!("sqlite:{}", missing.display()), &["missing/turnery.db", "No such file"]).await;
+    check(&format!("sqlite:{}", place.dir().display()), &["cannot open", "directory"]).await;
+    check("sqlite:/proc/turnery.db", &["/proc/turnery.db", "cannot open"]).await;
+    let other = place.dir().join("other.db");
+    std::fs::write(&other, "this is no database, but it is longer than a header would be. ".repeat(40))
+        .unwrap();
+    check(&format!("sqlite:{}", other.display()), &["other.db", "not an SQLite database"]).await;
+}
+
+#[tokio::test]
+async fn a_store_from_the_future_is_left_alone() {
+    let (place, store) = store().await;
+    store.close().await;
+    let path = place.dir().join("turnery.db");
+    place
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (9999, 'future', TRUE, x'00', 1)",
+        )
+        .await;
+    let text = open_error(&place.url()).await;
+    let want = format!(
+        "the store {} was written by a newer Turnery (migration 9999); upgrade turnery or restore an older backup",
+        path.display()
+    );
+    assert_eq!(text, want);
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    let (place, _store) = store().await;
+    for name in ["turnery.db", "turnery.db-wal"] {
+        let mode = std::fs::metadata(place.dir().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_store_says_its_fault_once() {
+    let (place, store) = store().await;
+    store.close().await;
+    place.execute("DELETE FROM _sqlx_migrations").await;
+    let text = open_error(&place.url()).await;
+    assert_eq!(text.matches("table accounts already exists").count(), 1, "{text}");
+}
