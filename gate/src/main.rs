@@ -91,7 +91,9 @@ fn check() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let tolerance = if here == made_with { TOLERANCE } else { TOLERANCE_ELSEWHERE };
-    println!("instructions for each packet or request; {here}, figures of {made_with}, ±{tolerance} %");
+    println!(
+        "instructions for each packet or request; {here}, figures of {made_with}; {tolerance} % more may pass"
+    );
     let (mut is_slower, mut is_faster) = (false, false);
     for (lane, count) in count_all() {
         let before = known.get(lane.as_str()).copied().unwrap_or(0);
