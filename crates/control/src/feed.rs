@@ -1,8 +1,9 @@
 //! The feed: who subscribes hears of every denial once, in order, and of every TURN key's settings.
 //!
 //! The store's tables are the truth; the feed only reads on from the last entry it saw. [`Feed::run`] does so five
-//! times a second, so that what another process or node changes arrives too. Whoever changes something in this
-//! process calls [`Feed::catch_up`] after the commit: when it returns, every subscriber has been called.
+//! times a second, so that what another process or node changes arrives too: or once a second and whenever the store says
+//! that there is something new, if it is one that does. Whoever changes something in this process calls
+//! [`Feed::catch_up`] after the commit: when it returns, every subscriber has been called.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,9 +16,13 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
+use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp, Waker};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// The same while the store says when there is something new.
+const WOKEN_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Who is woken waits for a moment, for what else is about to be said.
+const WAKE_PAUSE: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 /// An expired denial is kept a little longer, for nodes whose clocks are behind.
@@ -63,6 +68,10 @@ pub struct Feed {
     state: Arc<Mutex<State>>,
     /// When the last look at the store that succeeded was begun.
     heard: Arc<ArcSwapOption<Instant>>,
+    waker: Arc<Waker>,
+    /// How often the store is looked at without being woken, where that is chosen.
+    poll_interval: Option<Duration>,
+    reads_only: bool,
 }
 
 #[derive(Default)]
@@ -83,7 +92,23 @@ struct State {
 impl Feed {
     /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
     pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
-        Self { store, keyring, state: Arc::default(), heard: Arc::default() }
+        let (state, heard, waker) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, keyring, state, heard, waker, poll_interval: None, reads_only: false }
+    }
+
+    /// The same feed, which leaves it to others to forget expired denials.
+    #[must_use]
+    pub fn reading_only(mut self) -> Self {
+        self.reads_only = true;
+        self
+    }
+
+    /// The same feed, looking so often at the store when it is not woken: for tests of the waking.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn polling_every(mut self, interval: Duration) -> Self {
+        self.poll_interval = Some(interval);
+        self
     }
 
     /// Calls `on` with every denial and all settings in force, before this returns, and from then on with every new
@@ -142,24 +167,37 @@ impl Feed {
     /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and
     /// asked again, less and less often.
     pub async fn run(&self) -> ! {
-        let mut wait = POLL_INTERVAL;
+        tokio::select! {
+            never = self.follow() => never,
+            never = self.store.listen(&self.waker) => never,
+        }
+    }
+
+    async fn follow(&self) -> ! {
+        // Of a store that fails.
+        let mut backoff = None;
         let mut purged = Instant::now();
         loop {
-            sleep(wait).await;
+            let own = if self.waker.is_reliable() { WOKEN_POLL_INTERVAL } else { POLL_INTERVAL };
+            let wait = backoff.or(self.poll_interval).unwrap_or(own);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.waker.woken() => sleep(WAKE_PAUSE).await,
+            }
             match self.step(&mut purged).await {
-                Ok(()) if wait > POLL_INTERVAL => {
-                    tracing::info!("the feed follows the store again");
-                    wait = POLL_INTERVAL;
+                Ok(()) => {
+                    if backoff.take().is_some() {
+                        tracing::info!("the feed follows the store again");
+                    }
                 }
-                Ok(()) => {}
                 Err(error) => {
-                    if wait == POLL_INTERVAL {
+                    if backoff.is_none() {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
                             "the feed cannot read the store; what is revoked or changed elsewhere arrives late"
                         );
                     }
-                    wait = (wait * 2).min(MAX_BACKOFF);
+                    backoff = Some((backoff.unwrap_or(POLL_INTERVAL) * 2).min(MAX_BACKOFF));
                 }
             }
         }
@@ -167,7 +205,7 @@ impl Feed {
 
     async fn step(&self, purged: &mut Instant) -> Result<(), StoreError> {
         self.catch_up().await?;
-        if purged.elapsed() >= PURGE_INTERVAL {
+        if !self.reads_only && purged.elapsed() >= PURGE_INTERVAL {
             let now = Timestamp::now().unix_secs();
             self.store.purge_denials(now.saturating_sub(PURGE_GRACE_SECS)).await?;
             *purged = Instant::now();
@@ -178,7 +216,9 @@ impl Feed {
 
 impl State {
     async fn read_on(&mut self, feed: &Feed) -> Result<(), StoreError> {
-        loop {
+        // Mostly there is nothing new, and that is one question.
+        let ends = feed.store.feed_ends().await?;
+        while self.denials_seq < ends.denials {
             let page = feed.store.denials_after(self.denials_seq, PAGE).await?;
             // No await from here: a page is handed out whole or, if the caller goes away, not at all.
             for FeedEntry { seq, denial } in &page {
@@ -189,7 +229,7 @@ impl State {
                 break;
             }
         }
-        loop {
+        while self.settings_seq < ends.settings {
             let page = feed.store.setting_changes_after(self.settings_seq, PAGE).await?;
             for change in &page {
                 let settings = self.settings(feed, change.key).await?;
@@ -200,16 +240,13 @@ impl State {
                 break;
             }
         }
-        self.read_orders(feed).await?;
+        self.read_orders(feed, ends.orders).await?;
         self.read_again(feed).await
     }
 
-    async fn read_orders(&mut self, feed: &Feed) -> Result<(), StoreError> {
-        let Some(mut seq) = self.orders_seq else {
-            self.orders_seq = Some(feed.store.last_session_order().await?);
-            return Ok(());
-        };
-        loop {
+    async fn read_orders(&mut self, feed: &Feed, end: i64) -> Result<(), StoreError> {
+        let mut seq = *self.orders_seq.get_or_insert(end);
+        while seq < end {
             let page = feed.store.session_orders_after(seq, PAGE).await?;
             for (at, order) in &page {
                 self.tell(&News::End(order.clone()));
@@ -217,9 +254,10 @@ impl State {
                 self.orders_seq = Some(seq);
             }
             if page.len() < PAGE as usize {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// With another keyring, what the last one could not open may open.

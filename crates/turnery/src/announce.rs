@@ -71,7 +71,8 @@ pub(crate) fn people(api: Api, first: Option<&FirstStart<'_>>, trial: Option<&Tr
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub(crate) fn ready(api: Api, listeners: &[Listener]) -> Result<()> {
+pub(crate) fn ready(api: Option<Api>, listeners: &[Listener]) -> Result<()> {
+    let api = api.map_or_else(|| "none".to_owned(), |api| api.to_string());
     let turn: Vec<String> = listeners.iter().map(Listener::to_string).collect();
     print(&format!("ready api={api} turn={}\n", turn.join(",")))
 }

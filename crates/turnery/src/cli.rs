@@ -101,6 +101,9 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// The store as a whole
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print what a shell needs to complete this command line
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -111,6 +114,19 @@ enum Command {
     Man {
         /// Into which directory, which has to exist
         dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Copy everything from SQLite into an empty PostgreSQL, while no node runs
+    Copy {
+        /// The store to copy, as sqlite:PATH
+        from: String,
+        /// Where to, as postgres://USER@HOST/DATABASE
+        to: String,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -614,6 +630,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),
         Command::Certificates { renew, output } => block_on(commands::certificates(&place()?, renew, output)),
+        Command::Store(command) => block_on(commands::store(command)),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => manual(&dir),
     }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod certificates;
+mod copy;
 mod keys;
 mod limits;
 mod month;
@@ -27,6 +28,7 @@ use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::table::{printable, table};
 
 pub(crate) use certificates::certificates;
+pub(crate) use copy::store;
 pub(crate) use usage::{sessions, usage};
 
 const STORE_NAME: &str = "turnery.db";
@@ -53,15 +55,7 @@ impl Place {
     /// Opens the store, which must exist: a mistyped path would otherwise be an empty store.
     async fn open_store(&self) -> Result<Store> {
         let url = self.store_url(&self.dir()?);
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            let path = Path::new(path.strip_prefix("//").unwrap_or(path));
-            ensure!(
-                path.exists(),
-                "there is no store {}; `turnery serve` and `turnery account create` make one, or name the right \
-                 --data-dir",
-                path.display()
-            );
-        }
+        expect_file(&url)?;
         Ok(Store::open(&url).await?.acting_as(operator()))
     }
 
@@ -70,6 +64,20 @@ impl Place {
         prepare_data_dir(&dir)?;
         Ok(Store::open(&self.store_url(&dir)).await?.acting_as(operator()))
     }
+}
+
+/// That the file of a store in SQLite exists.
+fn expect_file(url: &str) -> Result<()> {
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = Path::new(path.strip_prefix("//").unwrap_or(path));
+        ensure!(
+            path.exists(),
+            "there is no store {}; `turnery serve` and `turnery account create` make one, or name the right \
+             --data-dir",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Whoever is at the command line, for the audit log.

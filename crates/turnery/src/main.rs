@@ -12,6 +12,7 @@ mod listen;
 mod metrics;
 mod serve;
 mod table;
+mod trial;
 mod usage;
 
 use std::process::ExitCode;

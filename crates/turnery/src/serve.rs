@@ -2,38 +2,34 @@
 //! half-started and does not use up the token that is shown once.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
+use control::store::Store;
 use control::store::usage::Node;
-use control::store::{Bootstrapped, NewKey, Store, TurnKey};
-use control::{About, Check, Control, Dev, IceTransport, IceUrls, KeySettings, News};
-use credentials::{Claims, Credential, CustomIdentifier, Keyring};
+use control::{About, Check, Control, Dev, Feed, IceTransport, IceUrls, KeySettings, News};
+use credentials::Keyring;
 use relay::{Bound, Breakdown, DtlsLimits, Listener, Relay, StreamLimits, Totals};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::{Command, Report, Transport};
 
 use crate::acme::{self, Acme};
-use crate::announce::{self, Api, FirstStart, Trial};
+use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
-use crate::config::{LogFormat, Settings};
-use crate::keyring_file::{KeyringFile, Stamp, prepare_data_dir, unix_now};
+use crate::config::{LogFormat, Role, Settings};
+use crate::keyring_file::{KeyringFile, Stamp};
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
+use crate::trial::{self, DataDir};
 use crate::usage::{Books, ending};
 
 /// How often the files of the keyring and of certificates are looked at.
 const FILES_POLL: Duration = Duration::from_secs(1);
 /// How often it is said that a certificate is about to expire: once a day.
 const WARNING_INTERVAL: Duration = Duration::from_hours(24);
-/// The key that `--dev` makes is found again by its name.
-const DEV_KEY_NAME: &str = "dev";
-const DEV_TTL_SECS: u32 = 86_400;
 /// How long what still runs on the runtime is waited for at the very end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
@@ -77,7 +73,10 @@ async fn serve(settings: &Settings) -> Result<()> {
 /// Everything open and running.
 struct Service {
     relay: RelayHandle,
-    control: Control,
+    /// `None` where there is no API.
+    control: Option<Control>,
+    feed: Feed,
+    role: Role,
     store: Store,
     books: tokio::sync::Mutex<Books>,
     api: Mutex<Option<TcpListener>>,
@@ -107,7 +106,11 @@ impl Service {
         let keyring_file = KeyringFile::in_dir(data_dir.path());
         // The stamp first: what changes while the file is read is then seen as a change.
         let early_stamp = keyring_file.stamp();
-        let keyring = keyring_file.open_or_create()?;
+        let keyring = match settings.role {
+            Role::All => keyring_file.open_or_create()?,
+            // Another than the fleet's would verify nothing.
+            Role::Relay => keyring_file.open()?,
+        };
         let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
         let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
         let early_certificates_stamp = settings.certificates.stamp();
@@ -118,49 +121,39 @@ impl Service {
         let certificates = certificates.map(Arc::new);
         let tls = certificates.as_ref().map(|certificates| certificates.relay());
         let dtls = certificates.as_ref().and_then(|certificates| certificates.dtls());
-        let mut listeners = settings.turn_listen.clone();
-        listeners.extend(settings.dtls_listen.filter(|_| dtls.is_some()));
-        if let Some(listener) = listeners.iter().find(|it| it.transport == Transport::Dtls) {
-            ensure!(
-                dtls.is_some(),
-                "{listener} needs a certificate with an ECDSA key: give it with --tls-cert"
-            );
-        }
+        let listeners = turn_listeners(settings, dtls.is_some())?;
         let config = relay_config(settings, &keyring);
         let bound = listen::relay(relay::Config { listeners, tls, dtls, ..config })?;
-        let api = listen::api(settings.api_listen).await?;
+        let api = match settings.role {
+            Role::All => Some(listen::api(settings.api_listen).await?),
+            Role::Relay => None,
+        };
         let acme_listen = match settings.acme.as_ref().and_then(|acme| acme.http_listen) {
             Some(address) => Some(listen::acme(address).await?),
             None => None,
         };
-        let address = api.local_addr().context("cannot tell the API listener's address")?;
-        let api_address = Api { address, tls: settings.api_tls };
+        let api_address = api.as_ref().map(TcpListener::local_addr).transpose();
+        let api_address = api_address.context("cannot tell the API listener's address")?;
+        let api_address = api_address.map(|address| Api { address, tls: settings.api_tls });
         warn(settings, &keyring_file, certificates.as_deref());
 
         let listeners = bound.listeners().to_vec();
-        for discovery in bound.discovery() {
-            let sources: Vec<String> =
-                discovery.sources.concat().iter().map(|it| it.public.to_string()).collect();
-            tracing::info!(from = %sources.join(","), "NAT behaviour discovery is offered");
-        }
+        tell_of_discovery(&bound);
         let ice = ice_urls(settings, &bound);
         let node = Node::new(&settings.node_name, settings.location.clone())?;
         store.close_lost_sessions(&node).await?;
-        let books = tokio::sync::Mutex::new(Books::new(store.clone(), node, settings.retention));
+        let retention = (settings.role == Role::All).then_some(settings.retention);
+        let books = tokio::sync::Mutex::new(Books::new(store.clone(), node, retention));
         let relay = RelayHandle::start(bound)?;
-        let first = bootstrap(settings, &store).await?;
-        let trial = if settings.dev { Some(DevKey::find_or_make(&store, &keyring).await?) } else { None };
-
-        // At once: nothing that fails later may hide a token that exists.
-        let token_was_given = settings.bootstrap_token.is_some();
-        let first = first.as_ref().map(|made| FirstStart { made, token_was_given });
-        let shown = trial.as_ref().map(|it| it.shown(&ice, &data_dir));
-        announce::people(api_address, first.as_ref(), shown.as_ref())?;
+        let trial = match api_address {
+            Some(address) => trial::begin(settings, (&store, &keyring), (&ice, &data_dir), address).await?,
+            None => None,
+        };
 
         let mut config = control::Config::new(ice);
         settings.api.apply(&mut config);
         config.dev =
-            trial.as_ref().map(|it| Dev { key: it.key.uid, public_host: Some(settings.public_host.clone()) });
+            trial.as_ref().map(|it| Dev { key: it.uid(), public_host: Some(settings.public_host.clone()) });
         let for_check = relay.clone();
         config.checks.push(Check::new("relay", move || for_check.is_whole()));
         config.metrics_token.clone_from(&settings.metrics_token);
@@ -168,7 +161,9 @@ impl Service {
         config.about = about(settings, &listeners, certificates.clone());
         let metrics = config.metrics.clone();
         metrics.register(RelayMetrics(relay.clone()));
-        reseal(&store, &keyring).await?;
+        if settings.role == Role::All {
+            reseal(&store, &keyring).await?;
+        }
         let keyring = Arc::new(ArcSwap::from_pointee(keyring));
         let acme = settings.acme.clone().zip(certificates.clone()).map(|(acme, certificates)| {
             Acme::new(acme, store.clone(), Arc::clone(&keyring), certificates, acme_listen)
@@ -176,26 +171,33 @@ impl Service {
         if let Some(acme) = &acme {
             config.challenges = acme.http();
         }
-        let control = Control::new(config, store.clone(), Arc::clone(&keyring)).await?;
+        let control = match settings.role {
+            Role::All => Some(Control::new(config, store.clone(), Arc::clone(&keyring)).await?),
+            Role::Relay => None,
+        };
+        let own_feed = || Feed::new(store.clone(), Arc::clone(&keyring)).reading_only();
+        let feed = control.as_ref().map_or_else(own_feed, Control::feed);
         let to_relay = relay.clone();
-        metrics.register(ProcessMetrics::new(control.feed(), certificates.clone()));
+        metrics.register(ProcessMetrics::new(feed.clone(), certificates.clone()));
         let of_all = settings.key_limits;
-        control.feed().subscribe(move |news| to_relay.hear(news, &of_all)).await?;
+        feed.subscribe(move |news| to_relay.hear(news, &of_all)).await?;
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
         announce::ready(api_address, &listeners)?;
-        tracing::info!(api = %api_address, turn = %join(&listeners), workers = settings.workers, "ready");
-        let api = Mutex::new(Some(api));
+        let shown = api_address.map(tracing::field::display);
+        tracing::info!(api = shown, turn = %join(&listeners), workers = settings.workers, "ready");
         let watched =
             CertificateFiles { files: settings.certificates.clone(), stamp: early_certificates_stamp };
         let api_tls = certificates.as_ref().filter(|_| settings.api_tls).map(|it| it.api());
         Ok(Self {
             relay,
             control,
+            feed,
+            role: settings.role,
             store,
             books,
-            api,
+            api: Mutex::new(api),
             api_tls,
             keyring_file,
             keyring,
@@ -209,7 +211,6 @@ impl Service {
     /// Serves until a signal ends it.
     async fn run(&self, signals: &mut Signals) -> Result<()> {
         let api = self.api.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let api = api.context("the API listener is served once")?;
         let Signals { end, interrupt, hangup } = signals;
         let ended = async {
             tokio::select! {
@@ -218,8 +219,20 @@ impl Service {
             }
             tracing::info!("ending");
         };
+        let serving = async {
+            match (&self.control, api) {
+                (Some(control), Some(api)) => {
+                    let served = control.serve(api, self.api_tls.clone(), ended).await;
+                    served.context("the API ended by itself")
+                }
+                _ => tokio::select! {
+                    () = ended => Ok(()),
+                    never = self.feed.run() => never,
+                },
+            }
+        };
         tokio::select! {
-            served = self.control.serve(api, self.api_tls.clone(), ended) => served.context("the API ended by itself"),
+            served = serving => served,
             never = self.watch_files(hangup) => never,
             never = self.keep_books() => never,
             never = self.obtain_certificates() => never,
@@ -279,7 +292,9 @@ impl Service {
         // The relay first: what is minted with the new key must be known to it.
         self.relay.command(&Command::Keyring(Arc::clone(&keyring)));
         self.keyring.store(Arc::clone(&keyring));
-        if let Err(error) = reseal(&self.store, &keyring).await {
+        if self.role == Role::All
+            && let Err(error) = reseal(&self.store, &keyring).await
+        {
             tracing::error!("{error:#}; they are sealed again at the next start or change of the keyring");
         }
         tracing::info!(path = %self.keyring_file.path().display(), "the keyring was read again");
@@ -300,6 +315,24 @@ impl Service {
         }
         self.store.close().await;
         tracing::info!("ended");
+    }
+}
+
+/// Where TURN clients come in; on DTLS by default only if that can be spoken.
+fn turn_listeners(settings: &Settings, has_dtls: bool) -> Result<Vec<Listener>> {
+    let mut listeners = settings.turn_listen.clone();
+    listeners.extend(settings.dtls_listen.filter(|_| has_dtls));
+    if let Some(listener) = listeners.iter().find(|it| it.transport == Transport::Dtls) {
+        ensure!(has_dtls, "{listener} needs a certificate with an ECDSA key: give it with --tls-cert");
+    }
+    Ok(listeners)
+}
+
+fn tell_of_discovery(bound: &Bound) {
+    for discovery in bound.discovery() {
+        let sources: Vec<String> =
+            discovery.sources.concat().iter().map(|it| it.public.to_string()).collect();
+        tracing::info!(from = %sources.join(","), "NAT behaviour discovery is offered");
     }
 }
 
@@ -416,78 +449,6 @@ impl Signals {
     }
 }
 
-enum DataDir {
-    Kept(PathBuf),
-    Temporary(TempDir),
-}
-
-impl DataDir {
-    fn prepare(settings: &Settings) -> Result<Self> {
-        if let Some(dir) = &settings.place.data_dir {
-            prepare_data_dir(dir)?;
-            return Ok(Self::Kept(dir.clone()));
-        }
-        let made = tempfile::Builder::new().prefix("turnery-dev-").tempdir();
-        Ok(Self::Temporary(made.context("cannot make a temporary data directory; give --data-dir")?))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Kept(path) => path,
-            Self::Temporary(dir) => dir.path(),
-        }
-    }
-}
-
-/// The key that `--dev` shows, and a credential of it.
-struct DevKey {
-    key: TurnKey,
-    account: control::store::AccountId,
-    /// Only of a key that was made just now.
-    secret: Option<String>,
-    credential: Credential,
-}
-
-impl DevKey {
-    async fn find_or_make(store: &Store, keyring: &Keyring) -> Result<Self> {
-        let accounts = store.accounts().await?;
-        let account = accounts.first().context("there is no account")?.id.clone();
-        let found = store.keys(&account).await?.into_iter().find(|key| key.name == DEV_KEY_NAME);
-        let (key, secret) = match found {
-            Some(key) => (key, None),
-            None => {
-                let NewKey { key, secret, .. } = store.create_key(&account, DEV_KEY_NAME).await?;
-                (key, Some(secret))
-            }
-        };
-        let claims = Claims {
-            key: key.uid,
-            issued_at: unix_now(),
-            ttl_secs: DEV_TTL_SECS,
-            custom_identifier: CustomIdentifier::default(),
-        };
-        let credential = keyring.mint(&claims)?;
-        Ok(Self { key, account, secret, credential })
-    }
-
-    fn shown<'a>(&'a self, ice: &'a IceUrls, data_dir: &'a DataDir) -> Trial<'a> {
-        Trial {
-            account: &self.account,
-            key: &self.key,
-            secret: self.secret.as_deref(),
-            credential: &self.credential,
-            ice,
-            data_dir: data_dir.path(),
-            is_temporary: matches!(data_dir, DataDir::Temporary(_)),
-        }
-    }
-}
-
-async fn bootstrap(settings: &Settings, store: &Store) -> Result<Option<Bootstrapped>> {
-    let (account, token) = (settings.bootstrap_account.clone(), settings.bootstrap_token.clone());
-    Ok(store.bootstrap(account, token).await?)
-}
-
 /// What the store calls a key's limits, in the relay's words.
 fn key_limits(limits: control::store::KeyLimits) -> turn::KeyLimits {
     let rate = |packets: Option<u32>, bits_per_second| turn::Rate {
@@ -580,7 +541,7 @@ fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&C
         let path = keyring_file.path().display();
         tracing::warn!("others than its owner may read the keyring {path}; chmod 600 it");
     }
-    if !settings.api_listen.ip().is_loopback() && !settings.api_tls {
+    if settings.role == Role::All && !settings.api_listen.ip().is_loopback() && !settings.api_tls {
         tracing::warn!(
             "the API is served without TLS on {}; give https:// to --api-listen, or put a reverse proxy before it",
             settings.api_listen

@@ -19,7 +19,8 @@ const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) struct Books {
     pub(crate) store: Store,
     pub(crate) node: Node,
-    pub(crate) retention: Retention,
+    /// `None` where others tidy up.
+    pub(crate) retention: Option<Retention>,
     /// What was taken from the relay and is not recorded yet. Nothing more is taken until it is: it waits there, the
     /// newest report of a session in the place of older ones.
     backlog: BTreeMap<SessionId, SessionReport>,
@@ -27,7 +28,7 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    pub(crate) fn new(store: Store, node: Node, retention: Retention) -> Self {
+    pub(crate) fn new(store: Store, node: Node, retention: Option<Retention>) -> Self {
         Self { store, node, retention, backlog: BTreeMap::new(), failed: false }
     }
 
@@ -42,8 +43,10 @@ impl Books {
                 self.add(take());
             }
             self.record().await;
-            if tidied.elapsed() >= TIDY_INTERVAL {
-                match self.store.tidy_usage(&self.retention).await {
+            if let Some(retention) = self.retention
+                && tidied.elapsed() >= TIDY_INTERVAL
+            {
+                match self.store.tidy_usage(&retention).await {
                     // There is more to do: soon.
                     Ok(false) => {}
                     Ok(true) => tidied = Instant::now(),

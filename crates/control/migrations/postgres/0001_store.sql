@@ -288,3 +288,17 @@ CREATE TABLE sign_ins (
 
 CREATE INDEX sign_ins_by_token ON sign_ins (token_id, created);
 CREATE INDEX sign_ins_by_until ON sign_ins (until);
+
+-- Nodes that listen look at once, when it is committed, at what they would find a little later.
+CREATE FUNCTION turnery_wake() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('turnery_feed', '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER denials_wake AFTER INSERT ON denials FOR EACH STATEMENT EXECUTE FUNCTION turnery_wake();
+CREATE TRIGGER setting_changes_wake AFTER INSERT ON setting_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION turnery_wake();
+CREATE TRIGGER session_orders_wake AFTER INSERT ON session_orders
+    FOR EACH STATEMENT EXECUTE FUNCTION turnery_wake();

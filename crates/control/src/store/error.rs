@@ -182,6 +182,25 @@ pub enum StoreError {
     /// The database refused.
     #[error("the store failed")]
     Database(#[source] Cause),
+    /// Only a store in SQLite is copied, and only into one in PostgreSQL.
+    #[error("a store is copied from sqlite:PATH to postgres://…")]
+    CopyKinds,
+    /// The store to copy into is in use.
+    #[error("the store to copy into is not empty: there are {table}; make a new database")]
+    CopyTarget {
+        /// A table with rows.
+        table: &'static str,
+    },
+    /// What was copied is not what there was.
+    #[error("of {had} rows of {table}, {has} were copied; nothing is kept: was the store in use?")]
+    CopyCount {
+        /// Which table.
+        table: &'static str,
+        /// Its rows in the first store.
+        had: i64,
+        /// And in the second.
+        has: i64,
+    },
     /// A row holds what this binary never writes.
     #[error("the store holds an invalid {what}: restore a backup")]
     Corrupt {

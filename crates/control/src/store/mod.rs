@@ -33,6 +33,7 @@ pub mod acme;
 pub mod analytics;
 mod answers;
 mod audit;
+mod copy;
 mod error;
 mod key_limits;
 mod key_state;
@@ -45,10 +46,12 @@ mod sign_ins;
 mod sqlite;
 mod types;
 pub mod usage;
+mod waker;
 mod webhooks;
 
 pub use answers::{ANSWER_LIFETIME_SECS, Answer, MAX_ANSWERS};
 pub use audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS};
+pub use copy::Copied;
 pub use error::StoreError;
 pub use key_limits::KeyLimits;
 pub(crate) use key_state::Settings;
@@ -57,10 +60,12 @@ pub use month_limits::{MAX_THRESHOLDS, MonthAction, MonthBytes, MonthLimit, Mont
 pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
 pub use secret::{SecretHash, TokenText};
 pub use sign_ins::{MAX_SIGN_INS_OF_TOKEN, NewSignIn};
+pub(crate) use types::FeedEnds;
 pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
     Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
 };
+pub(crate) use waker::Waker;
 
 pub use webhooks::{
     DEAD_LIFETIME_SECS, DELIVERY_LIFETIME_SECS, Delivery, EVENTS, MAX_DELIVERIES, MAX_WEBHOOKS, NewWebhook,
@@ -324,6 +329,19 @@ impl Store {
     /// The first `limit` denials after `seq` in the feed's order, expired ones too as long as they are kept.
     pub async fn denials_after(&self, seq: i64, limit: u32) -> Result<Vec<FeedEntry>, StoreError> {
         on_backend!(self, db => db.denials_after(seq, limit))
+    }
+
+    /// Where the feed's tables end now.
+    pub(crate) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
+        on_backend!(self, db => db.feed_ends())
+    }
+
+    /// Wakes whenever the feed may have something new, where the database says so, for as long as it is polled.
+    pub(crate) async fn listen(&self, waker: &Waker) -> ! {
+        match &self.backend {
+            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Postgres(db) => Box::pin(db.listen(waker)).await,
+        }
     }
 
     /// Forgets the denials that are no longer needed at `now` (unix seconds); says how many.

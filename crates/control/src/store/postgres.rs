@@ -12,6 +12,7 @@
 //! A database that does not answer must hold up nobody for long, on either side: every call has a limit of time, and the
 //! server ends what a process that has gone away has left open, with the locks that it held.
 
+mod listen;
 mod place;
 
 use std::time::Duration;
@@ -145,7 +146,7 @@ impl Database {
     }
 
     /// A transaction that changes what is configured: what it reads of that cannot change before it commits.
-    async fn begin(&self) -> Result<Transaction, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(self.write.begin_with(BEGIN_CHANGES).await?)
     }
 

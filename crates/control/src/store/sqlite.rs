@@ -85,6 +85,11 @@ impl Database {
         self.write.close().await;
     }
 
+    /// Where it is read from.
+    pub(super) fn reader(&self) -> &SqlitePool {
+        &self.read
+    }
+
     /// A transaction that holds the write lock from its start: what it reads cannot change before it commits.
     async fn begin(&self) -> Result<Transaction, StoreError> {
         Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)

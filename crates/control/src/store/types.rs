@@ -420,6 +420,14 @@ pub struct Bootstrapped {
     pub token: NewToken,
 }
 
+/// The last numbers of the tables that make the feed; 0 where one is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FeedEnds {
+    pub(crate) denials: i64,
+    pub(crate) settings: i64,
+    pub(crate) orders: i64,
+}
+
 /// One row of the deny feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedEntry {

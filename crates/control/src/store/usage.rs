@@ -401,11 +401,6 @@ impl Store {
     ) -> Result<Vec<(i64, SessionOrder)>, StoreError> {
         on_backend!(self, db => db.session_orders_after(seq, limit))
     }
-
-    /// The last order; 0 when there is none.
-    pub async fn last_session_order(&self) -> Result<i64, StoreError> {
-        on_backend!(self, db => db.last_session_order())
-    }
 }
 
 /// The calendar month (UTC) of a moment, as 202611.

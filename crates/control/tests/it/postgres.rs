@@ -1,11 +1,17 @@
 //! Everything against PostgreSQL, and what only it has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use control::store::{Store, StoreError};
+use control::{Feed, News};
+use credentials::{CredentialId, Denial, Keyring};
 use testkit::postgres::{Cluster, PASSWORD_USER, cluster};
 
 use crate::{line, open_error};
+use suite::server::now;
 
 // Compiled once for each database.
 #[path = "suite/mod.rs"]
@@ -170,6 +176,17 @@ async fn both_databases_have_the_same_tables_and_columns() {
     assert_eq!(here, there);
 }
 
+/// What is asked for as often as a connection from before is in the way: there are at most ten.
+async fn soon<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    for _ in 0..10 {
+        match call().await {
+            Err(StoreError::Unavailable(_)) => {}
+            done => return done.unwrap(),
+        }
+    }
+    panic!("the store does not come back");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_goes_away_comes_back_by_itself() {
     let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
@@ -180,7 +197,94 @@ async fn a_store_that_goes_away_comes_back_by_itself() {
         let failed = store.create_key(&account.id, "").await.unwrap_err();
         assert!(matches!(failed, StoreError::Unavailable(_)), "{}", line(&failed));
         tokio::task::block_in_place(|| cluster.start_again());
-        store.create_key(&account.id, "").await.unwrap();
+        soon(async || store.create_key(&account.id, "").await).await;
     }
-    assert_eq!(store.keys(&account.id).await.unwrap().len(), 2);
+    assert_eq!(soon(async || store.keys(&account.id).await).await.len(), 2);
+}
+
+/// With an hour between two looks, only what the database says can be heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_is_heard_at_once_also_after_the_store_was_away() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let url = cluster.database();
+    let (here, elsewhere) = (Store::open(&url).await.unwrap(), Store::open(&url).await.unwrap());
+    let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+    let feed = Feed::new(here, keyring).polling_every(Duration::from_hours(1));
+    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let on = move |news: &News| {
+        if let News::Denied(denial) = news {
+            said.send(*denial).unwrap();
+        }
+    };
+    feed.subscribe(on).await.unwrap();
+    let following = tokio::spawn(async move { feed.run().await });
+    let mut expect = async |n: u8| {
+        let (id, until) = (CredentialId::from_bytes([n; 16]), now() + 1_000);
+        soon(async || elsewhere.revoke(id, until).await).await;
+        let next = tokio::time::timeout(Duration::from_mins(1), heard.recv()).await;
+        assert_eq!(next.expect("it is told"), Some(Denial::Credential { id, until }));
+    };
+    for n in 0..5 {
+        expect(n).await;
+    }
+    tokio::task::block_in_place(|| {
+        cluster.kill();
+        cluster.start_again();
+    });
+    for n in 5..10 {
+        expect(n).await;
+    }
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_copied_from_sqlite_and_only_into_an_empty_store() {
+    use suite::usage::{node, report};
+    let dir = tempfile::tempdir().unwrap();
+    let old = Store::open(&format!("sqlite:{}", dir.path().join("turnery.db").display())).await.unwrap();
+    let made = old.bootstrap(None, None).await.unwrap().unwrap();
+    let account = made.account.id;
+    let keyring = Keyring::generate(now()).unwrap();
+    let mut keys = Vec::new();
+    for name in ["first", "nu\0l"] {
+        keys.push(old.create_key(&account, name).await.unwrap());
+    }
+    let uid = keys[0].key.uid;
+    old.add_shared_secret(&keyring, &account, uid, "a secret that is long enough".parse().unwrap())
+        .await
+        .unwrap();
+    for n in 0..=250 {
+        old.revoke(CredentialId::from_bytes([n; 16]), now() + 1_000).await.unwrap();
+    }
+    old.purge_denials(now() + 2_000).await.unwrap();
+    old.revoke(CredentialId::from_bytes([251; 16]), now() + 1_000).await.unwrap();
+    let reports: Vec<_> = (1..9).map(|n| report(n, uid, 1, "2026-03-01T10:00:35Z", 100)).collect();
+    old.record_usage(&node("a"), &reports).await.unwrap();
+
+    let (place, new) = store().await;
+    let mut told = Vec::new();
+    let copied = old.copy_to(&new, |table| told.push(table)).await.unwrap();
+    assert_eq!(told, copied);
+    let tables = place.sql(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'",
+    );
+    let names: std::collections::BTreeSet<_> = copied.iter().map(|it| it.table).collect();
+    assert_eq!(names, tables.lines().collect(), "no table is forgotten");
+    let rows = |table: &str| copied.iter().find(|it| it.table == table).unwrap().rows;
+    assert_eq!((rows("turn_keys"), rows("turn_sessions"), rows("denials")), (2, 8, 1));
+    assert!(rows("audit") > 250);
+
+    assert_eq!(new.keys(&account).await.unwrap()[0], old.keys(&account).await.unwrap()[0]);
+    assert_eq!(new.denials_after(0, 10).await.unwrap(), old.denials_after(0, 10).await.unwrap());
+    assert_eq!(new.usage_in_month(uid, 202_603).await.unwrap().egress_bytes, 800);
+    assert_eq!(new.shared_secrets(uid).await.unwrap().len(), 1);
+    assert!(new.token_with_text(made.token.text.as_str()).await.unwrap().is_some());
+    let last = old.denials_after(0, 10).await.unwrap()[0].seq;
+    assert!(last > 250);
+    new.revoke(CredentialId::from_bytes([252; 16]), now() + 1_000).await.unwrap();
+    assert_eq!(new.denials_after(last, 10).await.unwrap().len(), 1, "numbers go on");
+
+    let again = old.copy_to(&new, |_| {}).await.unwrap_err();
+    assert!(line(&again).contains("not empty: there are accounts"), "{}", line(&again));
+    assert!(new.copy_to(&old, |_| {}).await.is_err());
 }

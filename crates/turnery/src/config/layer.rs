@@ -138,6 +138,9 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) workers: Option<String>,
+    /// What this node does: all, or relay, without any API, for nodes of a fleet [default: all]
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<String>,
     /// The realm of STUN's long-term credentials, 1 to 127 characters [default: turnery]
     #[arg(long, value_name = "NAME")]
     pub(crate) realm: Option<String>,
@@ -341,6 +344,7 @@ impl Layer {
             deny_peer: list("deny_peer")?,
             proxy_protocol_from: list("proxy_protocol_from")?,
             workers: text("workers")?,
+            role: text("role")?,
             realm: text("realm")?,
             strict_channels: text("strict_channels")?,
             username_lifetime_secs: text("username_lifetime_secs")?,

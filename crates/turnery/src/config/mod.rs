@@ -71,11 +71,22 @@ pub(crate) struct Place {
     pub(crate) store: Option<String>,
 }
 
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It relays, and serves the API.
+    All,
+    /// It relays, and of the store it reads what relays must know and writes usage.
+    Relay,
+}
+
 /// Everything `serve` is told. Each field has been checked as far as that is possible without opening anything.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Where the data is.
     pub(crate) place: Place,
+    /// What this node does.
+    pub(crate) role: Role,
     /// The filter of the log.
     pub(crate) log: EnvFilter,
     /// How the log is written.
@@ -188,8 +199,10 @@ impl Settings {
         if !is_certified && !dev {
             ensure_no_tls(&layers, &turn_listen, api_tls)?;
         }
+        let place = Place::read(&layers, env, dev)?;
         Ok(Self {
-            place: Place::read(&layers, env, dev)?,
+            role: role(&layers, &place, dev)?,
+            place,
             log: log_filter(&layers)?,
             log_format: observability::log_format(&layers)?,
             metrics_token: observability::metrics_token(&layers)?,
@@ -228,6 +241,20 @@ impl Settings {
             warnings,
         })
     }
+}
+
+fn role(layers: &Layers, place: &Place, dev: bool) -> Result<Role> {
+    let Some(given) = layers.first("role", |layer| &layer.role) else { return Ok(Role::All) };
+    given.read(|text| match text.as_str() {
+        "all" => Ok(Role::All),
+        "relay" => {
+            ensure!(!dev, "a relay without an API cannot be tried out: leave out --dev");
+            let is_shared = place.store.as_ref().is_some_and(|url| url.starts_with("postgres"));
+            ensure!(is_shared, "the store of a relay is one that others share: give --store postgres://…");
+            Ok(Role::Relay)
+        }
+        _ => bail!("{text:?} is neither all nor relay"),
+    })
 }
 
 fn layers(global: &Global, flags: Layer, env: Env<'_>) -> Result<Layers> {

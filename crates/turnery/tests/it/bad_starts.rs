@@ -131,6 +131,8 @@ fn wrong_values_are_named() {
         (&["--public-host", "http://turn"], &["--public-host", "host name"]),
         (&["--workers", "many"], &["--workers: \"many\"", "1 to 256"]),
         (&["--realm", ""], &["--realm", "1 to 127"]),
+        (&["--role", "api"], &["--role: \"api\"", "all nor relay"]),
+        (&["--role", "relay"], &["--role", "--store postgres://"]),
         (&["--store", "mysql://db"], &["mysql://", "sqlite:", "postgres://"]),
         (
             &["--store", "postgres://me:s3cret@127.0.0.1:1/db"],

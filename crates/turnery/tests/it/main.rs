@@ -10,6 +10,7 @@ mod coturn;
 mod dtls;
 mod durability;
 mod fixture;
+mod fleet;
 mod metrics;
 mod month_limits;
 mod revocation;

@@ -1,6 +1,6 @@
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, is_duplicate};
+use super::{Database, Row, Transaction, is_duplicate, text};
 use crate::store::audit::Note;
 use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
 
@@ -83,7 +83,7 @@ impl Database {
 async fn insert(tx: &mut Transaction, account: &Account) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO accounts (id, name, created_on) VALUES ($1, $2, $3)")
         .bind(account.id.as_str())
-        .bind(&account.name)
+        .bind(text(&account.name))
         .bind(account.created_on.unix_micros())
         .execute(&mut **tx)
         .await

@@ -1,7 +1,7 @@
 use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Db, Row, fixed, usage};
+use super::{Database, Db, Row, fixed, text, usage};
 use crate::store::StoreError;
 use crate::store::analytics::{
     Condition, Dimension, DimensionValue, MAX_GROUPS, Metric, Order, UsageGroup, UsageQuery,
@@ -131,7 +131,7 @@ fn push_condition(sql: &mut Builder, condition: &Condition) {
                         let key = value.parse::<TurnKeyId>();
                         sql.push_bind(key.map(|key| key.as_bytes().to_vec()).unwrap_or_default())
                     }
-                    _ => sql.push_bind(value.clone()),
+                    _ => sql.push_bind(text(value).into_owned()),
                 };
             }
             sql.push(")");

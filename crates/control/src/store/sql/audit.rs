@@ -1,6 +1,6 @@
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Row, Transaction, accounts};
+use super::{Database, Row, Transaction, accounts, text};
 use crate::store::audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS, Note};
 use crate::store::{StoreError, Timestamp};
 
@@ -19,7 +19,7 @@ impl Database {
             sql.push(" AND account_id = ").push_bind(account.as_str());
         }
         if let Some(target) = &query.target {
-            sql.push(" AND target = ").push_bind(target);
+            sql.push(" AND target = ").push_bind(text(target));
         }
         if let Some(action) = &query.action {
             sql.push(" AND (action = ").push_bind(action);
@@ -72,9 +72,9 @@ pub(super) async fn write(tx: &mut Transaction, note: &Note) -> Result<(), Store
     .bind(note.account.as_ref().map(crate::store::AccountId::as_str))
     .bind(note.actor.kind.name())
     .bind(&note.actor.id)
-    .bind(&note.actor.name)
+    .bind(text(&note.actor.name))
     .bind(note.actor.address.map(|address| address.to_string()))
-    .bind(note.actor.request_id.as_deref())
+    .bind(note.actor.request_id.as_deref().map(text))
     .bind(note.change.name())
     .bind(&note.target)
     .bind(note.details.to_string())

@@ -1,10 +1,12 @@
 use credentials::{CredentialId, Denial, IdentifierId, TurnKeyId};
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, fixed};
+use super::{Database, Row, Transaction, fixed, text};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
-use crate::store::{AccountId, FeedEntry, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp};
+use crate::store::{
+    AccountId, FeedEnds, FeedEntry, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp,
+};
 
 const CREDENTIAL: &str = "credential";
 const KEY: &str = "key";
@@ -41,6 +43,21 @@ impl Database {
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(|row| Ok(FeedEntry { seq: row.try_get("seq")?, denial: denial(row)? })).collect()
+    }
+
+    pub(in crate::store) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
+        let row = sqlx::query(
+            "SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
+             COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
+             COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders",
+        )
+        .fetch_one(&self.read)
+        .await?;
+        Ok(FeedEnds {
+            denials: row.try_get("denials")?,
+            settings: row.try_get("settings")?,
+            orders: row.try_get("orders")?,
+        })
     }
 
     pub(in crate::store) async fn revocations(
@@ -115,7 +132,7 @@ pub(super) async fn insert(tx: &mut Transaction, new: NewDenial<'_>) -> Result<b
     .bind(kind)
     .bind(subject.as_slice())
     .bind(new.key.as_ref().map(|key| key.as_bytes().as_slice()))
-    .bind(new.identifier)
+    .bind(text(new.identifier))
     .bind(before)
     .bind(secs(new.denial.until()))
     .bind(Timestamp::now().unix_micros())

@@ -1,7 +1,7 @@
 use credentials::{Denial, TurnKeyId};
 use sqlx::Row as _;
 
-use super::{Database, Row, accounts, answers, audit, denials, fixed, shared_secrets};
+use super::{Database, Row, accounts, answers, audit, denials, fixed, shared_secrets, text};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
 use crate::store::{
@@ -38,7 +38,7 @@ impl Database {
         )
         .bind(key.uid.as_bytes().as_slice())
         .bind(record.account.as_str())
-        .bind(&key.name)
+        .bind(text(&key.name))
         .bind(record.secret_hash.as_bytes())
         .bind(key.created.unix_micros())
         .bind(key.modified.unix_micros())
@@ -94,7 +94,7 @@ impl Database {
             "UPDATE turn_keys SET name = $1, modified = $2 WHERE uid = $3 AND account_id = $4 \
              RETURNING uid, name, created, modified",
         )
-        .bind(name)
+        .bind(text(name))
         .bind(Timestamp::now().unix_micros())
         .bind(uid.as_bytes().as_slice())
         .bind(account.as_str())

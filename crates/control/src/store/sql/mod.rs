@@ -21,6 +21,8 @@ mod tokens;
 mod usage;
 mod webhooks;
 
+use std::borrow::Cow;
+
 use sqlx::Row as _;
 
 use super::{Database, Db, Row, Transaction, hold_ends};
@@ -39,4 +41,9 @@ fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], St
 /// A column that counts something small.
 fn count(row: &Row, column: &str) -> Result<u32, StoreError> {
     u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt { what: "count" })
+}
+
+/// Text from outside as every database keeps it: not all do so with a NUL in it.
+fn text(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }

@@ -1,7 +1,7 @@
 use credentials::{CredentialId, TurnKeyId};
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Row, Transaction, accounts, audit, fixed, usage};
+use super::{Database, Row, Transaction, accounts, audit, fixed, text, usage};
 use crate::store::audit::Note;
 use crate::store::usage::{Session, SessionFilter, SessionId, SessionOrder};
 use crate::store::{AccountId, StoreError, Timestamp};
@@ -23,10 +23,10 @@ impl Database {
             query.push(" AND turn_key = ").push_bind(key.as_bytes().to_vec());
         }
         if let Some(custom) = &filter.custom_identifier {
-            query.push(" AND custom_identifier = ").push_bind(custom.clone());
+            query.push(" AND custom_identifier = ").push_bind(text(custom));
         }
         if let Some(username) = &filter.username {
-            query.push(" AND username = ").push_bind(username.clone());
+            query.push(" AND username = ").push_bind(text(username));
         }
         if let Some(after) = filter.after {
             let started = after.started.unix_micros();
@@ -61,7 +61,7 @@ impl Database {
              WHERE ended IS NULL AND account_id = $1 AND username = $2",
         )
         .bind(account.as_str())
-        .bind(username)
+        .bind(text(username))
         .fetch_all(&self.read)
         .await?;
         let pair = |row: &Row| {
@@ -97,11 +97,6 @@ impl Database {
         .fetch_all(&self.read)
         .await?;
         rows.iter().map(|row| Ok((row.try_get("seq")?, order(row)?))).collect()
-    }
-
-    pub(in crate::store) async fn last_session_order(&self) -> Result<i64, StoreError> {
-        let last = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM session_orders");
-        Ok(last.fetch_one(&self.read).await?)
     }
 }
 

@@ -1,6 +1,6 @@
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, accounts, is_duplicate};
+use super::{Database, Row, Transaction, accounts, is_duplicate, text};
 use crate::store::audit::Note;
 use crate::store::{
     AccountId, ApiToken, Permission, SecretHash, StoreError, Timestamp, TokenId, TokenStatus,
@@ -79,7 +79,7 @@ pub(super) async fn insert(
     )
     .bind(token.id.as_str())
     .bind(token.account.as_str())
-    .bind(&token.name)
+    .bind(text(&token.name))
     .bind(hash.as_bytes())
     .bind(token.permission.as_column())
     .bind(token.created_on.unix_micros())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Db, Row, Transaction, hold_ends, sessions};
+use super::{Database, Db, Row, Transaction, hold_ends, sessions, text};
 use crate::store::usage::{
     ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, SessionReport, TIDY_ROWS, TIDY_STEPS,
     Usage, minutes, month_of,
@@ -346,8 +346,8 @@ async fn series(
     )
     .bind(account)
     .bind(report.turn_key.as_bytes().as_slice())
-    .bind(&report.username)
-    .bind(&report.custom_identifier)
+    .bind(text(&report.username))
+    .bind(text(&report.custom_identifier))
     .bind(report.transport)
     .bind(report.client_family())
     .bind(report.relay_family())
@@ -386,8 +386,8 @@ async fn put(
     .bind(account)
     .bind(report.turn_key.as_bytes().as_slice())
     .bind(report.credential.as_bytes().as_slice())
-    .bind(&report.username)
-    .bind(&report.custom_identifier)
+    .bind(text(&report.username))
+    .bind(text(&report.custom_identifier))
     .bind(&node.name)
     .bind(node.epoch.as_slice())
     .bind(series)

@@ -1,7 +1,7 @@
 use serde::Deserialize;
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, accounts, audit, count, sessions};
+use super::{Database, Row, Transaction, accounts, audit, count, sessions, text};
 use crate::store::audit::Note;
 use crate::store::webhooks::{
     Delivery, ENDS_AT_ONCE, Event, MAX_DELIVERIES, MAX_WEBHOOKS, SESSION_ENDED, Webhook,
@@ -28,7 +28,7 @@ impl Database {
         )
         .bind(&webhook.id)
         .bind(webhook.account.as_str())
-        .bind(&webhook.url)
+        .bind(text(&webhook.url))
         .bind(serde_json::to_string(&webhook.events).unwrap_or_default())
         .bind(&webhook.sealed)
         .bind(webhook.created.unix_micros())
@@ -228,7 +228,7 @@ impl Database {
     ) -> Result<(), StoreError> {
         sqlx::query("UPDATE deliveries SET due = $1, fault = $2 WHERE seq = $3")
             .bind(due.map(Timestamp::unix_micros))
-            .bind(fault)
+            .bind(text(fault))
             .bind(seq)
             .execute(&self.write)
             .await?;

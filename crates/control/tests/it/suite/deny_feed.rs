@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -5,6 +6,7 @@ use control::store::Store;
 use control::{Control, Feed, News};
 use credentials::{CredentialId, Denial};
 
+use super::Place;
 use super::server::{now, server};
 use crate::http::request;
 
@@ -108,4 +110,51 @@ async fn a_failing_store_does_not_end_the_feed() {
     assert!(!running.is_finished());
     assert!(heard.lock().unwrap().is_empty());
     running.abort();
+}
+
+/// What is committed later has a later number: whoever has read up to one finds everything behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_reads_on_misses_nothing_of_many_writers() {
+    const WRITERS: u32 = 6;
+    const EACH: u32 = 50;
+    let place = Place::new();
+    let done = Arc::new(AtomicBool::new(false));
+    let until = now() + 1_000;
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let (store, done) = (Store::open(&place.url()).await.unwrap(), Arc::clone(&done));
+        readers.push(tokio::spawn(async move {
+            let (mut last, mut heard) = (0, Vec::new());
+            loop {
+                let was_done = done.load(Ordering::SeqCst);
+                let page = store.denials_after(last, 20).await.unwrap();
+                last = page.last().map_or(last, |entry| entry.seq);
+                if page.is_empty() && was_done {
+                    return heard;
+                }
+                heard.extend(page.into_iter().map(|entry| entry.denial));
+            }
+        }));
+    }
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let store = Store::open(&place.url()).await.unwrap();
+        writers.push(tokio::spawn(async move {
+            for n in 0..EACH {
+                let id = u128::from(writer * EACH + n).to_be_bytes();
+                store.revoke(CredentialId::from_bytes(id), until).await.unwrap();
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    for reader in readers {
+        let mut heard: Vec<_> = reader.await.unwrap().iter().map(|denial| format!("{denial:?}")).collect();
+        assert_eq!(heard.len(), (WRITERS * EACH) as usize);
+        heard.sort();
+        heard.dedup();
+        assert_eq!(heard.len(), (WRITERS * EACH) as usize, "each once");
+    }
 }

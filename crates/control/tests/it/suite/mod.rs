@@ -14,7 +14,7 @@ pub(crate) mod server;
 mod shared_secrets;
 mod store;
 mod try_page;
-mod usage;
+pub(crate) mod usage;
 mod webhooks;
 
 use super::Place;

@@ -499,3 +499,75 @@ async fn live_sessions_are_listed_and_ended() {
     assert_eq!(*late.lock().unwrap(), 0);
     server.stop().await;
 }
+
+/// As many relays do, each repeating a report whose answer was lost while the first is still being recorded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_nodes_record_at_once_and_each_byte_counts_once() {
+    const NODES: u8 = 6;
+    const SESSIONS: u8 = 5;
+    const REPORTS: u8 = 8;
+    let server = server().await;
+    let key = made_key(&server).await;
+    let mut nodes = Vec::new();
+    for n in 0..NODES {
+        let store = Store::open(&server.place.url()).await.unwrap();
+        let node = node(&format!("node{n}"));
+        nodes.push(tokio::spawn(async move {
+            for sequence in 1..=REPORTS {
+                let when = format!("2026-03-01T10:00:{:02}Z", 40 + sequence);
+                let bytes = 1_000 * u64::from(sequence);
+                let mut reports: Vec<_> = (0..SESSIONS)
+                    .map(|it| report(n * SESSIONS + it, key, u64::from(sequence), &when, bytes))
+                    .collect();
+                if sequence == REPORTS {
+                    for report in &mut reports {
+                        report.ended = Some("expired");
+                    }
+                }
+                let (first, again) =
+                    tokio::join!(store.record_usage(&node, &reports), store.record_usage(&node, &reports));
+                first.and(again).unwrap();
+            }
+        }));
+    }
+    // Ends are read on as they come.
+    let expected = usize::from(NODES * SESSIONS);
+    let (mut last, mut ended) = (0, Vec::new());
+    while nodes.iter().any(|it| !it.is_finished()) || ended.len() < expected {
+        let page = server.store.sessions_ended_after(last, 4).await.unwrap();
+        if page.is_empty() && nodes.iter().all(tokio::task::JoinHandle::is_finished) {
+            break;
+        }
+        last = page.last().map_or(last, |(seq, _)| *seq);
+        ended.extend(page.into_iter().map(|(_, session)| session.id));
+    }
+    for node in nodes {
+        node.await.unwrap();
+    }
+    ended.sort();
+    assert_eq!(ended, (0..NODES * SESSIONS).map(|id| SessionId([id; 16])).collect::<Vec<_>>());
+    let sum = total(&server.store, &server).await;
+    let bytes = u64::from(NODES) * u64::from(SESSIONS) * u64::from(REPORTS) * 1_000;
+    assert_eq!((sum.egress_bytes, sum.ingress_bytes), (bytes, 2 * bytes));
+    assert_eq!(server.store.usage_in_month(key, 202_603).await.unwrap(), sum);
+}
+
+/// A username is whatever somebody has signed.
+#[tokio::test]
+async fn a_nul_in_a_name_holds_nothing_up() {
+    let server = server().await;
+    let key = server.store.create_key(&server.account.id, "a\0b").await.unwrap().key.uid;
+    let mut named = report(1, key, 1, "2026-03-01T10:00:35Z", 100);
+    (named.username, named.custom_identifier) = ("us\0er".to_owned(), "\0".to_owned());
+    server.store.record_usage(&node("a"), &[named]).await.unwrap();
+    let filter = SessionFilter {
+        account: server.account.id.clone(),
+        key: None,
+        custom_identifier: Some("\0".to_owned()),
+        username: Some("us\0er".to_owned()),
+        limit: 10,
+        after: None,
+    };
+    let found = server.store.sessions(&filter).await.unwrap();
+    assert_eq!(found.iter().map(|it| it.username.as_str()).collect::<Vec<_>>(), ["us\u{fffd}er"]);
+}
