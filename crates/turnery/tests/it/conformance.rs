@@ -14,17 +14,17 @@ use turn::Transport;
 
 use crate::fixture::{LONG, Minted, Server, finish, finish_within, known, start_command};
 
-/// The suite is another package's binary: cargo builds it, if the same build has not done so already. All of the
+/// A binary of another package: cargo builds it, if the same build has not done so already. All of the
 /// workspace, for a part would be built with other features, and with it everything it depends on.
-fn suite() -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["test", "--locked", "--workspace", "--no-run"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .unwrap();
-    assert!(built.success(), "cargo could not build the conformance suite");
+    assert!(built.success(), "cargo could not build the workspace");
     // Beside this very binary: target/debug/conformance beside target/debug/turnery.
-    PathBuf::from(env!("CARGO_BIN_EXE_turnery")).with_file_name("conformance")
+    PathBuf::from(env!("CARGO_BIN_EXE_turnery")).with_file_name(name)
 }
 
 /// Runs the whole suite over one transport, and sees that it holds.
@@ -50,7 +50,7 @@ fn check_all(suite: &Path, server: &Server, transport: Transport, name: &str) {
 
 #[test]
 fn every_requirement_holds_over_udp_tcp_tls_and_dtls() {
-    let suite = suite();
+    let suite = built("conformance");
     let dir = tempfile::tempdir().unwrap();
     let tls = ["--turn-listen", "tls://127.0.0.1:0", "--turn-listen", "dtls://127.0.0.1:0"];
     let server = start_command(known(dir.path(), &[&["--dev", "--strict-channels"], &tls[..]].concat()));
@@ -106,7 +106,7 @@ fn relay_trains(server: &Server, user: &Minted, go_on: &AtomicBool) -> u64 {
 
 #[test]
 fn every_requirement_holds_while_others_relay_at_full_speed() {
-    let suite = suite();
+    let suite = built("conformance");
     let dir = tempfile::tempdir().unwrap();
     let server = start_command(known(dir.path(), &["--dev", "--strict-channels"]));
     let user = server.mint(&server.create_key(), 7_200);
@@ -127,7 +127,7 @@ fn every_requirement_holds_while_others_relay_at_full_speed() {
 
 #[test]
 fn rfc5780_every_requirement_holds_where_discovery_is_offered() {
-    let suite = suite();
+    let suite = built("conformance");
     let dir = tempfile::tempdir().unwrap();
     let server = start_command(known(dir.path(), &["--dev", "--alternate-address", "127.0.0.2"]));
     let user = server.mint(&server.create_key(), 7_200);

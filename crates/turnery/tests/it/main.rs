@@ -3,6 +3,7 @@
 
 mod acme;
 mod bad_starts;
+mod bench_relay;
 mod certificates;
 mod cli;
 mod conformance;

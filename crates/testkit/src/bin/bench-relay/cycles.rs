@@ -1,5 +1,7 @@
-//! Allocation cycles: Allocate, which is answered with 401, Allocate again, and Refresh with a lifetime of 0; each
-//! cycle is a client that was never seen before.
+//! Allocation cycles: Allocate, which is answered with 401, Allocate again, and Refresh with a lifetime of 0.
+//!
+//! A client begins its next cycle from the address it has: what a server keeps of addresses that are gone would be
+//! another comparison.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -16,8 +18,6 @@ use crate::datagrams::{self, Batch};
 use crate::sample::{Pace, Sample, Stretch, Tally};
 use crate::subject::Server;
 
-/// Addresses of one slot; they come again after so many cycles.
-const ADDRESSES: usize = 1 << 14;
 /// One of so many cycles has its responses' integrity verified: the load is to cost less than the server.
 const VERIFIED: u64 = 16;
 
@@ -86,9 +86,10 @@ impl Cycles {
             if let Some(sample) = stretch.over(now, &self.tally, server)? {
                 break sample;
             }
-            if now - self.tally.heard > pace.patience {
-                // Whatever was on the way is lost: new clients begin.
+            if now - self.tally.heard > pace.stall {
+                // Whatever was on the way is lost: all begin anew.
                 self.tally.heard = now;
+                self.tally.stalls += 1;
                 for slot in 0..self.slots.len() {
                     self.begin(slot)?;
                 }
@@ -118,10 +119,9 @@ impl Cycles {
     }
 
     fn response(&mut self, index: usize, packet: &[u8], begins: bool) -> anyhow::Result<()> {
-        let Some(slot) = self.slots.get_mut(index / ADDRESSES) else { return Ok(()) };
-        let is_of_this_cycle = index % ADDRESSES == usize::try_from(slot.cycle)? % ADDRESSES;
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
         let message = Message::parse(packet).ok();
-        let message = message.filter(|it| is_of_this_cycle && it.transaction() == transaction(slot.number));
+        let message = message.filter(|it| it.transaction() == transaction(slot.number));
         let Some(message) = message else {
             self.tally.wrong += 1;
             return Ok(());
@@ -134,7 +134,6 @@ impl Cycles {
                     message.integrity_by(IntegrityAlgorithm::Sha1, key) == Integrity::Verified
                 })
         };
-        let index = index / ADDRESSES;
         match (slot.step, message.class(), message.method()) {
             (Step::Challenge, Class::Error, Method::ALLOCATE) => {
                 let told = [AttributeType::REALM, AttributeType::NONCE].map(|kind| message.attribute(kind));
@@ -164,7 +163,7 @@ impl Cycles {
         }
     }
 
-    /// A client that nobody has seen sends its first request.
+    /// A client sends its first request.
     fn begin(&mut self, index: usize) -> anyhow::Result<()> {
         let slot = self.slots.get_mut(index).context("a slot")?;
         slot.cycle += 1;
@@ -194,8 +193,7 @@ impl Cycles {
         }
         let length = writer.finish()?;
         let bytes = self.buffer.get(..length).context("a message's length")?;
-        let address = index * ADDRESSES + usize::try_from(slot.cycle)? % ADDRESSES;
-        let source = Some(callers::address(address));
+        let source = Some(callers::address(index));
         datagrams::send(&self.socket, &[IoSlice::new(bytes)], 1, length, source, self.server)
     }
 }

@@ -26,11 +26,20 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 pub(crate) fn socket(at: SocketAddrV4) -> anyhow::Result<UdpSocket> {
     let socket = leg(at)?;
     setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    // Root may have more than the system's limit for others.
-    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
-    }
+    widen(&socket)?;
     Ok(socket)
+}
+
+/// Gives a socket that many send to room for all of them.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn widen(socket: &UdpSocket) -> anyhow::Result<()> {
+    // Root may have more than the system's limit for others.
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    Ok(())
 }
 
 /// A socket that is handed trains.

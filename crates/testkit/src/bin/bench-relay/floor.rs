@@ -7,6 +7,7 @@ use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use anyhow::{Context, bail};
+use foldhash::fast::FixedState;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use stun::{
     AttributeType, ChannelNumber, Class, ErrorCode, Kind, Message, MessageWriter, Method, channel_data,
@@ -31,7 +32,7 @@ struct Floor {
     clients: UdpSocket,
     legs: Vec<Option<Leg>>,
     free: Vec<usize>,
-    of_client: HashMap<SocketAddrV4, usize>,
+    of_client: HashMap<SocketAddrV4, usize, FixedState>,
     epoll: Epoll,
     /// Whether the first Allocate is answered with 401.
     challenges: bool,
@@ -40,10 +41,11 @@ struct Floor {
 /// Serves until it is killed.
 pub(crate) fn serve(at: SocketAddr, challenges: bool) -> anyhow::Result<()> {
     let SocketAddr::V4(at) = at else { bail!("the floor serves IPv4 only") };
-    let clients = datagrams::socket(at)?;
+    let clients = datagrams::leg(at)?;
+    datagrams::widen(&clients)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&clients, EpollEvent::new(EpollFlags::EPOLLIN, CLIENTS))?;
-    let (legs, free, of_client) = (Vec::new(), Vec::new(), HashMap::new());
+    let (legs, free, of_client) = (Vec::new(), Vec::new(), HashMap::with_hasher(FixedState::default()));
     let mut floor = Floor { clients, legs, free, of_client, epoll, challenges };
     let mut batch = Batch::new();
     let mut events = [EpollEvent::empty(); EVENTS];

@@ -11,16 +11,19 @@ use crate::subject::Server;
 
 /// Peers that nobody is: each allocation has one permission and one channel to one.
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 1, 0, 1), 9);
-/// What was begun on behalf of the allocations is let come to an end before time counts.
-const SETTLE: Duration = Duration::from_secs(1);
-
-pub(crate) fn measure(server: &Server, allocations: usize, time: Duration) -> anyhow::Result<Sample> {
+/// The CPU time counts after `settle`: what was begun on behalf of the allocations is let come to an end.
+pub(crate) fn measure(
+    server: &Server,
+    allocations: usize,
+    settle: Duration,
+    time: Duration,
+) -> anyhow::Result<Sample> {
     let mut callers = Callers::new(server, allocations)?;
     let (resident_before, slab_before) = (server.resident_bytes()?, slab_bytes()?);
     callers.allocate()?;
     callers.create_permission(|_| PEER)?;
     callers.channel_bind(|_| PEER)?;
-    std::thread::sleep(SETTLE.min(time));
+    std::thread::sleep(settle);
     let (resident_after, slab_after) = (server.resident_bytes()?, slab_bytes()?);
     let (begun, cpu_before) = (Instant::now(), server.cpu_ns()?);
     std::thread::sleep(time);

@@ -30,6 +30,8 @@ struct End {
     next: u64,
     /// The number that its partner's next packet has.
     expected: u64,
+    /// Those before this number are given up, and were sent anew.
+    given_up: u64,
     /// Packets that came and are not answered yet.
     credit: usize,
 }
@@ -40,6 +42,12 @@ enum Place {
     Client(usize),
     /// The peer, of this relayed address.
     Peer(SocketAddrV4),
+}
+
+impl End {
+    const fn new(place: Place, partner: usize) -> Self {
+        Self { place, partner, next: 0, expected: 0, given_up: 0, credit: 0 }
+    }
 }
 
 /// How clients reach the server.
@@ -79,11 +87,11 @@ impl Ends {
         self.tally.received += 1;
         // What is missing in front of this one is sent anew, so that the window stays as wide as it was; should it
         // come after all, it counts, but is not sent again.
-        let credit = (tag.number + 1).saturating_sub(end.expected);
-        if credit == 0 {
+        let credit = (tag.number + 1).saturating_sub(end.expected.max(end.given_up));
+        if tag.number < end.expected {
             self.tally.reordered += 1;
         }
-        end.expected += credit;
+        end.expected = end.expected.max(tag.number + 1);
         if let Some((counted, delays)) = &mut self.delays {
             if counted.contains(&tag.stamp_ns) {
                 delays.saturating_record(now_ns.saturating_sub(tag.stamp_ns));
@@ -144,12 +152,11 @@ impl Load {
                 Mode::RelayToRelay => index ^ 1,
                 _ => index * 2 + 1,
             };
-            all.push(End { place: Place::Client(index), partner, next: 0, expected: 0, credit: 0 });
+            all.push(End::new(Place::Client(index), partner));
             if let (true, Some(relayed)) = (has_peer, relayed.get(index)) {
                 let end = u32::try_from(all.len())?;
                 *of_port.get_mut(usize::from(relayed.port())).context("a port")? = Some(end);
-                let partner = index * 2;
-                all.push(End { place: Place::Peer(*relayed), partner, next: 0, expected: 0, credit: 0 });
+                all.push(End::new(Place::Peer(*relayed), index * 2));
             }
         }
         let tally = Tally::begin();
@@ -181,11 +188,8 @@ impl Load {
             if let Some(sample) = stretch.over(now, &self.ends.tally, server)? {
                 break sample;
             }
-            if now - self.ends.tally.heard > pace.patience {
-                // What is missing is lost: everything begins anew.
-                self.ends.all.iter_mut().for_each(|end| end.credit = 0);
-                self.ends.tally.heard = now;
-                self.fill()?;
+            if now - self.ends.tally.heard > pace.stall {
+                self.begin_anew(now)?;
             }
         };
         self.drain(pace)?;
@@ -225,6 +229,19 @@ impl Load {
             sample.latency = Some(latency(delays, &late));
         }
         Ok(sample)
+    }
+
+    /// Nothing comes: what is missing is given up, and as much sent again.
+    fn begin_anew(&mut self, now: Instant) -> anyhow::Result<()> {
+        let all = &mut self.ends.all;
+        let sent: Vec<u64> =
+            all.iter().map(|end| all.get(end.partner).map_or(0, |partner| partner.next)).collect();
+        for (end, given_up) in all.iter_mut().zip(sent) {
+            (end.given_up, end.credit) = (given_up, 0);
+        }
+        self.ends.tally.heard = now;
+        self.ends.tally.stalls += 1;
+        self.fill()
     }
 
     /// Sends nothing any more, and takes what is still on the way.

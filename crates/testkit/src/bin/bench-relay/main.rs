@@ -32,6 +32,9 @@ use report::{Figures, Measured};
 use sample::{Pace, Sample};
 use subject::{Server, Subject};
 
+/// How long idle allocations are left alone, and then watched: reports of new sessions come within 5 seconds.
+const IDLE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(6));
+
 /// Measure Turnery beside coturn and a bare forwarder, in turns, and hold it against its targets.
 #[derive(Debug, Parser)]
 #[command(name = "bench-relay", max_term_width = 100)]
@@ -230,12 +233,17 @@ fn measure(options: &Options, subject: Subject, line: &Line) -> anyhow::Result<S
     let pace = Pace {
         warm: measured.min(Duration::from_millis(300)),
         measured,
-        // Where a test shares its cores with others, what is late is not lost.
-        patience: if options.smoke { Duration::from_secs(5) } else { Duration::from_millis(100) },
+        // A whole window takes a server a few milliseconds. Where a test shares its cores with others, what is late is
+        // not lost.
+        stall: Duration::from_millis(if options.smoke { 5_000 } else { 20 }),
+        patience: Duration::from_millis(if options.smoke { 5_000 } else { 200 }),
     };
     match line.mode {
         Mode::Allocations => Cycles::start(&server, line.case.clients)?.run(&server, pace),
-        Mode::Idle => idle::measure(&server, line.case.clients, measured),
+        Mode::Idle => {
+            let (settle, time) = if options.smoke || options.quick { (measured, measured) } else { IDLE };
+            idle::measure(&server, line.case.clients, settle, time)
+        }
         Mode::FixedRate => {
             let mut load = Load::start(&server, line.mode, line.case, options.window)?;
             load.run_at(line.rate.context("a fixed rate")?, &server, pace)

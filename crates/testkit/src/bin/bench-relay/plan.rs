@@ -43,7 +43,7 @@ impl Mode {
     /// Whether the floor can do it over this transport.
     const fn has_floor(self, transport: Transport) -> bool {
         matches!(transport, Transport::Udp)
-            && matches!(self, Self::ChannelData | Self::Allocations | Self::Binding | Self::FixedRate)
+            && matches!(self, Self::ChannelData | Self::Allocations | Self::FixedRate)
     }
 }
 

@@ -14,7 +14,9 @@ pub(crate) struct Pace {
     /// Under load, before anything counts.
     pub(crate) warm: Duration,
     pub(crate) measured: Duration,
-    /// How long nothing may come back before what is missing counts as lost.
+    /// How long nothing may come back before as much is sent again.
+    pub(crate) stall: Duration,
+    /// How long nothing may come back at the end before what is missing counts as lost.
     pub(crate) patience: Duration,
 }
 
@@ -30,6 +32,8 @@ pub(crate) struct Sample {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
+    /// How often nothing came back any more, and everything was sent again.
+    pub(crate) stalls: u64,
     /// Packets that came after a later one of their flow.
     pub(crate) reordered: u64,
     /// What came and is not what was sent: cut, merged, of another flow, an error.
@@ -104,6 +108,7 @@ pub(crate) struct Tally {
     pub(crate) received: u64,
     pub(crate) reordered: u64,
     pub(crate) wrong: u64,
+    pub(crate) stalls: u64,
     idle: Duration,
     last: Instant,
     /// When something came last.
@@ -113,7 +118,8 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn begin() -> Self {
         let now = Instant::now();
-        Self { sent: 0, received: 0, reordered: 0, wrong: 0, idle: Duration::ZERO, last: now, heard: now }
+        let (sent, received, reordered, wrong, stalls) = (0, 0, 0, 0, 0);
+        Self { sent, received, reordered, wrong, stalls, idle: Duration::ZERO, last: now, heard: now }
     }
 
     /// When the sockets were last looked at.
@@ -203,6 +209,7 @@ impl Sample {
         self.lost = tally.sent.saturating_sub(tally.received);
         self.reordered = tally.reordered;
         self.wrong = tally.wrong;
+        self.stalls = tally.stalls;
     }
 }
 
