@@ -12,7 +12,7 @@ use crate::api;
 use crate::dashboard::About;
 use crate::feed::{Feed, News};
 use crate::health::Check;
-use crate::ice::IceUrls;
+use crate::ice::{IceUrls, WrittenUrls};
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::network::Network;
@@ -105,6 +105,7 @@ pub struct Control {
 /// What every request may need.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) urls: WrittenUrls,
     pub(crate) store: Store,
     pub(crate) keyring: Arc<ArcSwap<Keyring>>,
     pub(crate) keys: Keys,
@@ -141,6 +142,7 @@ impl Control {
         let account_rates = Buckets::new(config.account_rate);
         let address_rates = config.address_rate.map(Buckets::new);
         let shared = Arc::new(Shared {
+            urls: WrittenUrls::of(&config.ice),
             config,
             store,
             keyring,

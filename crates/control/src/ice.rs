@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use serde_json::value::{RawValue, to_raw_value};
+
 /// What a TURN listener speaks below TURN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IceTransport {
@@ -87,6 +89,28 @@ impl IceUrls {
             return Err(IceUrlError::NoTurn);
         }
         Ok(chosen)
+    }
+}
+
+/// The same lists, written as JSON once and not for every credential.
+#[derive(Debug)]
+pub(crate) struct WrittenUrls {
+    /// `None` if there are none.
+    pub(crate) stun: Option<Box<RawValue>>,
+    pub(crate) turn: Box<RawValue>,
+    /// Those of STUN, then those of TURN.
+    pub(crate) all: Box<RawValue>,
+}
+
+impl WrittenUrls {
+    pub(crate) fn of(urls: &IceUrls) -> Self {
+        // Text can always be written.
+        let written = |urls: &[String]| to_raw_value(urls).unwrap_or_default();
+        Self {
+            stun: (!urls.stun.is_empty()).then(|| written(&urls.stun)),
+            turn: written(&urls.turn),
+            all: written(&[urls.stun.as_slice(), &urls.turn].concat()),
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! What Prometheus and its kind scrape: this side's own figures, and those that the binary registers for the relay.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -36,13 +36,13 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
     method: Verb,
-    route: String,
+    route: Path,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     method: Verb,
-    route: String,
+    route: Path,
     status: u16,
 }
 
@@ -60,6 +60,36 @@ impl Verb {
 impl EncodeLabelValue for Verb {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         self.0.as_ref().map_or("other", Method::as_str).encode(encoder)
+    }
+}
+
+/// A route as the router knows it; none for paths that lead nowhere.
+#[derive(Debug, Clone)]
+struct Path(Option<MatchedPath>);
+
+impl Path {
+    fn as_str(&self) -> &str {
+        self.0.as_ref().map_or("other", MatchedPath::as_str)
+    }
+}
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Path {}
+
+impl Hash for Path {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl EncodeLabelValue for Path {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.as_str().encode(encoder)
     }
 }
 
@@ -84,6 +114,13 @@ impl Metrics {
     /// Adds figures that are made at each scrape. Their names get the prefix `turnery_`.
     pub fn register(&self, collector: impl Collector) {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(Box::new(collector));
+    }
+
+    /// Counts a request that has been answered, and the time it took.
+    pub(crate) fn count(&self, Asked { route, at }: Asked, status: StatusCode) {
+        self.seconds.get_or_create(&route).observe(at.elapsed().as_secs_f64());
+        let Route { method, route } = route;
+        self.requests.get_or_create(&Answered { method, route, status: status.as_u16() }).inc();
     }
 
     /// All metrics, as OpenMetrics 1.0 text.
@@ -120,14 +157,17 @@ pub(crate) async fn scrape(
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], shared.config.metrics.text()).into_response())
 }
 
-/// Counts a request and the time it took.
-pub(crate) async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
-    let method = Verb::of(request.method());
-    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let begun = Instant::now();
-    let response = next.run(request).await;
-    let seconds = begun.elapsed().as_secs_f64();
-    metrics.seconds.get_or_create(&Route { method: method.clone(), route: route.clone() }).observe(seconds);
-    metrics.requests.get_or_create(&Answered { method, route, status: response.status().as_u16() }).inc();
-    response
+/// A request of which nothing but its answer is still to be counted.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    route: Route,
+    at: Instant,
+}
+
+impl Asked {
+    /// A request that has just come.
+    pub(crate) fn now(request: &Request) -> Self {
+        let path = Path(request.extensions().get::<MatchedPath>().cloned());
+        Self { route: Route { method: Verb::of(request.method()), route: path }, at: Instant::now() }
+    }
 }

@@ -30,7 +30,7 @@ pub struct Keyring {
     keys: Vec<Key>,
 }
 
-#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+#[derive(Clone, ZeroizeOnDrop)]
 struct Key {
     #[zeroize(skip)]
     id: u8,
@@ -40,7 +40,19 @@ struct Key {
     superseded_at: Option<u64>,
     /// 32 bytes for AES-128-SIV, then 32 for the password's MAC.
     secret: [u8; SECRET_BYTES],
+    /// The password's MAC with its key taken in, which is half of its work. It overwrites itself when dropped.
+    #[zeroize(skip)]
+    mac: Hmac<Sha384>,
 }
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |key: &Self| (key.id, key.created_at, key.superseded_at, key.secret);
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Key {}
 
 /// What is wrong with a keyring.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +137,7 @@ impl Keyring {
             let mut secret = [0; SECRET_BYTES];
             hex::decode_to_slice(&entry.secret, &mut secret)
                 .map_err(|_| fault("secret must be 128 hex digits"))?;
-            keys.push(Key { id, created_at: entry.created_at, superseded_at: entry.superseded_at, secret });
+            keys.push(Key::new(id, entry.created_at, entry.superseded_at, secret));
         }
         match keys.split_last() {
             None => return Err(KeyringError::Empty),
@@ -202,8 +214,7 @@ impl Keyring {
     }
 
     pub(crate) fn mac(&self, id: u8, username: &[u8]) -> Result<[u8; 48], OpenError> {
-        let (_, mac_key) = self.key(id)?.secret.split_at(SECRET_BYTES / 2);
-        let mut mac = Hmac::<Sha384>::new_from_slice(mac_key).expect("HMAC takes a key of any length");
+        let mut mac = self.key(id)?.mac.clone();
         mac.update(username);
         Ok(mac.finalize().into_bytes().into())
     }
@@ -217,10 +228,16 @@ impl fmt::Debug for Keyring {
 }
 
 impl Key {
+    fn new(id: u8, created_at: u64, superseded_at: Option<u64>, secret: [u8; SECRET_BYTES]) -> Self {
+        let (_, mac_key) = secret.split_at(SECRET_BYTES / 2);
+        let mac = Hmac::new_from_slice(mac_key).expect("HMAC takes a key of any length");
+        Self { id, created_at, superseded_at, secret, mac }
+    }
+
     fn generate(id: u8, now: u64) -> Result<Self, KeyringError> {
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(KeyringError::Randomness)?;
-        Ok(Self { id, created_at: now, superseded_at: None, secret })
+        Ok(Self::new(id, now, None, secret))
     }
 
     fn to_file(&self) -> FileKey {

@@ -10,6 +10,8 @@
 //! and its password the lower-case hex of HMAC-SHA-384 over the username's characters: 96 characters each
 //! when there is no customIdentifier. The longest username has 352, below the 508 of RFC 8489 §14.3.
 
+use std::cell::RefCell;
+
 use crate::{CredentialId, IdentifierId, Issued, Keyring, TurnKeyId};
 
 /// The shortest time to live that can be asked for, in seconds.
@@ -149,9 +151,7 @@ impl Keyring {
     /// # Errors
     /// When a claim is out of range or the system's randomness fails.
     pub fn mint(&self, claims: &Claims) -> Result<Credential, MintError> {
-        let mut salt = [0; SALT_BYTES];
-        getrandom::fill(&mut salt).map_err(|_| MintError::Randomness)?;
-        self.mint_with_salt(claims, salt)
+        self.mint_with_salt(claims, salt()?)
     }
 
     /// Mints with a given salt: for tests and simulations, where every run must be the same.
@@ -226,6 +226,23 @@ impl Claims {
             custom_identifier: CustomIdentifier::try_from(std::str::from_utf8(custom).ok()?).ok()?,
         })
     }
+}
+
+/// Eight bytes of the system's randomness, of which a thread draws many at once: asking for them takes as long as half
+/// of the sealing. A salt is no secret; it makes one credential differ from the next.
+fn salt() -> Result<[u8; SALT_BYTES], MintError> {
+    const DRAWN: usize = 32;
+    thread_local! {
+        static SALTS: RefCell<Vec<[u8; SALT_BYTES]>> = const { RefCell::new(Vec::new()) };
+    }
+    SALTS.with_borrow_mut(|salts| {
+        if salts.is_empty() {
+            let mut bytes = [0; DRAWN * SALT_BYTES];
+            getrandom::fill(&mut bytes).map_err(|_| MintError::Randomness)?;
+            salts.extend_from_slice(bytes.as_chunks().0);
+        }
+        salts.pop().ok_or(MintError::Randomness)
+    })
 }
 
 fn associated_data(key_id: u8) -> [u8; CONTEXT.len() + 1] {

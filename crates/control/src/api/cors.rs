@@ -1,14 +1,9 @@
 //! Calls from other origins' pages. None may, unless the configuration names the origin: a browser asks first, and is
 //! told nothing. Cookies are never let through, so an origin that is allowed gains only what its token or secret gives.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-
-use crate::control::Shared;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
 const ASKED_WITH: HeaderValue =
@@ -17,20 +12,21 @@ const SHOWN: HeaderValue = HeaderValue::from_static("x-request-id, retry-after, 
 /// How long a browser may remember the answer, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-pub(super) async fn cross_origin(
-    State(shared): State<Arc<Shared>>,
+/// What `answer` says, with what a browser has to be told when a page of one of `origins` asks.
+pub(super) async fn answered<F: Future<Output = Response>>(
+    origins: &[String],
     request: Request,
-    next: Next,
+    answer: impl FnOnce(Request) -> F,
 ) -> Response {
-    if shared.config.cors_origins.is_empty() {
-        return next.run(request).await;
+    if origins.is_empty() {
+        return answer(request).await;
     }
-    let allowed = allowed(&shared.config.cors_origins, request.headers());
+    let allowed = allowed(origins, request.headers());
     let asks_first = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match &allowed {
         Some(_) if asks_first => StatusCode::NO_CONTENT.into_response(),
-        _ => next.run(request).await,
+        _ => answer(request).await,
     };
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("origin"));

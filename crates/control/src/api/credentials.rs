@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use credentials::{
     Claims, CredentialId, CustomIdentifier, MAX_USERNAME_LIFETIME_SECS, TimeLimited, TurnKeyId,
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::api::ApiError;
 use crate::api::auth::KeyHolder;
 use crate::api::body::{Fields, Revoke};
 use crate::control::Shared;
-use crate::ice::IceUrls;
 use crate::store::{Revocation, Timestamp};
+
+/// Nearly all answers are shorter, and written without moving.
+const USUAL_ANSWER_BYTES: usize = 1_024;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An answer of the `generate` calls.
 #[derive(Debug, Serialize)]
@@ -28,8 +31,8 @@ pub(crate) struct Generated<T> {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct IceServer {
-    urls: Vec<String>,
+pub(crate) struct IceServer<'a> {
+    urls: &'a RawValue,
     #[serde(flatten)]
     login: Option<Login>,
 }
@@ -42,7 +45,12 @@ pub(super) struct Login {
 
 impl<T: Serialize> IntoResponse for Generated<T> {
     fn into_response(self) -> Response {
-        (StatusCode::CREATED, Json(self)).into_response()
+        let mut body = Vec::with_capacity(USUAL_ANSWER_BYTES);
+        if let Err(error) = serde_json::to_writer(&mut body, &self) {
+            tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "an answer could not be written");
+            return ApiError::Internal.into_response();
+        }
+        (StatusCode::CREATED, [(header::CONTENT_TYPE, JSON)], body).into_response()
     }
 }
 
@@ -50,9 +58,10 @@ pub(super) async fn generate_ice_servers(
     holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
-) -> Result<Generated<Vec<IceServer>>, ApiError> {
+) -> Result<Response, ApiError> {
     holder.expect_active()?;
-    ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?).await
+    let made = ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?).await?;
+    Ok(made.into_response())
 }
 
 /// A fresh credential with its URLs, in the array form.
@@ -61,12 +70,11 @@ pub(crate) async fn ice_servers(
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
-) -> Result<Generated<Vec<IceServer>>, ApiError> {
-    let ice = &shared.config.ice;
+) -> Result<Generated<Vec<IceServer<'_>>>, ApiError> {
+    let urls = &shared.urls;
     let (login, expires_at) = mint(shared, key, ttl_secs, custom_identifier).await?;
-    let stun = Some(ice.stun.clone()).filter(|urls| !urls.is_empty());
-    let stun = stun.map(|urls| IceServer { urls, login: None });
-    let turn = IceServer { urls: ice.turn.clone(), login: Some(login) };
+    let stun = urls.stun.as_deref().map(|urls| IceServer { urls, login: None });
+    let turn = IceServer { urls: &urls.turn, login: Some(login) };
     Ok(Generated { ice_servers: stun.into_iter().chain([turn]).collect(), expires_at, ttl: ttl_secs })
 }
 
@@ -74,13 +82,12 @@ pub(super) async fn generate(
     holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
-) -> Result<Generated<IceServer>, ApiError> {
+) -> Result<Response, ApiError> {
     holder.expect_active()?;
     let ttl = fields.ttl_secs()?;
     let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?).await?;
-    let IceUrls { stun, turn } = &shared.config.ice;
-    let urls = stun.iter().chain(turn).cloned().collect();
-    Ok(Generated { ice_servers: IceServer { urls, login: Some(login) }, expires_at, ttl })
+    let ice_servers = IceServer { urls: &shared.urls.all, login: Some(login) };
+    Ok(Generated { ice_servers, expires_at, ttl }.into_response())
 }
 
 pub(super) async fn mint(
@@ -91,7 +98,7 @@ pub(super) async fn mint(
 ) -> Result<(Login, Timestamp), ApiError> {
     let claims = Claims { key, issued_at: shared.keys.time_of_issue(key).await, ttl_secs, custom_identifier };
     let minted = shared.keyring.load().mint(&claims).map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "minting failed");
+        tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "minting failed");
         ApiError::Internal
     })?;
     let login = Login { username: minted.username, credential: minted.password };

@@ -375,7 +375,7 @@ impl From<StoreError> for ApiError {
             // The account was deleted while its token was looked at.
             StoreError::NoSuchAccount(_) => Self::UnknownToken,
             error => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
+                tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "a request failed");
                 Self::Internal
             }
         }

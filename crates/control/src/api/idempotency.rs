@@ -79,7 +79,7 @@ impl Once<'_> {
         }
         let context = context(self.scope, key_hash);
         let body = self.shared.keyring.load().open_text(&context, &answer.sealed).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a kept answer cannot be opened");
+            tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "a kept answer cannot be opened");
             ApiError::Internal
         })?;
         let mut response = created(Bytes::copy_from_slice(&body));

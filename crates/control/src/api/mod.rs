@@ -4,6 +4,7 @@
 //! envelope: see [`envelope`] and [`error`].
 
 mod accounts;
+mod around;
 mod audit;
 mod auth;
 mod body;
@@ -32,16 +33,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, RawPathParams};
-use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use auth::{Bearer, bearer, expect_active};
 pub(crate) use credentials::{ice_servers, of_username};
 pub(crate) use error::{ApiError, MAX_NAME_CHARS};
 pub use openapi::text as openapi;
-pub(crate) use origin::{Origin, Peer, counted_as};
+pub(crate) use origin::{Origin, Peer, counted_as, request_id};
 pub(crate) use sessions::end_all;
 
 use crate::control::Shared;
@@ -75,7 +74,6 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     const USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_usage";
     const KEY_USAGE: &str = "/client/v4/accounts/{account_id}/calls/turn_keys/{key_id}/usage";
 
-    let metrics = shared.config.metrics.clone();
     Router::new()
         .route("/client/v4/accounts", get(accounts::list))
         .route("/client/v4/user/tokens/verify", get(tokens::verify))
@@ -125,27 +123,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .with_state(Arc::clone(&shared))
-        .layer(DefaultBodyLimit::max(MAX_READ_BYTES))
-        .layer(CatchPanicLayer::custom(fallback::panicked))
-        .layer(axum::middleware::from_fn(fallback::bounded_in_time))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), cors::cross_origin))
-        .layer(axum::middleware::map_response(with_common_headers))
-        .layer(axum::middleware::from_fn_with_state(shared, origin::identify))
-        .layer(axum::middleware::from_fn_with_state(metrics, metrics::counted))
-}
-
-/// Answers hold secrets, and none of them is a document to guess the type of.
-async fn with_common_headers(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // A page says what it needs itself.
-    headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("no-referrer"));
-    headers
-        .entry(header::CONTENT_SECURITY_POLICY)
-        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
-    response
+        .layer((from_fn_with_state(shared, around::answered), DefaultBodyLimit::max(MAX_READ_BYTES)))
 }
 
 /// The path's parameter `name` as a `T`. An id that cannot be one is a path that leads nowhere.

@@ -1,24 +1,38 @@
 //! Where a request comes from, and what it is called in logs and in the audit log.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use tracing::Instrument;
+use axum::http::{HeaderMap, HeaderName};
 
-use crate::api::{ApiError, with_common_headers};
+use crate::api::ApiError;
 use crate::control::Shared;
 use crate::store::{Actor, ActorKind};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Longest id that is taken from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+
+tokio::task_local! {
+    static REQUEST: Arc<str>;
+}
+
+/// The id of the request that this task answers; empty where it answers none.
+///
+/// Errors are logged with it. A span would bring it to every line, but is made and ended for every request.
+pub(crate) fn request_id() -> Arc<str> {
+    REQUEST.try_with(Arc::clone).unwrap_or_default()
+}
+
+/// What `answer` says, which is about the request of this id.
+pub(super) async fn within<T>(request_id: Arc<str>, answer: impl Future<Output = T>) -> T {
+    REQUEST.scope(request_id, answer).await
+}
 
 /// The other end of a request's connection.
 #[derive(Debug, Clone, Copy)]
@@ -33,13 +47,23 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// Of this request, which keeps the id that it came with if it can be logged.
+    pub(super) fn of(request: &Request, shared: &Shared) -> Self {
+        let is_proxy = |address: IpAddr| shared.config.proxies.iter().any(|proxy| proxy.contains(address));
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        Self {
+            address: peer.map(|peer| forwarded_for(peer, request.headers(), is_proxy)),
+            request_id: given_id(request.headers()).unwrap_or_else(new_request_id),
+        }
+    }
+
     pub(crate) fn actor(&self, kind: ActorKind, id: impl Into<String>, name: impl Into<String>) -> Actor {
         let request_id = Some(self.request_id.to_string());
         Actor { address: self.address, request_id, ..Actor::new(kind, id, name) }
     }
 }
 
-/// There is always one: see [`identify`].
+/// There is always one: see [`super::around`].
 impl<S: Sync> FromRequestParts<S> for Origin {
     type Rejection = std::convert::Infallible;
 
@@ -49,39 +73,9 @@ impl<S: Sync> FromRequestParts<S> for Origin {
     }
 }
 
-/// Gives a request its id, or keeps the one it came with, and says it in the answer and in the log.
-pub(super) async fn identify(
-    State(shared): State<Arc<Shared>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-    let is_proxy = |address: IpAddr| shared.config.proxies.iter().any(|proxy| proxy.contains(address));
-    let address = peer.map(|peer| forwarded_for(peer, request.headers(), is_proxy));
-    let request_id = given_id(request.headers()).unwrap_or_else(new_request_id);
-    let refused = address.and_then(|address| admit(&shared, address).err());
-    let header = HeaderValue::from_str(&request_id);
-    let method = request.method().clone();
-    let span = tracing::info_span!("request", id = %request_id);
-    request.extensions_mut().insert(Origin { address, request_id });
-    let mut response = async {
-        let response = match refused {
-            Some(refusal) => with_common_headers(refusal.into_response()).await,
-            None => next.run(request).await,
-        };
-        tracing::debug!(%method, status = response.status().as_u16(), "answered");
-        response
-    }
-    .instrument(span)
-    .await;
-    if let Ok(value) = header {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    response
-}
-
-/// That the address has not called too often.
-fn admit(shared: &Shared, address: IpAddr) -> Result<(), ApiError> {
+/// That the address, if it is known, has not called too often.
+pub(super) fn admit(shared: &Shared, address: Option<IpAddr>) -> Result<(), ApiError> {
+    let Some(address) = address else { return Ok(()) };
     let Some(rates) = shared.address_rates.as_ref().filter(|_| !shared.is_trusted(address)) else {
         return Ok(());
     };
@@ -106,11 +100,23 @@ fn given_id(headers: &HeaderMap) -> Option<Arc<str>> {
     ((1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(allowed)).then(|| id.into())
 }
 
+/// Drawn once for this process, and a number: ids are to be told apart, not to be kept from being guessed.
 fn new_request_id() -> Arc<str> {
+    static PROCESS: OnceLock<[u8; 8]> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let process = PROCESS.get_or_init(|| {
+        let mut bytes = [0; 8];
+        // An id that is not random is better than no answer.
+        let _ = getrandom::fill(&mut bytes);
+        bytes
+    });
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut bytes = [0; 16];
-    // An id that is not random is better than no answer.
-    let _ = getrandom::fill(&mut bytes);
-    hex::encode(bytes).into()
+    let (first, last) = bytes.split_at_mut(8);
+    first.copy_from_slice(process);
+    last.copy_from_slice(&count);
+    let mut text = hex::Buffer::<16>::new();
+    Arc::from(&*text.format(&bytes))
 }
 
 /// Whom a trusted proxy names: of `X-Forwarded-For` the last that is no trusted proxy itself, since whatever stands before
@@ -143,6 +149,8 @@ fn address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

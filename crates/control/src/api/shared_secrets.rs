@@ -56,7 +56,7 @@ pub(super) async fn create(
     let text = match given {
         Some(text) => text,
         None => SecretText::generate().map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "no shared secret was made");
+            tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "no shared secret was made");
             ApiError::Internal
         })?,
     };

@@ -185,7 +185,7 @@ fn page(status: StatusCode, template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => (status, Html(text)).into_response(),
         Err(error) => {
-            tracing::error!(%error, "a page could not be made");
+            tracing::error!(request = %crate::api::request_id(), %error, "a page could not be made");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

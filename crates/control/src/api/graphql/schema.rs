@@ -253,7 +253,7 @@ async fn groups<'a>(context: &ResolverContext<'a>) -> Result<FieldValue<'a>, Err
         limit,
     };
     let groups = asker.store.usage(&query).await.map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "usage cannot be read");
+        tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "usage cannot be read");
         Error::new("usage cannot be read")
     })?;
     let dimensions: Arc<[Dimension]> = dimensions.into();

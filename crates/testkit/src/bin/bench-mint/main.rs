@@ -1,17 +1,19 @@
 //! Measures how many credentials `generate-ice-servers` hands out, beside a server that only says hello.
 //!
-//! The servers take turns on one core, the load (wrk) has another to itself; the figures are the medians of the rounds.
+//! The servers take turns on one core, the load has another to itself; the figures are the medians of the rounds.
 //! Only ratios within one run mean anything: machines, kernels and neighbours differ too much for the rest.
 
+mod load;
 mod subject;
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use load::Load;
 use subject::{Server, Subject};
 
 /// Mint credentials over HTTP/1.1 on one core, beside a bare axum server, in turns, and compare.
@@ -73,6 +75,7 @@ fn main() -> anyhow::Result<()> {
     if std::thread::available_parallelism()?.get() < 2 {
         bail!("two cores are needed: one for the server, one for the load");
     }
+    testkit::pinned::pin(std::process::id(), 1)?;
     let mut samples = vec![Vec::new(); options.subjects.len()];
     for round in 0..usize::from(options.rounds) {
         // Every subject is first and last as often as the others.
@@ -104,48 +107,18 @@ fn main() -> anyhow::Result<()> {
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn measure(options: &Options, subject: Subject) -> anyhow::Result<Sample> {
     let server = Server::start(subject, &options.turnery)?;
-    load(&server, options.connections, 1)?;
+    let mut load = Load::connect(server.address(), options.connections, server.request())?;
+    load.run(Duration::from_secs(1))?;
     let before_ns = server.cpu_ns()?;
-    let told = load(&server, options.connections, options.seconds)?;
+    let seen = load.run(Duration::from_secs(options.seconds.into()))?;
     let cpu_ns = server.cpu_ns()? - before_ns;
-    ensure!(told.failed == 0, "{} of {} requests failed", told.failed, told.requests);
-    ensure!(told.requests > 0 && told.micros > 0, "nothing was answered");
+    ensure!(seen.requests > 0, "nothing was answered");
     Ok(Sample {
-        requests_per_sec: told.requests as f64 * 1e6 / told.micros as f64,
-        cpu_ns_per_request: cpu_ns as f64 / told.requests as f64,
-        p50_us: told.p50_us,
-        p99_us: told.p99_us,
+        requests_per_sec: seen.requests as f64 / seen.seconds,
+        cpu_ns_per_request: cpu_ns as f64 / seen.requests as f64,
+        p50_us: seen.percentile(50),
+        p99_us: seen.percentile(99),
     })
-}
-
-/// What wrk tells at its end.
-#[derive(Debug, Deserialize)]
-struct Told {
-    requests: u64,
-    micros: u64,
-    /// Answers of another status than 2xx or 3xx, and errors of sockets.
-    failed: u64,
-    p50_us: f64,
-    p99_us: f64,
-}
-
-fn load(server: &Server, connections: u16, seconds: u8) -> anyhow::Result<Told> {
-    let script = server.directory().join("load.lua");
-    std::fs::write(&script, server.script())?;
-    let output = Command::new("taskset")
-        .args(["--cpu-list", "1", "wrk", "--threads", "1"])
-        .args(["--connections", &connections.to_string(), "--duration", &format!("{seconds}s")])
-        .arg("--script")
-        .arg(&script)
-        .arg(server.url())
-        .output()
-        .context("running taskset (of util-linux) and wrk (of Debian's package wrk)")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let told = text.lines().find_map(|line| line.strip_prefix("told "));
-    let told = told.with_context(|| {
-        format!("wrk says nothing: {}{}", text.trim(), String::from_utf8_lossy(&output.stderr).trim())
-    })?;
-    Ok(serde_json::from_str(told)?)
 }
 
 fn median(samples: &[Sample]) -> Sample {
@@ -182,23 +155,4 @@ fn print_table(options: &Options, rows: &[Row]) {
             median.requests_per_sec / last
         );
     }
-}
-
-/// What wrk runs: one request again and again, and the figures at the end as JSON.
-fn script(method: &str, headers: &[(&str, &str)], body: &str) -> String {
-    let headers = headers.iter().map(|(name, value)| format!("wrk.headers[\"{name}\"] = \"{value}\""));
-    let headers = headers.collect::<Vec<_>>().join("\n");
-    format!(
-        r#"wrk.method = "{method}"
-wrk.body = '{body}'
-{headers}
-function done(summary, latency, requests)
-  local e = summary.errors
-  local failed = e.connect + e.read + e.write + e.status + e.timeout
-  io.write(string.format(
-    'told {{"requests":%d,"micros":%d,"failed":%d,"p50_us":%f,"p99_us":%f}}\n',
-    summary.requests, summary.duration, failed, latency:percentile(50), latency:percentile(99)))
-end
-"#
-    )
 }

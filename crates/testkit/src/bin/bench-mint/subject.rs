@@ -39,10 +39,10 @@ impl fmt::Display for Subject {
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
-    /// Of the request that is measured.
-    path: String,
-    script: String,
-    directory: tempfile::TempDir,
+    /// The request that is measured.
+    request: String,
+    /// The server's files, while it runs.
+    _directory: tempfile::TempDir,
 }
 
 impl Server {
@@ -56,8 +56,8 @@ impl Server {
                 pinned::command(&std::env::current_exe()?, 0).args(["hello", &address.to_string()]).spawn()?
             }
         };
-        let (path, script) = ("/".to_owned(), crate::script("GET", &[], ""));
-        let mut server = Self { child, address, path, script, directory };
+        let request = format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        let mut server = Self { child, address, request, _directory: directory };
         server.wait_until_it_listens()?;
         if subject == Subject::Turnery {
             server.create_key()?;
@@ -65,17 +65,12 @@ impl Server {
         Ok(server)
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}{}", self.address, self.path)
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
-    /// What wrk is to do.
-    pub(crate) fn script(&self) -> &str {
-        &self.script
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+    pub(crate) fn request(&self) -> &str {
+        &self.request
     }
 
     /// Nanoseconds of CPU time of all its threads so far.
@@ -110,10 +105,15 @@ impl Server {
         let body = answer.split_once("\r\n\r\n").context("no answer")?.1;
         let json: serde_json::Value = serde_json::from_str(body).with_context(|| answer.clone())?;
         let field = |name: &str| json.get(name).and_then(serde_json::Value::as_str).context(answer.clone());
-        self.path = format!("/v1/turn/keys/{}/credentials/generate-ice-servers", field("uid")?);
-        let secret = format!("Bearer {}", field("secret")?);
-        let headers = [("authorization", secret.as_str()), ("content-type", "application/json")];
-        self.script = crate::script("POST", &headers, r#"{"ttl":86400}"#);
+        let body = r#"{"ttl":86400}"#;
+        self.request = format!(
+            "POST /v1/turn/keys/{}/credentials/generate-ice-servers HTTP/1.1\r\nhost: {}\r\n\
+             authorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            field("uid")?,
+            self.address,
+            field("secret")?,
+            body.len()
+        );
         Ok(())
     }
 }
