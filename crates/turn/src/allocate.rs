@@ -66,7 +66,7 @@ impl Server {
             // RFC 8656 §7.2: a retransmitted request is answered as before, any other on a live 5-tuple with 437.
             if held.transaction == message.transaction() && held.credential == identity.credential {
                 let ticket = held.mobility.as_ref().map(|mobility| mobility.first);
-                return Ok(Answer::Allocated(held.answer, ticket));
+                return Ok(Answer::Allocated(held.answer(), ticket));
             }
             return Err(Refusal::AllocationExists);
         }

@@ -16,6 +16,7 @@ use crate::pace::Pace;
 use crate::port::RelayPort;
 use crate::quota::{Allowance, Direction, KeyLimits, Meter, Quota};
 use crate::reply::Allocated;
+use crate::reservation::Token;
 use crate::shared_secrets::{SecretRef, SharedSecrets};
 use crate::ticket::{Identity, Ticket};
 use crate::usage::{Ending, Session, Tally};
@@ -62,8 +63,9 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) client: Client,
-    /// One, or one of each family. RFC 8656 §7.2.
-    relays: [Option<Relayed>; 2],
+    /// One, or one of each family; the second apart, for most have none. RFC 8656 §7.2.
+    relay: Option<Relayed>,
+    second_relay: Option<Box<Relayed>>,
     /// What is relayed.
     pub(crate) protocol: Protocol,
     /// Monotonic milliseconds; nothing is relayed from this moment on.
@@ -74,9 +76,11 @@ pub(crate) struct Allocation {
     issued: Option<Issued>,
     /// What its time-limited username was signed with.
     pub(crate) shared_secret: Option<SecretRef>,
-    /// The Allocate request that made it, and what it was answered.
+    /// The Allocate request that made it, and what it was answered beside the relayed addresses.
     pub(crate) transaction: TransactionId,
-    pub(crate) answer: Allocated,
+    lifetime_secs: u32,
+    reservation: Option<Token>,
+    failed: Option<(Family, Refusal)>,
     /// Its place in the counts of its key and credential.
     pub(crate) quota: Quota,
     /// Its rates, if they are limited.
@@ -113,7 +117,7 @@ struct Channel {
 impl Allocation {
     pub(crate) fn new(
         client: Client,
-        (protocol, relays): (Protocol, [Option<Relayed>; 2]),
+        (protocol, [relay, second_relay]): (Protocol, [Option<Relayed>; 2]),
         expires_ms: u64,
         identity: &Authenticated,
         transaction: TransactionId,
@@ -122,7 +126,8 @@ impl Allocation {
     ) -> Self {
         Self {
             client,
-            relays,
+            relay,
+            second_relay: second_relay.map(Box::new),
             protocol,
             expires_ms,
             credential: identity.credential,
@@ -130,7 +135,9 @@ impl Allocation {
             issued: identity.issued,
             shared_secret: identity.shared_secret,
             transaction,
-            answer,
+            lifetime_secs: answer.lifetime_secs,
+            reservation: answer.reservation,
+            failed: answer.failed,
             quota,
             meter,
             new_peers: 0,
@@ -149,16 +156,22 @@ impl Allocation {
     }
 
     pub(crate) fn relays(&self) -> impl Iterator<Item = &Relayed> {
-        self.relays.iter().flatten()
+        self.relay.iter().chain(self.second_relay.as_deref())
+    }
+
+    /// What a late retransmission of the Allocate is answered: not what is gone meanwhile.
+    pub(crate) fn answer(&self) -> Allocated {
+        let Self { lifetime_secs, reservation, failed, .. } = *self;
+        Allocated { relayed: self.relayed(), lifetime_secs, reservation, failed }
     }
 
     /// The addresses that peers see.
     pub(crate) fn relayed(&self) -> [Option<SocketAddr>; 2] {
-        self.relays.each_ref().map(|relay| relay.as_ref().map(|relay| relay.address))
+        [self.relay.as_ref(), self.second_relay.as_deref()].map(|relay| relay.map(|relay| relay.address))
     }
 
     pub(crate) fn relays_mut(&mut self) -> impl Iterator<Item = &mut Relayed> {
-        self.relays.iter_mut().flatten()
+        self.relay.iter_mut().chain(self.second_relay.as_deref_mut())
     }
 
     /// Where its client is heard, or will be.
@@ -189,7 +202,7 @@ impl Allocation {
 
     /// Its sockets, when it has ended.
     pub(crate) fn into_relays(self) -> impl Iterator<Item = Relayed> {
-        self.relays.into_iter().flatten()
+        self.relay.into_iter().chain(self.second_relay.map(|relay| *relay))
     }
 
     pub(crate) fn is_live(&self, now_ms: u64) -> bool {
@@ -253,7 +266,10 @@ impl Allocation {
     pub(crate) fn permit(&mut self, peer: IpAddr, expires_ms: u64) {
         match self.permissions.iter_mut().find(|permission| permission.peer == peer) {
             Some(permission) => permission.expires_ms = expires_ms,
-            None => self.permissions.push(Permission { peer, expires_ms }),
+            None => {
+                reserve_first(&mut self.permissions);
+                self.permissions.push(Permission { peer, expires_ms });
+            }
         }
     }
 
@@ -291,8 +307,16 @@ impl Allocation {
         if self.channels.len() >= limit {
             return Err(Refusal::TooManyChannels);
         }
+        reserve_first(&mut self.channels);
         self.channels.push(Channel { number, peer, is_own_relay, expires_ms });
         Ok(())
+    }
+}
+
+/// Most have one: the first gets the room that it needs, and not that of four.
+fn reserve_first<T>(list: &mut Vec<T>) {
+    if list.is_empty() {
+        list.reserve_exact(1);
     }
 }
 
@@ -416,13 +440,10 @@ impl Allocations {
         if allocation.relays().count() < 2 {
             return None;
         }
-        let is_wanted = |relay: &&mut Option<Relayed>| {
-            relay.as_ref().is_some_and(|relay| Family::of(relay.address) == family)
-        };
-        let relay = allocation.relays.iter_mut().find(is_wanted)?.take()?;
-        // A late retransmission of the Allocate is not told of what is gone.
-        let is_gone = |address: &&mut Option<SocketAddr>| **address == Some(relay.address);
-        allocation.answer.relayed.iter_mut().filter(is_gone).for_each(|address| *address = None);
+        let is_wanted = |relay: &mut Relayed| Family::of(relay.address) == family;
+        let first = allocation.relay.take_if(is_wanted);
+        let relay =
+            first.or_else(|| allocation.second_relay.take_if(|it| is_wanted(it)).map(|relay| *relay))?;
         forget(&mut self.by_relay, &relay);
         self.by_address.remove(&relay.address);
         Some((allocation.client, relay))

@@ -9,6 +9,7 @@ mod discovery;
 mod dual;
 mod fixture;
 mod icmp;
+mod idle;
 mod leaks;
 mod messages;
 mod mobility;
@@ -25,3 +26,6 @@ mod stranger;
 mod tcp;
 mod tcp_rates;
 mod usage;
+
+#[global_allocator]
+static HEAP: testkit::sys::CountingHeap = testkit::sys::CountingHeap;
