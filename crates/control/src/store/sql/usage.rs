@@ -184,6 +184,8 @@ impl Database {
                     .await?;
             let Some(start) = first.map(|first| first.div_euclid(to) * to).filter(|it| *it + to <= before)
             else {
+                // Left to itself it would end later, and what comes next find somebody tidying.
+                tx.rollback().await?;
                 return Ok(true);
             };
             sqlx::query(
