@@ -77,6 +77,8 @@ const MIGRATION_SESSION: &str = "SET lock_timeout = '60s'";
 /// The first half of the names of locks: `turn`, in case others have some in the same database. The second half is what
 /// only one transaction of all processes may do at a time.
 const LOCKS: i32 = 0x7475_726e;
+/// Change what is configured. The first that is taken.
+const CHANGES: i32 = 1;
 /// Say that sessions have ended.
 const ENDS: i32 = 2;
 /// Tidy up.
@@ -84,8 +86,6 @@ const TIDYING: i32 = 3;
 /// The first half of the names of locks that each node has one of.
 const NODE_LOCKS: i32 = LOCKS + 1;
 
-/// Begins as the only one who changes what is configured: the first of the locks.
-const BEGIN_CHANGES: &str = "BEGIN; SELECT pg_advisory_xact_lock(1953854062, 1)";
 /// Begins with the tables as they are now, whatever others change.
 const BEGIN_TIDYING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 
@@ -130,8 +130,7 @@ impl Database {
                     Ok(true)
                 })
             })
-            // A call that was given up has left its connection waiting for an answer that may never come.
-            .after_release(|connection, _| Box::pin(async move { ping(connection).await.map(|()| true) }))
+            .after_release(|connection, _| Box::pin(is_at_rest(connection)))
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute(SESSION).await.map(drop) })
             })
@@ -147,7 +146,11 @@ impl Database {
 
     /// A transaction that changes what is configured: what it reads of that cannot change before it commits.
     pub(super) async fn begin(&self) -> Result<Transaction, StoreError> {
-        Ok(self.write.begin_with(BEGIN_CHANGES).await?)
+        let mut tx = self.write.begin().await?;
+        // Not together with BEGIN: whoever gives up in between would leave a transaction that nobody knows of.
+        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1, $2)").bind(LOCKS).bind(CHANGES);
+        lock.execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     /// A transaction that records usage of a node, beside those of other nodes. No other of this node runs.
@@ -192,6 +195,14 @@ pub(super) async fn in_long_time<T>(
 ) -> Result<T, StoreError> {
     let done = timeout(LONG_CALL_TIMEOUT, call).await;
     done.unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".into())))
+}
+
+/// Whether a connection that was given back can be used again. A call that was given up leaves it waiting for an answer that
+/// may never come, or within a transaction that nobody knows of.
+async fn is_at_rest(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // Within a transaction `now` is when that began; within a failed one the question fails too.
+    let question = sqlx::query_scalar("SELECT now() = statement_timestamp()").fetch_one(connection);
+    timeout(PING_TIMEOUT, question).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

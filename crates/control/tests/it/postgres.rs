@@ -101,6 +101,8 @@ async fn a_store_that_cannot_be_opened_says_why() {
     check(&format!("postgres://postgres@127.0.0.1:{port}/x?sslmode=require"), &["cannot reach", "TLS"]).await;
     check("postgres://me:s3cret@127.0.0.1:5432/x?sslmod=require", &["\"sslmod\" is no parameter"]).await;
     check("postgres://me:s3cret@127.0.0.1:70000/x", &["cannot be read", "port"]).await;
+    check("postgres://me:pa?s3cret@127.0.0.1/x", &["a parameter has no name", "%3F"]).await;
+    check("postgres://me@127.0.0.1/x?password=a&s3cret", &["a parameter has no name", "%26"]).await;
     check("postgres:me", &["must begin with"]).await;
     // Public may not make tables since PostgreSQL 15.
     let url = cluster().url("nobody_in_particular", place.name());

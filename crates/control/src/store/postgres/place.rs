@@ -46,9 +46,16 @@ impl Place {
         let fault = |fault: String| StoreError::Url { fault };
         let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
         for parameter in parameters.split('&').filter(|it| !it.is_empty()) {
-            let name = parameter.split('=').next().unwrap_or_default();
-            if !PARAMETERS.contains(&name) {
-                return Err(fault(format!("{name:?} is no parameter that is known")));
+            let name = parameter.split_once('=').map(|(name, _)| name);
+            // What has no form of a name may be part of a password.
+            let is_name = |name: &&str| name.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
+            match name.filter(is_name) {
+                Some(name) if PARAMETERS.contains(&name) => {}
+                Some(name) => return Err(fault(format!("{name:?} is no parameter that is known"))),
+                None => {
+                    let hint = "write NAME=VALUE behind `?`; in a password, `?` is %3F and `&` is %26";
+                    return Err(fault(format!("a parameter has no name: {hint}")));
+                }
             }
         }
         let options = PgConnectOptions::from_str(url).map_err(|error| fault(cause(error).to_string()))?;

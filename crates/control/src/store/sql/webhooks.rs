@@ -196,9 +196,10 @@ impl Database {
         if !queues.webhooks.is_empty() {
             let rows = sqlx::query(
                 "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
-                 WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
+                 WHERE e.seq > $1 AND e.seq <= $2 ORDER BY e.seq LIMIT $3",
             )
             .bind(told)
+            .bind(last)
             .bind(i64::from(ENDS_AT_ONCE))
             .fetch_all(&mut *tx)
             .await?;
