@@ -204,6 +204,36 @@ async fn a_store_that_goes_away_comes_back_by_itself() {
     assert_eq!(soon(async || store.keys(&account.id).await).await.len(), 2);
 }
 
+#[tokio::test]
+async fn those_who_waited_in_vain_leave_no_connection_unusable() {
+    let (place, store) = store().await;
+    // As another node would that is stuck in the middle of a change, for longer than anybody waits for it.
+    let name = place.name().to_owned();
+    let stuck = std::thread::spawn(move || {
+        cluster().sql(&name, "BEGIN; SELECT pg_advisory_xact_lock(1953854062, 1), pg_sleep(7); COMMIT")
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let store = store.clone();
+        waiting.spawn(async move {
+            // Some give up themselves, as when a caller goes away.
+            let patience = Duration::from_millis(if n % 2 == 0 { 60_000 } else { 2_000 });
+            let change = store.create_account(None, "waits");
+            tokio::time::timeout(patience, change).await.is_ok_and(|made| made.is_ok())
+        });
+    }
+    while let Some(made) = waiting.join_next().await {
+        assert!(!made.unwrap(), "nobody waits so long");
+    }
+    tokio::task::spawn_blocking(|| stuck.join().unwrap()).await.unwrap();
+    for n in 0..30 {
+        let account = store.create_account(None, &format!("after {n}")).await.unwrap();
+        let seen = place.sql(&format!("SELECT COUNT(*) FROM accounts WHERE id = '{}'", account.id));
+        assert_eq!(seen, "1", "what is acknowledged is committed");
+    }
+}
+
 /// With an hour between two looks, only what the database says can be heard.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_new_is_heard_at_once_also_after_the_store_was_away() {
