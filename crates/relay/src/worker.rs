@@ -33,7 +33,7 @@ pub(crate) use moves::Move;
 pub(crate) use token::Token;
 
 use crowd::Crowd;
-use framed::{HANDSHAKES_PER_ROUND, Run, write_frame};
+use framed::{HANDSHAKES_PER_ROUND, write_frame};
 use tcp::Passage;
 use usage::Reporting;
 
@@ -73,7 +73,6 @@ pub(crate) struct Worker {
     batch: Batch,
     stream_buffer: Box<[u8]>,
     records: Records,
-    run: Run,
     /// Steps of handshakes that may still be taken in this round.
     handshakes_left: u32,
     epoll: Epoll,
@@ -115,7 +114,6 @@ impl Worker {
             batch: Batch::new(),
             stream_buffer: vec![0; STREAM_BUFFER].into(),
             records: Records::new(),
-            run: Run::new(),
             handshakes_left: HANDSHAKES_PER_ROUND,
             epoll,
             clock,
@@ -422,7 +420,9 @@ impl Worker {
                     let home = Connections::home_of(client);
                     return self.send_to_foreign_client(home, client, self.batch.bytes(range));
                 }
-                self.send_in_run(client, range);
+                let Self { server, connections, records, batch, epoll, broken, counters, .. } = self;
+                let to = (&*server, connections, &*epoll);
+                write_frame(client, batch.bytes(range), to, records, broken, counters);
             }
         }
     }
@@ -438,7 +438,6 @@ impl Worker {
     fn flush(&mut self) {
         // Before the answers leave: whoever has one finds its effect counted.
         self.counters.allocations.set(self.server.allocation_count() as u64);
-        self.end_run();
         let failed = self.batch.flush();
         self.counters.send_failures.add(failed as u64);
     }

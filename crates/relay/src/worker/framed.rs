@@ -1,7 +1,6 @@
 //! What a worker does for clients on streams: their bytes are cut into frames, and frames are written to them.
 
 use std::mem;
-use std::ops::Range;
 
 use stun::framing::{self, Frame};
 use turn::{Client, Command, Server, Time};
@@ -154,55 +153,7 @@ impl Worker {
     }
 }
 
-/// Most bytes of frames that are written together: the content of one TLS record. RFC 8446 §5.1.
-const MAX_RUN: usize = 1 << 14;
-
-/// Frames for one client on a stream that came one after the other: they are written in one call, as one record within TLS.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// Whose they are, unless there are none.
-    client: Option<Client>,
-    frames: Vec<u8>,
-}
-
-impl Run {
-    pub(super) fn new() -> Self {
-        Self { client: None, frames: Vec::with_capacity(MAX_RUN) }
-    }
-
-    fn takes(&self, client: &Client, frame: &[u8]) -> bool {
-        self.client.as_ref().is_none_or(|it| it == client) && self.frames.len() + frame.len() <= MAX_RUN
-    }
-}
-
-impl Worker {
-    /// Sends a frame to a client on a stream of this worker, together with what follows for the same one.
-    pub(super) fn send_in_run(&mut self, client: &Client, range: Range<usize>) {
-        // What has to wait does so, or is lost, frame by frame.
-        let entry = self.connections.of_client(client);
-        let waits = entry.is_some_and(|(_, connection)| connection.link.is_waiting());
-        if waits || !self.run.takes(client, self.batch.bytes(range.clone())) {
-            self.end_run();
-        }
-        let Self { connections, batch, run, server, records, epoll, broken, counters, .. } = self;
-        let frame = batch.bytes(range);
-        if waits || frame.len() > MAX_RUN {
-            return write_frame(client, frame, (&*server, connections, &*epoll), records, broken, counters);
-        }
-        run.client = Some(*client);
-        run.frames.extend_from_slice(frame);
-    }
-
-    /// Writes the frames that were gathered.
-    pub(super) fn end_run(&mut self) {
-        let Self { connections, run, server, records, epoll, broken, counters, .. } = self;
-        let Some(client) = run.client.take() else { return };
-        write_frame(&client, &run.frames, (&*server, connections, &*epoll), records, broken, counters);
-        run.frames.clear();
-    }
-}
-
-/// Sends whole frames to a client on a stream, or queues them, or loses them.
+/// Sends a whole frame to a client on a stream, or queues it, or loses it.
 pub(super) fn write_frame(
     client: &Client,
     frame: &[u8],

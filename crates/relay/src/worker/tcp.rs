@@ -153,7 +153,6 @@ impl Worker {
         bytes: &[u8],
         request: usize,
     ) -> Read {
-        self.end_run();
         // Its number may soon be another's.
         self.broken.retain(|broken| *broken != id);
         match passage {

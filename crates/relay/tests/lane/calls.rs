@@ -3,18 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use nix::unistd::Pid;
 use testkit::client::Family;
 
-use crate::fixture::{LONG, Running, peer};
+use crate::fixture::Running;
 use crate::lanes::over_udp;
 use crate::{alone, start, unreported};
 
@@ -87,42 +84,6 @@ fn packets_take_only_the_calls_of_their_batches() {
             let calls = calls_during(&running, || (0..ROUNDS).for_each(|_| lane.pass(1)));
             check(lane.name, &calls, 3 * ROUNDS * lane.sent_for(1) + 10);
         }
-    }
-}
-
-/// Sends a burst of equal datagrams, which arrive together.
-fn send_burst(from: &UdpSocket, to: SocketAddr) {
-    let bytes = [7; BURST * 160];
-    let to: SockaddrStorage = to.into();
-    let cut = [ControlMessage::UdpGsoSegments(&160)];
-    let sent =
-        sendmsg(from.as_raw_fd(), &[IoSlice::new(&bytes)], &cut, MsgFlags::empty(), Some(&to)).unwrap();
-    assert_eq!(sent, bytes.len());
-}
-
-#[test]
-fn a_burst_for_a_client_on_a_stream_leaves_in_one_call() {
-    let _alone = alone();
-    let running = start();
-    for (listener, name) in [(2, "TCP"), (3, "TLS")] {
-        let peer = peer("127.0.0.1:0");
-        let to = peer.local_addr().unwrap();
-        let mut client = running.connect(listener, &running.credential(600));
-        client.allocate().unwrap();
-        client.channel_bind(to).unwrap();
-        client.send_to(to, b"here").unwrap();
-        let (_, relayed) = peer.recv_from(&mut [0; 200]).unwrap();
-        let calls = calls_during(&running, || {
-            for _ in 0..ROUNDS {
-                send_burst(&peer, relayed);
-                for _ in 0..BURST {
-                    assert!(client.recv(LONG).unwrap().is_some());
-                }
-            }
-        });
-        println!("{name}: {} packets, {calls:?}", ROUNDS * BURST);
-        let writes = ["sendto", "write", "writev", "sendmsg"].iter().filter_map(|name| calls.get(*name));
-        assert_eq!(writes.sum::<usize>(), ROUNDS, "{name}: {calls:?}");
     }
 }
 
