@@ -311,14 +311,10 @@ impl Server {
     /// The STUN error code with which an Allocate is refused; `None` when it is not.
     pub(crate) fn refusal(&self, transport: Transport, minted: &Minted) -> Option<u16> {
         let mut client = self.client(transport, minted);
-        match client.allocate() {
-            Ok(_) => {
-                // The kernel may give its port to the next client, which would find an allocation there.
-                client.refresh(0).unwrap();
-                None
-            }
-            Err(error) => Some(error.code().unwrap_or_else(|| panic!("{error:?}"))),
-        }
+        // The kernel may give its port to the next client, which would find an allocation there. It may also be refused
+        // just now.
+        let done = client.allocate().and_then(|_| client.refresh(0));
+        done.err().map(|error| error.code().unwrap_or_else(|| panic!("{error:?}")))
     }
 }
 
