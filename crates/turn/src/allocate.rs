@@ -74,9 +74,7 @@ impl Server {
         let wanted = wanted(message)?;
         let is_mobile = self.wants_mobility(message, protocol)?;
         let requested_lifetime = requested_lifetime(message)?;
-        if let Some(server) = self.alternate_for(client) {
-            return Err(Refusal::TryAlternate(server));
-        }
+        self.expect_admission(client)?;
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested_lifetime, identity);
         // An expired allocation of this client may still wait for its timer.
         self.end_expired(now);

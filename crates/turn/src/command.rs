@@ -1,11 +1,11 @@
 //! What is told to a server from outside its packets: denials, keys and secrets, policies, limits.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use credentials::{Denial, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 
 use crate::quota::AllocationLimits;
+use crate::redirect::{AlternateServer, Redirection};
 use crate::server::{EndReason, Server};
 use crate::{Ending, FiveTuple, KeyLimits, PeerPolicy, Time};
 
@@ -34,9 +34,15 @@ pub enum Command {
     Policy(Arc<PeerPolicy>),
     /// The client's connection is closed.
     ClientGone(FiveTuple),
-    /// Answer every new Allocate with 300 and the first of these servers that has the client's address family;
-    /// none of them: take new allocations again.
-    Redirect(Vec<SocketAddr>),
+    /// Answer every new Allocate with 300 and one of these servers, in turn, that has the client's transport and address
+    /// family. Where none has, it is served here, unless this server drains: then it is refused with 508. At most 256
+    /// are remembered; none, and not draining: take new allocations again.
+    Redirect {
+        /// Other servers.
+        to: Vec<AlternateServer>,
+        /// Whether this server is about to end.
+        draining: bool,
+    },
     /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
     /// [`crate::Config::key_limits`]. An allocation beyond a lowered limit stays.
     KeyLimits {
@@ -101,7 +107,7 @@ impl Server {
                 self.config.policy = PeerPolicy::clone(&policy);
                 self.end_forbidden();
             }
-            Command::Redirect(alternates) => self.alternates = alternates,
+            Command::Redirect { to, draining } => self.redirection = Redirection::new(to, draining),
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::Suspend { key, suspended } => self.suspend(now, key, suspended)?,
             Command::ClientGone(five_tuple) => {

@@ -115,6 +115,7 @@ labels! { Refusal:
     TicketUsed => "ticket_used",
     NotMoved => "not_moved",
     TryAlternate => "try_alternate",
+    Draining => "draining",
     OtherProtocol => "other_protocol",
     ConnectionExists => "connection_exists",
     ConnectFailed => "connect_failed",

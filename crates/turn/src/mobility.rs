@@ -482,6 +482,7 @@ impl Server {
             nonce: Some(&|| self.shared.nonces.issue(now, &five_tuple, offers_algorithms)),
             offers_algorithms,
             known: crate::auth::is_known,
+            alternate_domain: None,
         };
         let mut buffer = [0; crate::MAX_REPLY];
         let Ok(length) = response.write(outcome, &mut buffer) else { return };

@@ -105,6 +105,8 @@ pub enum Refusal {
     NotMoved,
     /// This server takes no new allocations: another one does.
     TryAlternate(SocketAddr),
+    /// This server takes no new allocations because it is about to end, and knows of no other one.
+    Draining,
     /// The request is for the other kind of allocation: one that relays TCP, or one that relays UDP.
     OtherProtocol,
     /// The allocation has a connection with the peer, or is making one.
@@ -163,6 +165,7 @@ impl Refusal {
             Self::KeyQuotaReached | Self::CredentialQuotaReached => ErrorCode::ALLOCATION_QUOTA_REACHED,
             // RFC 8656 §10.2 and §12.2: what a limit keeps from being done is 508; 486 is for Allocate alone.
             Self::TooManyAllocations
+            | Self::Draining
             | Self::TooManyNewPeers
             | Self::TooManyPermissions
             | Self::TooManyChannels
@@ -248,6 +251,8 @@ pub(crate) struct Response<'r> {
     pub(crate) offers_algorithms: bool,
     /// The comprehension-required attributes that the request may have.
     pub(crate) known: fn(AttributeType) -> bool,
+    /// The name in the certificate of the server that a 300 names.
+    pub(crate) alternate_domain: Option<&'r str>,
 }
 
 impl Response<'_> {
@@ -351,6 +356,12 @@ impl Response<'_> {
         if let Refusal::TryAlternate(server) = refusal {
             // RFC 8489 §10: 300 carries ALTERNATE-SERVER, of the family that the client uses.
             writer.attribute(AttributeType::ALTERNATE_SERVER, address::encode(server).as_bytes());
+            let is_sha256 = self.key.is_some_and(|(algorithm, _)| algorithm == IntegrityAlgorithm::Sha256);
+            if let Some(domain) = self.alternate_domain.filter(|_| is_sha256) {
+                // RFC 8489 §10: within TLS or DTLS, and with MESSAGE-INTEGRITY-SHA256, ALTERNATE-DOMAIN has the name of
+                // the other server's certificate.
+                writer.attribute(AttributeType::ALTERNATE_DOMAIN, domain.as_bytes());
+            }
         }
         if refusal == Refusal::UnknownAttributes {
             // RFC 8489 §6.3.1: the unknown comprehension-required attributes are listed.

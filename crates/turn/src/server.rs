@@ -14,6 +14,7 @@ use crate::departed::Departed;
 use crate::discovery::Place;
 pub(crate) use crate::outcome::{Action, DropReason, EndReason, Output};
 use crate::own_relays::OwnRelays;
+use crate::redirect::Redirection;
 use crate::reply::{Answer, Asked, Response};
 use crate::reservation::Due;
 use crate::send;
@@ -53,7 +54,7 @@ pub struct Server {
     pub(crate) report_from: usize,
     pub(crate) endings: Endings,
     /// Where new allocations are sent to instead.
-    pub(crate) alternates: Vec<SocketAddr>,
+    pub(crate) redirection: Redirection,
     /// At most one entry for the end of each relay socket, one for that of each allocation, two for each connection,
     /// and what one call of `report` may queue, not taken yet.
     pub(crate) outputs: VecDeque<Output>,
@@ -93,7 +94,7 @@ impl Server {
             reservations_due: VecDeque::new(),
             report_from: 0,
             endings: Endings::default(),
-            alternates: Vec::new(),
+            redirection: Redirection::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -275,6 +276,10 @@ impl Server {
             }),
             offers_algorithms: self.config.offer_password_algorithms,
             known,
+            alternate_domain: match outcome {
+                Err(Refusal::TryAlternate(server)) => self.redirection.domain_of(client, server),
+                _ => None,
+            },
         };
         let length = response.write(outcome, buffer).map_err(|_| DropReason::NoRoom)?;
         Ok((action, length))
@@ -387,11 +392,5 @@ impl Server {
         let Relayed { id, port, .. } = relay;
         self.end_connections(client, id, reason);
         self.outputs.push_back(Output::Ended { client, relay: id, port, reason });
-    }
-
-    /// Another server for this client, when this one takes no new allocations.
-    pub(crate) fn alternate_for(&self, client: Client) -> Option<SocketAddr> {
-        let is_v4 = client.five_tuple.client.is_ipv4();
-        self.alternates.iter().find(|server| server.is_ipv4() == is_v4).copied()
     }
 }

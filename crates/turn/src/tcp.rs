@@ -287,6 +287,7 @@ impl Server {
             nonce: None,
             offers_algorithms: false,
             known: is_known,
+            alternate_domain: None,
         };
         let written = response.write(outcome, &mut buffer);
         let reply = outcome.map_or_else(Reply::Refused, |_| Reply::Success(Method::CONNECT));

@@ -208,6 +208,7 @@ pub struct Client {
     signature: Option<Signature>,
     relayed: Option<SocketAddr>,
     ticket: Option<Vec<u8>>,
+    alternate: Option<SocketAddr>,
     pending: BTreeMap<TransactionId, Pending>,
     /// Bound channels, by number.
     channels: BTreeMap<ChannelNumber, SocketAddr>,
@@ -226,6 +227,7 @@ impl Client {
             signature: None,
             relayed: None,
             ticket: None,
+            alternate: None,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
             renewals: Vec::new(),
@@ -242,6 +244,11 @@ impl Client {
     /// The relayed address, from the first Allocated event until the allocation is deleted.
     pub fn relayed(&self) -> Option<SocketAddr> {
         self.relayed
+    }
+
+    /// The server that it was last sent to with 300. RFC 8489 §10.
+    pub fn alternate(&self) -> Option<SocketAddr> {
+        self.alternate
     }
 
     /// The newest MOBILITY-TICKET it was told.
@@ -554,7 +561,12 @@ impl Client {
                 let stale = u32::from(code == ErrorCode::STALE_NONCE);
                 self.ask(now_ms, pending.wish, pending.stale_nonces + stale);
             }
-            _ => self.events.push_back(Event::Refused { method: pending.wish.method(), code }),
+            _ => {
+                let server =
+                    message.attribute(AttributeType::ALTERNATE_SERVER).and_then(stun::address::decode);
+                self.alternate = server.filter(|_| code == ErrorCode::TRY_ALTERNATE).or(self.alternate);
+                self.events.push_back(Event::Refused { method: pending.wish.method(), code });
+            }
         }
     }
 

@@ -66,6 +66,9 @@ impl Model {
         let of_tcp = matches!(message.attribute(A::REQUESTED_TRANSPORT), Some([6, ..]));
         faults.when(ticket.is_some() && (!self.rules.mobility || of_tcp), 405);
         let lifetime = faults.take(lifetime(message)).flatten();
+        // RFC 8489 §10; and who is about to end takes nobody, even if there is no other.
+        faults.when(self.redirect.elsewhere(&client), 300);
+        faults.when(self.redirect.nowhere(&client), 508);
         let right = faults.0.is_empty();
         let full = self.is_full(now);
         faults.when(full, 508);

@@ -11,6 +11,7 @@ mod expected;
 mod limits;
 mod mobility;
 mod packets;
+mod redirect;
 mod requests;
 mod tcp;
 mod usage;
@@ -293,6 +294,7 @@ pub struct Model {
     owed: Vec<tcp::Owed>,
     /// What operators have ended, and when.
     endings: Vec<(u64, Ending)>,
+    redirect: redirect::Redirect,
 }
 
 impl Model {
@@ -319,6 +321,7 @@ impl Model {
             links: Vec::new(),
             owed: Vec::new(),
             endings: Vec::new(),
+            redirect: redirect::Redirect::default(),
         }
     }
 

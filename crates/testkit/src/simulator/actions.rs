@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stun::{AttributeType, ChannelNumber, Class, Method};
-use turn::{Command, Ending, Icmp, RelayId};
+use turn::{AlternateServer, Command, Ending, Icmp, RelayId, Transport};
 
 use super::scenario::key_limits;
 use super::world::World;
@@ -188,7 +188,8 @@ impl World {
             return Ok(());
         };
         let until = now.unix_secs() + 172_800;
-        let command = match self.dice.below(22) {
+        let command = match self.dice.below(23) {
+            22 => self.change_redirect(),
             16..19 => {
                 // An account of a suspended key is as good as dead: who had it got another one long ago.
                 let keys = self.keyrings.turn_keys();
@@ -243,6 +244,19 @@ impl World {
             _ => return self.gone(index),
         };
         self.lockstep.command(now, &command)
+    }
+
+    /// New clients of some transports are sent elsewhere, or no longer: mostly they are taken.
+    fn change_redirect(&mut self) -> Command {
+        let redirects = self.lockstep.model.redirects();
+        let transports = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls];
+        let chosen = transports.into_iter().filter(|_| !redirects && self.dice.permille(400));
+        let server =
+            |transport| AlternateServer { transport, address: ([20, 0, 0, 9], 3_478).into(), domain: None };
+        let to: Vec<AlternateServer> = chosen.map(server).collect();
+        let draining = !redirects && self.dice.permille(300);
+        self.lockstep.model.redirect(to.clone(), draining);
+        Command::Redirect { to, draining }
     }
 
     /// Sessions for an operator to end: mostly of this user.

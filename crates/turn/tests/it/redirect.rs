@@ -1,14 +1,102 @@
 //! ALTERNATE-SERVER: RFC 8489 §10.
 
-use stun::{AttributeType as A, Integrity, Message, Method, address};
-use turn::{Command, Transport};
+use credentials::Credential;
+use stun::{AttributeType as A, Integrity, Message, Method, PasswordAlgorithm, address};
+use turn::{AlternateServer, Client, Command, Transport};
 
 use crate::fixture::{Fixture, PEER, alice, client, code, udp};
 
+/// SHA-256, then MD5, neither with parameters.
+const OFFER: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
 const OTHERS: [&str; 3] = ["20.0.0.9:3478", "[2606:4700::9]:3478", "20.0.0.10:3478"];
 
 fn redirect(fixture: &mut Fixture, to: &[&str]) {
-    fixture.command(Command::Redirect(to.iter().map(|text| text.parse().unwrap()).collect()));
+    redirect_all(fixture, to, false);
+}
+
+/// At each address every transport is spoken.
+fn redirect_all(fixture: &mut Fixture, to: &[&str], draining: bool) {
+    let transports = [Transport::Udp, Transport::Tcp, Transport::Tls];
+    let at = |text: &&str| {
+        let address = text.parse().unwrap();
+        transports.map(|transport| AlternateServer { transport, address, domain: Some("b.example".into()) })
+    };
+    fixture.command(Command::Redirect { to: to.iter().flat_map(at).collect(), draining });
+}
+
+/// What an Allocate is answered with: the server that is named.
+fn named(fixture: &mut Fixture, client: Client, credential: &Credential) -> Option<Vec<u8>> {
+    let reply = fixture.ask(client, credential, Method::ALLOCATE, udp);
+    let message = Message::parse(&reply).unwrap();
+    message.attribute(A::ALTERNATE_SERVER).map(<[u8]>::to_vec)
+}
+
+fn encoded(server: &str) -> Vec<u8> {
+    address::encode(server.parse().unwrap()).as_bytes().to_vec()
+}
+
+#[test]
+fn clients_are_sent_to_the_others_in_turn() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    redirect(&mut fixture, &OTHERS);
+    for expected in [OTHERS[0], OTHERS[2], OTHERS[0]] {
+        assert_eq!(named(&mut fixture, alice(), &credential), Some(encoded(expected)));
+    }
+}
+
+#[test]
+fn rfc8489_10_another_server_is_one_that_speaks_the_clients_transport() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    let server =
+        |transport, text: &str| AlternateServer { transport, address: text.parse().unwrap(), domain: None };
+    let to = vec![server(Transport::Tls, "20.0.0.9:5349"), server(Transport::Tcp, "20.0.0.9:3478")];
+    fixture.command(Command::Redirect { to, draining: false });
+    let on = |transport| client(transport, "82.0.0.1:4000");
+    assert_eq!(named(&mut fixture, on(Transport::Tls), &credential), Some(encoded("20.0.0.9:5349")));
+    assert_eq!(named(&mut fixture, on(Transport::Tcp), &credential), Some(encoded("20.0.0.9:3478")));
+    assert_eq!(named(&mut fixture, on(Transport::Udp), &credential), None, "served here");
+    assert_eq!(fixture.server.allocation_count(), 1);
+}
+
+#[test]
+fn who_drains_takes_nobody_new_even_if_there_is_no_other() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, udp)), 0);
+    redirect_all(&mut fixture, &OTHERS[1..2], true);
+    let bob = client(Transport::Udp, "82.0.0.1:4000");
+    assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 508);
+    let v6 = client(Transport::Udp, "[2a00::1]:4000");
+    assert_eq!(code(&fixture.ask(v6, &credential, Method::ALLOCATE, udp)), 300);
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 700)), 0, "who is here stays");
+    redirect(&mut fixture, &[]);
+    assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 0);
+}
+
+#[test]
+fn rfc8489_10_the_other_certificates_name_is_told_within_tls_to_who_understands_it() {
+    let mut fixture = Fixture::configured(|config| config.offer_password_algorithms = true);
+    let credential = fixture.mint(3_600);
+    redirect(&mut fixture, &OTHERS);
+    let tls = client(Transport::Tls, "82.0.0.1:4000");
+    let reply = fixture.ask(tls, &credential, Method::ALLOCATE, udp);
+    assert_eq!(Message::parse(&reply).unwrap().attribute(A::ALTERNATE_DOMAIN), None, "SHA-1");
+    for (transport, told) in [(Transport::Tls, true), (Transport::Udp, false)] {
+        let client = client(transport, "82.0.0.1:4000");
+        let signature = fixture.signature(client, &credential);
+        let signature = signature.choosing(PasswordAlgorithm::Sha256, &credential.password, &OFFER);
+        let request = testkit::message::request(Method::ALLOCATE, fixture.dice.transaction(), |writer| {
+            udp(writer);
+            signature.sign(writer);
+        });
+        let reply = fixture.give(client, &request).reply();
+        let message = Message::parse(&reply).unwrap();
+        assert_eq!(code(&reply), 300);
+        let domain = message.attribute(A::ALTERNATE_DOMAIN);
+        assert_eq!(domain, told.then_some(&b"b.example"[..]), "{transport:?}");
+    }
 }
 
 #[test]

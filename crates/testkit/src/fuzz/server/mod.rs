@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use credentials::{Denial, Issued};
 use stun::{AttributeType, ChannelNumber, Method, TransactionId};
-use turn::{Command, Icmp, Transport};
+use turn::{AlternateServer, Command, Icmp, Transport};
 
 use super::bytes::Bytes;
 use crate::message;
@@ -161,9 +161,12 @@ fn other(world: &mut World, bytes: &mut Bytes<'_>) {
             world.give(client, &packet);
         }
         5 => {
-            let alternates = [vec![], PEERS.map(address).to_vec()];
-            let alternates = alternates.get(usize::from(bytes.byte() % 2)).cloned().unwrap_or_default();
-            world.tell_all(0, &Command::Redirect(alternates));
+            let which = bytes.byte();
+            let domain = (which / 4 % 2 == 1).then(|| "b.example".into());
+            let server =
+                |address| AlternateServer { transport: Transport::Udp, address, domain: domain.clone() };
+            let to = if which % 2 == 1 { PEERS.map(address).map(server).to_vec() } else { Vec::new() };
+            world.tell_all(0, &Command::Redirect { to, draining: which / 2 % 2 == 1 });
         }
         _ => {
             let (relay, from) = (world.relay(bytes), IpAddr::from(bytes.array::<4>()));
