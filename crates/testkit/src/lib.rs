@@ -14,4 +14,5 @@ pub mod postgres;
 pub mod rfc_pages;
 pub mod simulator;
 pub mod sys;
+pub mod tailing;
 pub mod tls;

@@ -9,3 +9,4 @@ mod independent_client;
 mod network;
 mod rfc_pages;
 mod simulator;
+mod tailing;
