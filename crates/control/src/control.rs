@@ -12,13 +12,14 @@ use crate::api;
 use crate::dashboard::About;
 use crate::feed::{Feed, News};
 use crate::health::Check;
-use crate::ice::{IceUrls, WrittenUrls};
+use crate::ice::IceUrls;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::rate::{Buckets, Rate};
 use crate::serve::{self, ServeError, Tls};
-use crate::store::{DELIVERY_LIFETIME_SECS, Store, StoreError, Timestamp, TokenId};
+use crate::steering::{Handout, Steering};
+use crate::store::{DELIVERY_LIFETIME_SECS, KnownNode, Store, StoreError, Timestamp, TokenId};
 use crate::{upkeep, webhooks};
 
 /// What the HTTP side has to be told.
@@ -105,7 +106,7 @@ pub struct Control {
 /// What every request may need.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) urls: WrittenUrls,
+    pub(crate) urls: Handout,
     pub(crate) store: Store,
     pub(crate) keyring: Arc<ArcSwap<Keyring>>,
     pub(crate) keys: Keys,
@@ -142,7 +143,7 @@ impl Control {
         let account_rates = Buckets::new(config.account_rate);
         let address_rates = config.address_rate.map(Buckets::new);
         let shared = Arc::new(Shared {
-            urls: WrittenUrls::of(&config.ice),
+            urls: Handout::new(&config.ice),
             config,
             store,
             keyring,
@@ -169,6 +170,12 @@ impl Control {
         Ok(Self { shared })
     }
 
+    /// Hands out URLs of these nodes from now on, where `steering` has it so; `region` is this node's. Whoever can take
+    /// nobody is left out; where nobody is left, or nothing was told yet, it is the configured URLs.
+    pub fn steer(&self, steering: Steering, region: &str, nodes: &[KnownNode]) {
+        self.shared.urls.tell(steering, region, nodes);
+    }
+
     /// The feed. It moves on with this process's own changes at once, and with others' while
     /// [`Control::serve`] (or [`Feed::run`]) runs.
     pub fn feed(&self) -> Feed {
@@ -192,8 +199,11 @@ impl Control {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let feed = self.feed();
+        let router = self.router();
+        let most = self.shared.config.connections_per_address;
+        let places = |address| (!self.shared.is_trusted(address)).then_some(most);
         tokio::select! {
-            done = serve::serve(listener, tls, &self.shared, shutdown) => done,
+            done = serve::serve(listener, tls, (&router, &places), shutdown) => done,
             never = feed.run() => never,
             never = upkeep::run(&self.shared) => never,
             never = upkeep::run_limits(&self.shared) => never,

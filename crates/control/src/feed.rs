@@ -164,6 +164,11 @@ impl Feed {
         self.heard.load().as_ref().map(|begun| begun.elapsed())
     }
 
+    /// The last denial that every subscriber has.
+    pub async fn position(&self) -> i64 {
+        self.state.lock().await.denials_seq
+    }
+
     /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and
     /// asked again, less and less often.
     pub async fn run(&self) -> ! {

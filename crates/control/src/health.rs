@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::control::Shared;
+use crate::feed::Feed;
+use crate::store::Store;
 
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,28 +40,40 @@ impl fmt::Debug for Check {
     }
 }
 
+/// A check's name, and what it comes to.
+pub(crate) type Checked = (&'static str, &'static str);
+
 /// What a check comes to where it holds.
 pub(crate) const HOLDS: &str = "ok";
 
 /// Every check by its name, and what it comes to: [`HOLDS`], or what is wrong.
-pub(crate) async fn checks(shared: &Shared) -> Vec<(&'static str, &'static str)> {
-    let store = match timeout(STORE_TIMEOUT, shared.store.is_empty()).await {
+pub(crate) async fn checks(store: &Store, feed: &Feed, more: &[Check]) -> Vec<Checked> {
+    // What every node may ask, also one without an API.
+    let store = match timeout(STORE_TIMEOUT, store.feed_ends()).await {
         Ok(Ok(_)) => HOLDS,
         Ok(Err(_)) => "fails",
         Err(_) => "does not answer",
     };
-    let feed = match shared.feed.age() {
+    let feed = match feed.age() {
         Some(age) if age <= FEED_MAX_AGE => HOLDS,
         _ => "is behind",
     };
     let own = [("store", store), ("feed", feed)];
-    let given = shared.config.checks.iter().map(|it| (it.name, if (it.holds)() { HOLDS } else { "fails" }));
+    let given = more.iter().map(|it| (it.name, if (it.holds)() { HOLDS } else { "fails" }));
     own.into_iter().chain(given).collect()
 }
 
 /// `GET /readyz`: 200 when all checks hold, else 503; which ones is in the body either way.
 pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    let checks = checks(&shared).await;
+    answer(of_api(&shared).await)
+}
+
+/// The checks of a process with an API.
+pub(crate) async fn of_api(shared: &Shared) -> Vec<Checked> {
+    checks(&shared.store, &shared.feed, &shared.config.checks).await
+}
+
+pub(crate) fn answer(checks: Vec<Checked>) -> Response {
     let is_ready = checks.iter().all(|(_, outcome)| *outcome == HOLDS);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let checks: Map<String, Value> =

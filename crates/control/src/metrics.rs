@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -144,8 +144,17 @@ pub(crate) async fn scrape(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if let Some(token) = &shared.config.metrics_token {
-        let given = match bearer(request.headers()) {
+    answer(&shared.config.metrics, shared.config.metrics_token.as_deref(), request.headers())
+}
+
+/// All metrics, for whoever has the token, if one is asked for.
+pub(crate) fn answer(
+    metrics: &Metrics,
+    token: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if let Some(token) = token {
+        let given = match bearer(headers) {
             Bearer::Missing => return Err(ApiError::NoCredentials),
             Bearer::Malformed => return Err(ApiError::MalformedAuthorization),
             Bearer::Token(given) => given,
@@ -154,7 +163,7 @@ pub(crate) async fn scrape(
             return Err(ApiError::UnknownToken);
         }
     }
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], shared.config.metrics.text()).into_response())
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], metrics.text()).into_response())
 }
 
 /// A request of which nothing but its answer is still to be counted.

@@ -24,8 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::{self, Peer, counted_as};
-use crate::control::Shared;
+use crate::api::{Peer, counted_as};
 use crate::patience::Patient;
 
 /// Most connections at once; further ones wait in the listener's queue.
@@ -50,13 +49,15 @@ pub enum ServeError {
 /// What TLS is spoken with; each connection takes what is there when it comes.
 pub type Tls = Arc<ArcSwap<ServerConfig>>;
 
+/// How many connections an address may hold at once; `None`: as many as it likes.
+pub(crate) type Places<'p> = &'p (dyn Fn(IpAddr) -> Option<usize> + Sync);
+
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    shared: &Arc<Shared>,
+    (router, places): (&Router, Places<'_>),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let router = api::router(Arc::clone(shared));
     let crowd = Arc::new(Crowd::default());
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -68,7 +69,7 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, peer, permit)) => {
-                let Some(place) = Crowd::enter(&crowd, shared, peer.ip().to_canonical()) else { continue };
+                let Some(place) = Crowd::enter(&crowd, places, peer.ip().to_canonical()) else { continue };
                 // An answer is one small write: nothing is gained by waiting for more. Failing to say so harms nobody.
                 let _ = stream.set_nodelay(true);
                 let parts = (router.clone(), graceful.watcher(), (permit, place));
@@ -144,14 +145,12 @@ struct Place(Option<(Arc<Crowd>, IpAddr)>);
 
 impl Crowd {
     /// A place for one more connection of this address, if it may have one.
-    fn enter(crowd: &Arc<Self>, shared: &Shared, address: IpAddr) -> Option<Place> {
-        if shared.is_trusted(address) {
-            return Some(Place(None));
-        }
+    fn enter(crowd: &Arc<Self>, places: Places<'_>, address: IpAddr) -> Option<Place> {
+        let Some(most) = places(address) else { return Some(Place(None)) };
         let address = counted_as(address);
         let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
-        if *count >= shared.config.connections_per_address.max(1) {
+        if *count >= most.max(1) {
             tracing::debug!(%address, "a connection was closed: the address has too many");
             return None;
         }

@@ -56,7 +56,9 @@ async fn mint(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
     if !is_from_the_page(&headers, dev) {
         return Err(ApiError::ForeignOrigin);
     }
-    let generated = api::ice_servers(&shared, dev.key, DEV_TTL_SECS, CustomIdentifier::default()).await?;
+    let urls = shared.urls.next();
+    let generated =
+        api::ice_servers(&shared, &urls, dev.key, DEV_TTL_SECS, CustomIdentifier::default()).await?;
     Ok(generated.into_response())
 }
 

@@ -43,6 +43,7 @@ async fn purge(shared: &Shared) -> Result<(), StoreError> {
     let now = Timestamp::now();
     shared.store.purge_audit(now.minus_secs(u64::from(shared.config.audit_days) * DAY_SECS)).await?;
     shared.store.purge_deliveries(now.minus_secs(DEAD_LIFETIME_SECS)).await?;
+    shared.store.forget_nodes().await?;
     shared.store.purge_answers(now.minus_secs(ANSWER_LIFETIME_SECS)).await?;
     Ok(())
 }

@@ -48,7 +48,7 @@ Environment:
 
 The first start makes an account and an API token and prints them once. When every listener is
 open, the last line on standard output is `ready api=http://... turn=udp://...,tcp://...`.
-SIGTERM and SIGINT end it with exit code 0; SIGHUP reads the keyring and the certificates again.";
+SIGTERM and SIGINT end it with exit code 0, after --drain-secs at most; SIGHUP reads the keyring and the certificates again.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -98,6 +98,11 @@ enum Command {
         /// Have all of them obtained anew, now, whatever was to be waited for; a running service begins within a second
         #[arg(long)]
         renew: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The deployment's nodes: what each relays, and what it has heard of revocations
+    Nodes {
         #[command(flatten)]
         output: Output,
     },
@@ -630,6 +635,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),
         Command::Certificates { renew, output } => block_on(commands::certificates(&place()?, renew, output)),
+        Command::Nodes { output } => block_on(commands::nodes(&place()?, output)),
         Command::Store(command) => block_on(commands::store(command)),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => manual(&dir),

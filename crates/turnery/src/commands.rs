@@ -7,6 +7,7 @@ mod copy;
 mod keys;
 mod limits;
 mod month;
+mod nodes;
 mod secrets;
 mod usage;
 mod webhooks;
@@ -29,6 +30,7 @@ use crate::table::{printable, table};
 
 pub(crate) use certificates::certificates;
 pub(crate) use copy::store;
+pub(crate) use nodes::nodes;
 pub(crate) use usage::{sessions, usage};
 
 const STORE_NAME: &str = "turnery.db";

@@ -15,7 +15,7 @@ use prometheus_client::metrics::info::Info;
 use relay::{Breakdown, Totals, Traffic};
 
 use crate::certificates::Certificates;
-use crate::serve::RelayHandle;
+use crate::relaying::RelayHandle;
 
 /// Reads the relay's counters. A relay that has ended has none.
 #[derive(Debug)]

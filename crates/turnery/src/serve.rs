@@ -2,6 +2,7 @@
 //! half-started and does not use up the token that is shown once.
 
 use std::io::IsTerminal;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::Store;
 use control::store::usage::Node;
-use control::{About, Check, Control, Dev, Feed, IceTransport, IceUrls, KeySettings, News};
+use control::{About, Check, Control, Dev, Feed, IceTransport, IceUrls, Metrics, Observed};
 use credentials::Keyring;
-use relay::{Bound, Breakdown, DtlsLimits, Listener, Relay, StreamLimits, Totals};
+use relay::{Bound, DtlsLimits, Listener, StreamLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::{Command, Report, Transport};
@@ -20,11 +21,13 @@ use crate::acme::{self, Acme};
 use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
 use crate::config::{LogFormat, Role, Settings};
+use crate::fleet::{Membership, admission};
 use crate::keyring_file::{KeyringFile, Stamp};
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
+use crate::relaying::RelayHandle;
 use crate::trial::{self, DataDir};
-use crate::usage::{Books, ending};
+use crate::usage::Books;
 
 /// How often the files of the keyring and of certificates are looked at.
 const FILES_POLL: Duration = Duration::from_secs(1);
@@ -65,7 +68,7 @@ async fn serve(settings: &Settings) -> Result<()> {
         service = Service::start(settings) => service?,
         () = signals.end() => return Ok(()),
     };
-    let served = service.run(&mut signals).await;
+    let served = Box::pin(service.run(&mut signals)).await;
     service.stop().await;
     served
 }
@@ -80,6 +83,11 @@ struct Service {
     store: Store,
     books: tokio::sync::Mutex<Books>,
     api: Mutex<Option<TcpListener>>,
+    /// What is told beside the API, and where.
+    observed: Mutex<Option<(Observed, TcpListener)>>,
+    membership: Membership,
+    /// How long live allocations are waited for at the end.
+    drain: Duration,
     /// What the API speaks TLS with, if it does.
     api_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     keyring_file: KeyringFile,
@@ -106,11 +114,7 @@ impl Service {
         let keyring_file = KeyringFile::in_dir(data_dir.path());
         // The stamp first: what changes while the file is read is then seen as a change.
         let early_stamp = keyring_file.stamp();
-        let keyring = match settings.role {
-            Role::All => keyring_file.open_or_create()?,
-            // Another than the fleet's would verify nothing.
-            Role::Relay => keyring_file.open()?,
-        };
+        let keyring = open_keyring(settings.role, &keyring_file)?;
         let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
         let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
         let early_certificates_stamp = settings.certificates.stamp();
@@ -124,14 +128,7 @@ impl Service {
         let listeners = turn_listeners(settings, dtls.is_some())?;
         let config = relay_config(settings, &keyring);
         let bound = listen::relay(relay::Config { listeners, tls, dtls, ..config })?;
-        let api = match settings.role {
-            Role::All => Some(listen::api(settings.api_listen).await?),
-            Role::Relay => None,
-        };
-        let acme_listen = match settings.acme.as_ref().and_then(|acme| acme.http_listen) {
-            Some(address) => Some(listen::acme(address).await?),
-            None => None,
-        };
+        let listen::Http { api, metrics: metrics_listen, acme: acme_listen } = listen::http(settings).await?;
         let api_address = api.as_ref().map(TcpListener::local_addr).transpose();
         let api_address = api_address.context("cannot tell the API listener's address")?;
         let api_address = api_address.map(|address| Api { address, tls: settings.api_tls });
@@ -150,17 +147,16 @@ impl Service {
             None => None,
         };
 
+        let urls = [ice.stun.as_slice(), &ice.turn].concat();
         let mut config = control::Config::new(ice);
-        settings.api.apply(&mut config);
         config.dev =
             trial.as_ref().map(|it| Dev { key: it.uid(), public_host: Some(settings.public_host.clone()) });
-        let for_check = relay.clone();
-        config.checks.push(Check::new("relay", move || for_check.is_whole()));
-        config.metrics_token.clone_from(&settings.metrics_token);
-        config.https = settings.api_tls;
+        configure(&mut config, settings, &relay);
         config.about = about(settings, &listeners, certificates.clone());
+        let draining = Arc::<AtomicBool>::default();
+        config.checks.push(admission(&draining));
         let metrics = config.metrics.clone();
-        metrics.register(RelayMetrics(relay.clone()));
+        let checks = config.checks.clone();
         if settings.role == Role::All {
             reseal(&store, &keyring).await?;
         }
@@ -181,6 +177,9 @@ impl Service {
         metrics.register(ProcessMetrics::new(feed.clone(), certificates.clone()));
         let of_all = settings.key_limits;
         feed.subscribe(move |news| to_relay.hear(news, &of_all)).await?;
+        let observed = observed(settings, (&store, &feed), checks, metrics);
+        let parts = (store.clone(), feed.clone(), relay.clone());
+        let membership = Membership::new(settings, parts, (&listeners, urls), draining);
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
@@ -198,6 +197,9 @@ impl Service {
             store,
             books,
             api: Mutex::new(api),
+            observed: Mutex::new(metrics_listen.map(|listener| (observed, listener))),
+            membership,
+            drain: settings.fleet.drain,
             api_tls,
             keyring_file,
             keyring,
@@ -213,9 +215,12 @@ impl Service {
         let api = self.api.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Signals { end, interrupt, hangup } = signals;
         let ended = async {
-            tokio::select! {
-                _ = end.recv() => {}
-                _ = interrupt.recv() => {}
+            either(end, interrupt).await;
+            if !self.drain.is_zero() {
+                tokio::select! {
+                    () = self.membership.drain(self.drain) => {}
+                    () = either(end, interrupt) => {}
+                }
             }
             tracing::info!("ending");
         };
@@ -236,7 +241,20 @@ impl Service {
             never = self.watch_files(hangup) => never,
             never = self.keep_books() => never,
             never = self.obtain_certificates() => never,
+            never = self.membership.run(self.control.as_ref()) => never,
+            never = self.tell_of_itself() => never,
         }
+    }
+
+    /// Serves health and metrics beside the API.
+    async fn tell_of_itself(&self) -> ! {
+        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((observed, listener)) = observed
+            && let Err(error) = observed.serve(listener).await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "health and metrics are not served");
+        }
+        std::future::pending().await
     }
 
     async fn obtain_certificates(&self) -> ! {
@@ -313,8 +331,17 @@ impl Service {
         if let Some(acme) = &self.acme {
             acme.stop().await;
         }
+        self.membership.end().await;
         self.store.close().await;
         tracing::info!("ended");
+    }
+}
+
+fn open_keyring(role: Role, file: &KeyringFile) -> Result<Keyring> {
+    match role {
+        Role::All => file.open_or_create(),
+        // Another than the fleet's would verify nothing.
+        Role::Relay => file.open(),
     }
 }
 
@@ -336,6 +363,27 @@ fn tell_of_discovery(bound: &Bound) {
     }
 }
 
+/// What the settings say of the API, and what is asked of the relay.
+fn configure(config: &mut control::Config, settings: &Settings, relay: &RelayHandle) {
+    settings.api.apply(config);
+    let for_check = relay.clone();
+    config.checks.push(Check::new("relay", move || for_check.is_whole()));
+    config.metrics_token.clone_from(&settings.metrics_token);
+    config.https = settings.api_tls;
+    config.metrics.register(RelayMetrics(relay.clone()));
+}
+
+/// What is told beside the API.
+fn observed(
+    settings: &Settings,
+    (store, feed): (&Store, &Feed),
+    checks: Vec<Check>,
+    metrics: Metrics,
+) -> Observed {
+    let (store, feed) = (store.clone(), feed.clone());
+    Observed { store, feed, checks, metrics, metrics_token: settings.metrics_token.clone() }
+}
+
 /// What the dashboard tells of this process.
 fn about(settings: &Settings, listeners: &[Listener], certificates: Option<Arc<Certificates>>) -> About {
     let mut about = About::default();
@@ -353,75 +401,6 @@ async fn finish(mut books: Books, last: Vec<Report>) {
     // What waits first: a later report of the same session is put in its place.
     books.add(last);
     books.record().await;
-}
-
-/// The running relay, shared by those who command it; gone once it is stopped.
-#[derive(Debug, Clone)]
-pub(crate) struct RelayHandle(Arc<Mutex<Option<Relay>>>);
-
-impl RelayHandle {
-    fn start(bound: Bound) -> Result<Self> {
-        let relay = bound.start().context("cannot start the relay's workers")?;
-        Ok(Self(Arc::new(Mutex::new(Some(relay)))))
-    }
-
-    fn admit(&self) {
-        if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            relay.admit();
-        }
-    }
-
-    fn command(&self, command: &Command) {
-        if let Some(relay) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            relay.command(command);
-        }
-    }
-
-    /// What the relay has counted; `None` once it is stopped.
-    pub(crate) fn counters(&self) -> Option<(Totals, Breakdown)> {
-        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        relay.as_ref().map(|relay| (relay.totals(), relay.breakdown()))
-    }
-
-    /// Whether every worker works.
-    fn is_whole(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Relay::is_whole)
-    }
-
-    /// `of_all` are the limits of keys that have none of their own.
-    fn hear(&self, news: &News, of_all: &turn::KeyLimits) {
-        match news {
-            News::Denied(denial) => self.command(&Command::Deny(*denial)),
-            News::Settings(KeySettings { key, shared_secrets, limits, suspended, refuses_new, .. }) => {
-                let secrets = shared_secrets.as_slice().into();
-                self.command(&Command::SharedSecrets { key: *key, secrets });
-                let limits = limits.map(key_limits);
-                let limits = if *refuses_new {
-                    Some(turn::KeyLimits { allocations: Some(0), ..limits.unwrap_or(*of_all) })
-                } else {
-                    limits
-                };
-                self.command(&Command::KeyLimits { key: *key, limits });
-                self.command(&Command::Suspend { key: *key, suspended: *suspended });
-            }
-            News::End(order) => self.command(&Command::End(ending(order))),
-        }
-    }
-
-    fn reports(&self) -> Vec<Report> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(Relay::take_reports)
-            .unwrap_or_default()
-    }
-
-    /// What it has to say at the end.
-    fn stop(&self) -> Vec<Report> {
-        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        relay.map(Relay::stop).unwrap_or_default()
-    }
 }
 
 /// The signals that mean something to the service.
@@ -442,27 +421,14 @@ impl Signals {
     }
 
     async fn end(&mut self) {
-        tokio::select! {
-            _ = self.end.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        either(&mut self.end, &mut self.interrupt).await;
     }
 }
 
-/// What the store calls a key's limits, in the relay's words.
-fn key_limits(limits: control::store::KeyLimits) -> turn::KeyLimits {
-    let rate = |packets: Option<u32>, bits_per_second| turn::Rate {
-        packets_per_second: packets.map(u64::from),
-        bits_per_second,
-    };
-    turn::KeyLimits {
-        allocations: limits.allocations,
-        allocations_per_credential: limits.allocations_per_credential,
-        new_peers_per_second: limits.new_peers_per_second,
-        permissions: limits.permissions,
-        channels: limits.channels,
-        allocation_rate: rate(limits.allocation_packets_per_second, limits.allocation_bits_per_second),
-        key_rate: rate(limits.key_packets_per_second, limits.key_bits_per_second),
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
     }
 }
 

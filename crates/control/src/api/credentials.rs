@@ -15,6 +15,7 @@ use crate::api::ApiError;
 use crate::api::auth::KeyHolder;
 use crate::api::body::{Fields, Revoke};
 use crate::control::Shared;
+use crate::ice::WrittenUrls;
 use crate::store::{Revocation, Timestamp};
 
 /// Nearly all answers are shorter, and written without moving.
@@ -60,18 +61,19 @@ pub(super) async fn generate_ice_servers(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     holder.expect_active()?;
-    let made = ice_servers(&shared, holder.key, fields.ttl_secs()?, fields.custom_identifier()?).await?;
-    Ok(made.into_response())
+    let urls = shared.urls.next();
+    let (ttl_secs, identifier) = (fields.ttl_secs()?, fields.custom_identifier()?);
+    Ok(ice_servers(&shared, &urls, holder.key, ttl_secs, identifier).await?.into_response())
 }
 
 /// A fresh credential with its URLs, in the array form.
-pub(crate) async fn ice_servers(
+pub(crate) async fn ice_servers<'u>(
     shared: &Shared,
+    urls: &'u WrittenUrls,
     key: TurnKeyId,
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
-) -> Result<Generated<Vec<IceServer<'_>>>, ApiError> {
-    let urls = &shared.urls;
+) -> Result<Generated<Vec<IceServer<'u>>>, ApiError> {
     let (login, expires_at) = mint(shared, key, ttl_secs, custom_identifier).await?;
     let stun = urls.stun.as_deref().map(|urls| IceServer { urls, login: None });
     let turn = IceServer { urls: &urls.turn, login: Some(login) };
@@ -86,7 +88,8 @@ pub(super) async fn generate(
     holder.expect_active()?;
     let ttl = fields.ttl_secs()?;
     let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?).await?;
-    let ice_servers = IceServer { urls: &shared.urls.all, login: Some(login) };
+    let urls = shared.urls.next();
+    let ice_servers = IceServer { urls: &urls.all, login: Some(login) };
     Ok(Generated { ice_servers, expires_at, ttl }.into_response())
 }
 

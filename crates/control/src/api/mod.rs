@@ -18,6 +18,7 @@ mod idempotency;
 mod key_limits;
 mod key_state;
 mod month_limit;
+mod nodes;
 mod openapi;
 mod origin;
 mod sessions;
@@ -89,6 +90,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(RESUME, post(key_state::resume))
         .route(REVOCATIONS, get(key_state::revocations))
         .route("/client/v4/accounts/{account_id}/audit", get(audit::list))
+        .route("/client/v4/accounts/{account_id}/calls/turn_nodes", get(nodes::list))
         .route("/client/v4/accounts/{account_id}/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}", delete(webhooks::delete))
         .route("/client/v4/accounts/{account_id}/webhooks/{webhook_id}/test", post(webhooks::test))

@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use credentials::{CustomIdentifier, MAX_CUSTOM_IDENTIFIER_BYTES, TimeLimited, TurnKeyId};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::api::ApiError;
 use crate::api::auth::{Bearer, bearer, expect_active};
@@ -21,7 +22,7 @@ pub(super) struct Answer {
     username: String,
     password: String,
     ttl: u32,
-    uris: Vec<String>,
+    uris: Box<RawValue>,
 }
 
 /// The key is the TURN key's secret, as `key` in the query or as `Authorization: Bearer`.
@@ -48,7 +49,7 @@ pub(super) async fn credential(
         return Err(ApiError::UserTooLong);
     }
     let (username, password) = login(&shared, key, user).await?;
-    Ok(Json(Answer { username, password, ttl: TTL_SECS, uris: shared.config.ice.turn.clone() }))
+    Ok(Json(Answer { username, password, ttl: TTL_SECS, uris: shared.urls.next().turn.clone() }))
 }
 
 /// Signed with the key's newest shared secret; sealed where it has none.

@@ -72,7 +72,8 @@ pub(super) async fn mint(
         }
     };
     let ttl = ttl.and_then(|ttl| u32::try_from(ttl).ok()).unwrap_or(TTL_SECS);
-    let made = api::ice_servers(&shared, uid, ttl, custom_identifier).await?;
+    let urls = shared.urls.next();
+    let made = api::ice_servers(&shared, &urls, uid, ttl, custom_identifier).await?;
     let json = serde_json::to_value(&made).and_then(|made| serde_json::to_string_pretty(&made));
     let json = json.map_err(|_| ApiError::Internal)?;
     // Behind `#`: no server hears of it.

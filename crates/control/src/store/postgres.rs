@@ -40,6 +40,13 @@ macro_rules! skip_locked {
     };
 }
 
+/// The database's own time, in microseconds.
+macro_rules! now_micros {
+    () => {
+        "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint"
+    };
+}
+
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
 #[allow(clippy::duplicate_mod)]

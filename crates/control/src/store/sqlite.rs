@@ -18,6 +18,13 @@ macro_rules! skip_locked {
     };
 }
 
+/// The database's own time, in microseconds.
+macro_rules! now_micros {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
 #[allow(clippy::duplicate_mod)]

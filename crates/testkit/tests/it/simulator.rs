@@ -64,7 +64,6 @@ fn server_and_model_agree() {
             all.ends
         );
         for reason in [
-            "TryAlternate",
             "Draining",
             "KeyQuotaReached",
             "CredentialQuotaReached",

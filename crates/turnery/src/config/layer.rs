@@ -229,6 +229,24 @@ pub(crate) struct Layer {
     /// Its region, such as EU [default: none]
     #[arg(long, value_name = "NAME")]
     pub(crate) location_region: Option<String>,
+    /// How much of the fleet's new clients this node is given, compared with others, 1 to 1000 [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) node_weight: Option<String>,
+    /// From so many allocations on, send new clients to a node that has fewer (300 Try Alternate); where there is none
+    /// they are served here [default: none]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) redirect_above: Option<String>,
+    /// On SIGTERM take no new allocations, send new clients to other nodes, and wait so many seconds for live
+    /// allocations to end, up to 86400; a second signal ends it at once [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) drain_secs: Option<String>,
+    /// Whose URLs the credential API hands out: host, those of --public-host or --ice-url; node, those of one node,
+    /// chosen by weight and load; region, the same among the nodes of this node's region [default: host]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) steering: Option<String>,
     /// How many days usage is known by the minute; then by the hour [default: 14]
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
@@ -251,6 +269,10 @@ pub(crate) struct Layer {
     /// A file with the bearer token that GET /metrics asks for [default: none; whoever reaches the API may read them]
     #[arg(long, value_name = "FILE")]
     pub(crate) metrics_token_file: Option<String>,
+    /// Where /healthz, /readyz and /metrics are served beside the API or, with --role relay, without one: IP:PORT
+    /// [default: none]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<String>,
     /// For trying it out: listens on loopback, lets peers on loopback and private networks be reached, makes a first
     /// TURN key, and without --data-dir forgets everything at the end
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -367,12 +389,17 @@ impl Layer {
             location_code: text("location_code")?,
             location_country: text("location_country")?,
             location_region: text("location_region")?,
+            node_weight: text("node_weight")?,
+            redirect_above: text("redirect_above")?,
+            drain_secs: text("drain_secs")?,
+            steering: text("steering")?,
             usage_minutes_days: text("usage_minutes_days")?,
             usage_hours_days: text("usage_hours_days")?,
             usage_days: text("usage_days")?,
             sessions_days: text("sessions_days")?,
             log_format: text("log_format")?,
             metrics_token_file: text("metrics_token_file")?,
+            metrics_listen: text("metrics_listen")?,
             dev: text("dev")?,
         })
     }

@@ -5,6 +5,7 @@ mod acme;
 mod address;
 mod alternate;
 mod api;
+mod fleet;
 mod layer;
 mod limits;
 mod observability;
@@ -27,6 +28,7 @@ use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit, 
 use crate::certificates::{Files, Pair};
 
 pub(crate) use acme::{AcmeSettings, ChallengeKind};
+pub(crate) use fleet::FleetSettings;
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
@@ -143,6 +145,8 @@ pub(crate) struct Settings {
     pub(crate) node_name: String,
     /// Where it is.
     pub(crate) location: Location,
+    /// What it is among others.
+    pub(crate) fleet: FleetSettings,
     /// How long usage and sessions are kept.
     pub(crate) retention: Retention,
     /// Whether it is only tried out.
@@ -233,6 +237,7 @@ impl Settings {
             stranger_limit: limits::of_strangers(&layers)?,
             node_name: usage::node_name(&layers)?,
             location: usage::location(&layers)?,
+            fleet: fleet::settings(&layers)?,
             retention: usage::retention(&layers)?,
             dev,
             bootstrap_account: bootstrap_account(env)?,

@@ -237,8 +237,13 @@ impl SharedSecret {
 
 impl Server {
     /// Asks it to end, and waits until it has: its status, and its log.
-    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(self) -> (ExitStatus, String) {
         signal(&self.child, "TERM");
+        self.end_by_itself()
+    }
+
+    /// Waits until it has ended, which it has been asked for: its status, and its log.
+    pub(crate) fn end_by_itself(mut self) -> (ExitStatus, String) {
         let status = self.child.wait(Duration::from_secs(10)).expect("an end within 10 s of SIGTERM");
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         let log = self.log();

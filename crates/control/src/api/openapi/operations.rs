@@ -386,6 +386,12 @@ fn account() -> Vec<Operation> {
             (200, Json("Audit")),
         )
         .query(AUDIT),
+        operation(
+            tag,
+            ("listNodes", "get", "/client/v4/accounts/{account_id}/calls/turn_nodes"),
+            "The deployment's nodes, with their load and what each has heard of revocations; the same for every account",
+            (200, Json("Nodes")),
+        ),
     ]
 }
 

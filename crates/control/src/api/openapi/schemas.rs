@@ -7,8 +7,9 @@ use super::reference;
 use crate::api::MAX_BODY_BYTES;
 use crate::store::usage::{Session, Usage};
 use crate::store::{
-    Account, AuditEntry, Delivery, EVENTS, KeyLimits, KeyState, MAX_OVERLAP_SECS, MAX_THRESHOLDS,
-    MonthAction, MonthBytes, MonthStatus, Revoked, Stop, StoredSecret, TurnKey, Webhook,
+    Account, AuditEntry, Delivery, EVENTS, KeyLimits, KeyState, KnownNode, MAX_OVERLAP_SECS, MAX_THRESHOLDS,
+    MonthAction, MonthBytes, MonthStatus, NodeReport, NodeState, Revoked, Stop, StoredSecret, TurnKey,
+    Webhook,
 };
 
 /// By their names.
@@ -26,6 +27,9 @@ pub(super) fn schemas() -> Map<String, Value> {
     add("Revoked", schema::<Revoked>());
     add("Account", schema::<Account>());
     add("AuditEntry", schema::<AuditEntry>());
+    add("Node", schema::<KnownNode>());
+    add("NodeReport", schema::<NodeReport>());
+    add("NodeState", schema::<NodeState>());
     add("Usage", schema::<Usage>());
     add("Session", schema::<Session>());
     add("Webhook", schema::<Webhook>());
@@ -36,6 +40,7 @@ pub(super) fn schemas() -> Map<String, Value> {
         ("Accounts", "Account"),
         ("Revocations", "Revoked"),
         ("Audit", "AuditEntry"),
+        ("Nodes", "Node"),
         ("Sessions", "Session"),
         ("Webhooks", "Webhook"),
         ("Deliveries", "Delivery"),

@@ -14,6 +14,7 @@ mod denials;
 mod key_state;
 mod keys;
 mod month_limits;
+mod nodes;
 mod sessions;
 mod shared_secrets;
 mod sign_ins;

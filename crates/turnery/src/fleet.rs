@@ -1,0 +1,378 @@
+//! This node among others: it says in the store that it is there and how busy it is, looks at who else is, and has the
+//! relay send new clients elsewhere when it is full or about to end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use control::store::{KnownNode, NodeReport, NodeState, Store, StoreError};
+use control::{Check, Control, Feed, Steering};
+use relay::Listener;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use turn::{AlternateServer, Command, RelayAddress};
+
+use crate::config::{Role, Settings};
+use crate::keyring_file::unix_now;
+use crate::relaying::RelayHandle;
+
+/// How often a node of many says that it is there, and looks at the others.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// The same for the only one there can be.
+const ALONE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long the last word may take.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// How often it is looked whether live allocations have ended.
+const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// How many others clients are sent to in turn.
+const ALTERNATES: usize = 4;
+/// Who sends clients elsewhere because it is full takes them again below so much, in thousandths of what it wants; and
+/// sends them to nodes below that.
+const ROOM_PERMILLE: u64 = 900;
+/// The kernel counts processor time in hundredths of a second for everybody who asks.
+const TICKS_PER_SEC: u64 = 100;
+
+/// This node among others.
+pub(crate) struct Membership {
+    store: Store,
+    feed: Feed,
+    relay: RelayHandle,
+    name: String,
+    /// What it says of itself that does not change.
+    said: NodeReport,
+    steering: Steering,
+    draining: Arc<AtomicBool>,
+    hurry: Notify,
+}
+
+/// What was counted at a moment.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Instant,
+    packets: u64,
+    bytes: u64,
+    /// In hundredths of a second.
+    cpu: u64,
+}
+
+/// What is remembered from one time to the next.
+struct Round {
+    sample: Sample,
+    /// Whether it is full, until there is some room.
+    is_full: bool,
+    /// What the relay was told last.
+    told: (Vec<AlternateServer>, bool),
+    failed: bool,
+}
+
+impl Membership {
+    pub(crate) fn new(
+        settings: &Settings,
+        (store, feed, relay): (Store, Feed, RelayHandle),
+        (listeners, urls): (&[Listener], Vec<String>),
+        draining: Arc<AtomicBool>,
+    ) -> Self {
+        let location = settings.location.clone();
+        let interval = if store.is_shared() { INTERVAL } else { ALONE_INTERVAL };
+        let said = NodeReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: if settings.role == Role::All { "all" } else { "relay" }.to_owned(),
+            city: location.city,
+            code: location.code,
+            country: location.country,
+            region: location.region,
+            addresses: addresses(listeners, &settings.relay_addresses),
+            host: settings.public_host.clone(),
+            urls,
+            weight: settings.fleet.weight,
+            started: unix_now(),
+            redirect_above: settings.fleet.redirect_above,
+            interval_secs: interval.as_secs(),
+            ..NodeReport::default()
+        };
+        Self {
+            store,
+            feed,
+            relay,
+            name: settings.node_name.clone(),
+            said,
+            steering: settings.fleet.steering,
+            draining,
+            hurry: Notify::new(),
+        }
+    }
+
+    /// Says that it is there, and looks at the others, for as long as it is polled.
+    pub(crate) async fn run(&self, control: Option<&Control>) -> ! {
+        let mut round =
+            Round { sample: self.sample(), is_full: false, told: (Vec::new(), false), failed: false };
+        let interval = Duration::from_secs(self.said.interval_secs);
+        loop {
+            let done = self.beat(&mut round, control).await;
+            if let Err(error) = &done
+                && !round.failed
+            {
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "the other nodes are not told of this one, nor is it of them"
+                );
+            }
+            round.failed = done.is_err();
+            tokio::select! {
+                () = sleep(jittered(interval)) => {}
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    async fn beat(&self, round: &mut Round, control: Option<&Control>) -> Result<(), StoreError> {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let report = self.report(&mut round.sample, draining).await;
+        let load = report.load_permille();
+        round.is_full = report.is_full() || (round.is_full && load >= ROOM_PERMILLE);
+        if !self.store.is_shared() {
+            self.tell_relay(round, (Vec::new(), draining));
+            return self.store.note_node(&self.name, &report).await;
+        }
+        let sends_away = draining || round.is_full;
+        let nodes = match self.look_around(&report, sends_away).await {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                // Who the others are is known from before, and whether this one drains from itself.
+                let known = if sends_away { round.told.0.clone() } else { Vec::new() };
+                self.tell_relay(round, (known, draining));
+                return Err(error);
+            }
+        };
+        if let Some(control) = control {
+            control.steer(self.steering, &self.said.region, &nodes);
+        }
+        let own = (self.name.as_str(), self.said.region.as_str());
+        let to = if sends_away { alternates(own, &nodes) } else { Vec::new() };
+        self.tell_relay(round, (to, draining));
+        Ok(())
+    }
+
+    /// The nodes, where somebody has to know.
+    async fn look_around(&self, report: &NodeReport, sends_away: bool) -> Result<Vec<KnownNode>, StoreError> {
+        self.store.note_node(&self.name, report).await?;
+        if sends_away || self.steering != Steering::Host { self.store.nodes().await } else { Ok(Vec::new()) }
+    }
+
+    fn tell_relay(&self, round: &mut Round, tell: (Vec<AlternateServer>, bool)) {
+        if round.told != tell {
+            let (to, draining) = tell.clone();
+            self.relay.command(&Command::Redirect { to, draining });
+            round.told = tell;
+        }
+    }
+
+    async fn report(&self, last: &mut Sample, draining: bool) -> NodeReport {
+        let now = self.sample();
+        let millis = u64::try_from((now.at - last.at).as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = |now: u64, last: u64| now.saturating_sub(last).saturating_mul(1_000) / millis;
+        let cores = available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let cpu_permille = rate(now.cpu, last.cpu).saturating_mul(1_000) / TICKS_PER_SEC / cores;
+        let report = NodeReport {
+            draining,
+            allocations: self.relay.counters().map_or(0, |(totals, _)| totals.allocations),
+            packets_per_second: rate(now.packets, last.packets),
+            bytes_per_second: rate(now.bytes, last.bytes),
+            cpu_permille: u32::try_from(cpu_permille.min(1_000)).unwrap_or(1_000),
+            feed_position: self.feed.position().await,
+            feed_age_ms: self.feed.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            ..self.said.clone()
+        };
+        *last = now;
+        report
+    }
+
+    fn sample(&self) -> Sample {
+        let relayed = self.relay.counters().map(|(totals, _)| totals.relayed).unwrap_or_default();
+        Sample {
+            at: Instant::now(),
+            packets: relayed.packets_to_peers.wrapping_add(relayed.packets_to_clients),
+            bytes: relayed.bytes_to_peers.wrapping_add(relayed.bytes_to_clients),
+            cpu: cpu_ticks().unwrap_or(0),
+        }
+    }
+
+    /// Takes no new allocations from now on, and waits until the live ones have ended, for so long at most.
+    pub(crate) async fn drain(&self, patience: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.hurry.notify_one();
+        let live = || self.relay.counters().map_or(0, |(totals, _)| totals.allocations);
+        tracing::info!(allocations = live(), secs = patience.as_secs(), "draining");
+        let ended = async {
+            // Who was let in a moment ago is counted.
+            while {
+                sleep(DRAIN_POLL).await;
+                live() > 0
+            } {}
+        };
+        if timeout(patience, ended).await.is_err() {
+            tracing::info!(allocations = live(), "live allocations were waited for long enough");
+        }
+    }
+
+    /// Says that it has ended.
+    pub(crate) async fn end(&self) {
+        let last = NodeReport { draining: true, ended: true, ..self.said.clone() };
+        if !matches!(timeout(LAST_WORD, self.store.note_node(&self.name, &last)).await, Ok(Ok(()))) {
+            tracing::debug!("the other nodes are not told that this one has ended");
+        }
+    }
+}
+
+/// That new allocations are taken: what `/readyz` asks.
+pub(crate) fn admission(draining: &Arc<AtomicBool>) -> Check {
+    let draining = Arc::clone(draining);
+    Check::new("admission", move || !draining.load(Ordering::Relaxed))
+}
+
+/// A little more or less, so that nodes that started together do not write together.
+fn jittered(interval: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    interval.mul_f64(0.9 + 0.2 * f64::from(nanos % 1_000) / 1_000.0)
+}
+
+/// What the process has used of all processors, in hundredths of a second.
+fn cpu_ticks() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name may have spaces and is in parentheses; after it come the state and then fields 4 and on.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    ticks(11)?.checked_add(ticks(12)?)
+}
+
+/// Where clients reach these listeners: a wildcard at each of the relay's addresses, its own address as the relay's is told.
+fn addresses(listeners: &[Listener], own: &[RelayAddress]) -> Vec<String> {
+    let mut all = Vec::new();
+    for Listener { transport, address } in listeners {
+        let fits = |it: &&RelayAddress| {
+            it.local.is_ipv4() == address.is_ipv4()
+                && (address.ip().is_unspecified() || it.local == address.ip())
+        };
+        let public = own.iter().find(fits).map(|it| it.public);
+        let ip = public.unwrap_or_else(|| address.ip());
+        if !ip.is_unspecified() {
+            let address = SocketAddr::new(ip, address.port());
+            all.push(Listener { transport: *transport, address }.to_string());
+        }
+    }
+    all
+}
+
+/// The nodes that new clients can be sent to: those that work, this node's region first, and among them those with the
+/// fewest allocations for their weight. None that would send them on.
+fn alternates((own, region): (&str, &str), nodes: &[KnownNode]) -> Vec<AlternateServer> {
+    let has_room = |node: &&KnownNode| {
+        node.state == NodeState::Up && node.name != own && node.report.load_permille() < ROOM_PERMILLE
+    };
+    let mut others: Vec<&KnownNode> = nodes.iter().filter(has_room).collect();
+    others.sort_by_key(|node| {
+        let per_weight = node.report.allocations.saturating_mul(1_000) / u64::from(node.report.weight.max(1));
+        (node.report.region != region, per_weight)
+    });
+    // Each transport of each family has its own others: not all nodes have all.
+    let mut counts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    let mut all = Vec::new();
+    for node in others {
+        for server in node.report.addresses.iter().filter_map(|address| server(address, &node.report.host)) {
+            let count = counts.entry((server.transport.label(), server.address.is_ipv4())).or_default();
+            *count += 1;
+            if *count <= ALTERNATES {
+                all.push(server);
+            }
+        }
+    }
+    all
+}
+
+fn server(address: &str, host: &str) -> Option<AlternateServer> {
+    let listener: Listener = address.parse().ok()?;
+    let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.is_empty();
+    Some(AlternateServer {
+        transport: listener.transport,
+        address: listener.address,
+        domain: is_name.then(|| host.into()),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use control::store::Timestamp;
+
+    use super::*;
+
+    fn node(name: &str, state: NodeState, allocations: u64, more: impl FnOnce(&mut NodeReport)) -> KnownNode {
+        let mut report = NodeReport {
+            addresses: vec![format!("udp://192.0.2.{}:3478", name.len())],
+            host: "turn.example".to_owned(),
+            weight: 100,
+            allocations,
+            ..NodeReport::default()
+        };
+        more(&mut report);
+        let seen = Timestamp::from_unix_secs(0);
+        KnownNode { name: name.to_owned(), state, seen, seen_ms_ago: 0, report }
+    }
+
+    fn check(nodes: &[KnownNode], expected: &[&str]) {
+        let found = alternates(("self", "EU"), nodes);
+        let found: Vec<_> = found.iter().map(|server| server.address.ip().to_string()).collect();
+        let expected: Vec<_> = expected.iter().map(|name| format!("192.0.2.{}", name.len())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn clients_are_sent_to_working_nodes_with_room_the_emptiest_first() {
+        use NodeState::{Draining, Ended, Full, Lost, Up};
+        check(&[node("self", Up, 0, |_| {})], &[]);
+        check(&[node("aa", Up, 7, |_| {}), node("b", Up, 3, |_| {})], &["b", "aa"]);
+        check(&[node("aa", Up, 7, |it| it.weight = 300), node("b", Up, 3, |_| {})], &["aa", "b"]);
+        for gone in [Draining, Ended, Full, Lost] {
+            check(&[node("aa", gone, 0, |_| {}), node("b", Up, 3, |_| {})], &["b"]);
+        }
+        let nearly = |it: &mut NodeReport| it.redirect_above = Some(10);
+        check(&[node("aa", Up, 9, nearly), node("b", Up, 8, nearly)], &["b"]);
+        let near = node("near", Up, 100, |it| it.region = "EU".to_owned());
+        check(&[node("aa", Up, 0, |_| {}), near], &["near", "aa"]);
+    }
+
+    #[test]
+    fn few_are_named_of_each_transport_and_family() {
+        let names = ["a", "aa", "aaa", "aaaa", "aaaaa"];
+        let both = |name: &str| {
+            let v6 = |it: &mut NodeReport| it.addresses.push("udp://[2001:db8::1]:3478".to_owned());
+            node(name, NodeState::Up, 0, v6)
+        };
+        let found = alternates(("self", ""), &names.map(both));
+        let v4 = found.iter().filter(|server| server.address.is_ipv4()).count();
+        assert_eq!((found.len(), v4), (2 * ALTERNATES, ALTERNATES));
+        assert_eq!(found.first().unwrap().domain.as_deref(), Some("turn.example"));
+        assert_eq!(server("udp://192.0.2.1:1", "192.0.2.1").unwrap().domain, None, "no certificate's name");
+        assert_eq!(server("sctp://192.0.2.1:1", "x"), None, "of a later version");
+    }
+
+    #[test]
+    fn clients_are_sent_to_addresses_that_they_can_reach() {
+        let own = [RelayAddress { public: [198, 51, 100, 7].into(), local: [10, 0, 0, 5].into() }];
+        let listeners = ["udp://0.0.0.0:3478", "tcp://10.0.0.5:80", "tls://192.0.2.1:443", "udp://[::]:3478"];
+        let listeners = listeners.map(|text| text.parse().unwrap());
+        let expected = ["udp://198.51.100.7:3478", "tcp://198.51.100.7:80", "tls://192.0.2.1:443"];
+        assert_eq!(addresses(&listeners, &own), expected);
+    }
+
+    #[test]
+    fn what_the_process_used_is_known() {
+        assert!(cpu_ticks().is_some());
+    }
+}
