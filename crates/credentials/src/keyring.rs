@@ -165,22 +165,60 @@ impl Keyring {
         Zeroizing::new(format!("{FILE_HEADER}\n{}", *body))
     }
 
-    /// Makes a new current key and drops those that nothing valid can depend on. `now` is unix seconds.
+    /// Adds a key that opens and does not seal yet: who has it is ready for the ring that the next rotation makes. There
+    /// is at most one; `false` when there is one already. `now` is unix seconds.
+    ///
+    /// # Errors
+    /// Those of [`Keyring::rotate`].
+    pub fn prepare(&mut self, now: u64) -> Result<bool, KeyringError> {
+        if self.prepared().is_some() {
+            return Ok(false);
+        }
+        let mut fresh = self.fresh_key(now.max(self.current().created_at + 1))?;
+        fresh.superseded_at = Some(fresh.created_at);
+        self.drop_unneeded(now);
+        let before_current = self.keys.len().saturating_sub(1);
+        self.keys.insert(before_current, fresh);
+        Ok(true)
+    }
+
+    /// Where the key is that waits to be the current one: it is younger than that.
+    fn prepared(&self) -> Option<usize> {
+        let current = self.current().created_at;
+        let waits = |key: &Key| key.created_at > current && key.superseded_at == Some(key.created_at);
+        self.keys.iter().position(waits)
+    }
+
+    fn fresh_key(&self, now: u64) -> Result<Key, KeyringError> {
+        if self.keys.iter().filter(|key| key.is_needed(now)).count() >= MAX_KEYS {
+            return Err(KeyringError::Full);
+        }
+        let last = self.prepared().and_then(|place| self.keys.get(place)).unwrap_or(self.current()).id;
+        let free =
+            (1..IDS).map(|step| (last + step) % IDS).find(|id| self.keys.iter().all(|key| key.id != *id));
+        Key::generate(free.ok_or(KeyringError::Full)?, now)
+    }
+
+    fn drop_unneeded(&mut self, now: u64) {
+        self.keys.retain(|key| key.is_needed(now));
+    }
+
+    /// Makes a new current key, or the prepared one current, and drops those that nothing valid can depend on. `now` is
+    /// unix seconds.
     ///
     /// # Errors
     /// When the operating system has no randomness or the ring is full of keys that are still needed; the ring
     /// is then unchanged.
     pub fn rotate(&mut self, now: u64) -> Result<(), KeyringError> {
-        let needed =
-            |key: &Key| key.superseded_at.is_none_or(|at| at.saturating_add(RETIRE_AFTER_SECS) > now);
-        if self.keys.iter().filter(|key| needed(key)).count() >= MAX_KEYS {
-            return Err(KeyringError::Full);
-        }
-        let last = self.current().id;
-        let free =
-            (1..IDS).map(|step| (last + step) % IDS).find(|id| self.keys.iter().all(|key| key.id != *id));
-        let fresh = Key::generate(free.ok_or(KeyringError::Full)?, now)?;
-        self.keys.retain(needed);
+        let fresh = match self.prepared() {
+            Some(place) => {
+                let mut key = self.keys.remove(place);
+                key.superseded_at = None;
+                key
+            }
+            None => self.fresh_key(now)?,
+        };
+        self.drop_unneeded(now);
         if let Some(current) = self.keys.last_mut() {
             current.superseded_at = Some(now);
         }
@@ -188,7 +226,8 @@ impl Keyring {
         Ok(())
     }
 
-    /// The ids of the keys held, oldest first, with the unix seconds each was made at; the last is current.
+    /// The ids of the keys held, with the unix seconds each was made at; the last is current, and one that is younger than
+    /// that is prepared.
     pub fn key_ids(&self) -> impl Iterator<Item = (u8, u64)> + '_ {
         self.keys.iter().map(|key| (key.id, key.created_at))
     }
@@ -228,6 +267,11 @@ impl fmt::Debug for Keyring {
 }
 
 impl Key {
+    /// Whether something that it sealed may still be valid, or it may be put to use.
+    fn is_needed(&self, now: u64) -> bool {
+        self.superseded_at.is_none_or(|at| at.saturating_add(RETIRE_AFTER_SECS) > now)
+    }
+
     fn new(id: u8, created_at: u64, superseded_at: Option<u64>, secret: [u8; SECRET_BYTES]) -> Self {
         let (_, mac_key) = secret.split_at(SECRET_BYTES / 2);
         let mac = Hmac::new_from_slice(mac_key).expect("HMAC takes a key of any length");
@@ -270,6 +314,23 @@ mod tests {
         }
         let ids: Vec<u8> = ring.key_ids().map(|(id, _)| id).collect();
         assert_eq!(ids, [8, 9, 10, 11], "superseded more than 49 hours ago is gone");
+    }
+
+    #[test]
+    fn a_prepared_key_opens_and_seals_only_after_the_next_rotation() {
+        let mut ring = Keyring::generate(NOW).unwrap();
+        assert!(ring.prepare(NOW).unwrap());
+        assert!(!ring.prepare(NOW + 1).unwrap(), "one is enough");
+        assert_eq!((ring.current_id(), ring.key_ids().count()), (1, 2));
+        let prepared = Keyring::parse(&ring.to_text()).unwrap();
+        assert_eq!(prepared, ring);
+        ring.rotate(NOW + 60).unwrap();
+        assert_eq!((ring.current_id(), ring.key_ids().count()), (2, 2));
+        let minted = ring.seal(b"h", b"what is minted").unwrap();
+        assert_eq!(prepared.unseal(2, b"h", &minted).unwrap(), b"what is minted");
+        assert_eq!(Keyring::parse(&ring.to_text()).unwrap(), ring);
+        ring.rotate(NOW + 120).unwrap();
+        assert_eq!((ring.current_id(), ring.key_ids().count()), (3, 3));
     }
 
     #[test]

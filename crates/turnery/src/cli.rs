@@ -525,7 +525,13 @@ pub(crate) enum KeyringCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Seal new credentials with a new key; those handed out stay good until they expire
+    /// Add a key that opens and does not seal yet: the next rotate puts it to use. For a fleet, whose nodes all have to
+    /// know it first
+    Prepare {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Seal new credentials with a new key, or the prepared one; those handed out stay good until they expire
     Rotate {
         #[command(flatten)]
         output: Output,

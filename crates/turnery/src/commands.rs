@@ -222,6 +222,10 @@ pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()
     let file = KeyringFile::in_dir(&dir);
     match command {
         KeyringCommand::Show { output } => show_keyring(&file.open()?, output, ""),
+        KeyringCommand::Prepare { output } => {
+            let note = "\nGive every node this keyring, then rotate.\n";
+            show_keyring(&file.prepare()?, output, note)
+        }
         KeyringCommand::Rotate { output } => {
             prepare_data_dir(&dir)?;
             secrets::reseal(place, &file).await?;
@@ -237,17 +241,26 @@ fn show_keyring(keyring: &Keyring, output: Output, note: &str) -> Result<()> {
         id: u8,
         created: control::store::Timestamp,
         current: bool,
+        prepared: bool,
     }
     let count = keyring.key_ids().count();
+    let newest = keyring.key_ids().last().map_or(0, |(_, at)| at);
     let created = control::store::Timestamp::from_unix_secs;
     let keys: Vec<Key> = keyring
         .key_ids()
         .enumerate()
-        .map(|(index, (id, at))| Key { id, created: created(at), current: index + 1 == count })
+        .map(|(index, (id, at))| {
+            let (current, prepared) = (index + 1 == count, at > newest);
+            Key { id, created: created(at), current, prepared }
+        })
         .collect();
-    let state = |current| if current { "current" } else { "opens older credentials" }.to_owned();
-    let rows: Vec<_> =
-        keys.iter().map(|key| [key.id.to_string(), key.created.to_string(), state(key.current)]).collect();
+    let state = |key: &Key| match key {
+        Key { current: true, .. } => "current",
+        Key { prepared: true, .. } => "prepared",
+        _ => "opens older credentials",
+    };
+    let row = |key: &Key| [key.id.to_string(), key.created.to_string(), state(key).to_owned()];
+    let rows: Vec<_> = keys.iter().map(row).collect();
     output.show(&json!({ "keys": keys }), || {
         format!("{}{note}", table(["KEY", "CREATED", "USE"], &rows, "The keyring is empty."))
     })

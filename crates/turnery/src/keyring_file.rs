@@ -76,6 +76,16 @@ impl KeyringFile {
         self.parse(&text)
     }
 
+    /// Gives the keyring a key that the next rotation makes the current one; without effect where it has one.
+    pub(crate) fn prepare(&self) -> Result<Keyring> {
+        let _lock = self.lock()?;
+        let mut keyring = self.open()?;
+        if keyring.prepare(unix_now())? {
+            self.replace(&keyring)?;
+        }
+        Ok(keyring)
+    }
+
     /// Gives the keyring a new current key, or makes a keyring where there is none.
     pub(crate) fn rotate(&self) -> Result<Keyring> {
         let _lock = self.lock()?;
