@@ -17,7 +17,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::rate::{Buckets, Rate};
-use crate::serve::{self, ServeError, Tls};
+use crate::serve::{self, Answers, ServeError, Tls};
 use crate::steering::{Handout, Steering};
 use crate::store::{DELIVERY_LIFETIME_SECS, KnownNode, Store, StoreError, Timestamp, TokenId};
 use crate::{upkeep, webhooks};
@@ -199,11 +199,11 @@ impl Control {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let feed = self.feed();
-        let router = self.router();
+        let answers = Answers { router: self.router(), minting: Some(Arc::clone(&self.shared)) };
         let most = self.shared.config.connections_per_address;
         let places = |address| (!self.shared.is_trusted(address)).then_some(most);
         tokio::select! {
-            done = serve::serve(listener, tls, (&router, &places), shutdown) => done,
+            done = serve::serve(listener, tls, (&answers, &places), shutdown) => done,
             never = feed.run() => never,
             never = upkeep::run(&self.shared) => never,
             never = upkeep::run_limits(&self.shared) => never,

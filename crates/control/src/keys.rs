@@ -4,7 +4,7 @@
 //! store, since another process may have made it. The feed says which keys are gone or changed.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use credentials::TurnKeyId;
@@ -34,7 +34,7 @@ pub(crate) struct Keys {
 
 #[derive(Debug, Default)]
 struct Held {
-    records: HashMap<TurnKeyId, KeyRecord>,
+    records: HashMap<TurnKeyId, Arc<KeyRecord>>,
     /// Found by the hash of their secret.
     by_secret: HashMap<SecretHash, TurnKeyId>,
     /// How often a key was dropped or replaced so far.
@@ -59,15 +59,20 @@ impl Keys {
         Ok(Self { store, held: RwLock::new(held), miss_rate, misses })
     }
 
-    pub(crate) async fn find(&self, uid: TurnKeyId) -> Result<Option<KeyRecord>, Miss> {
+    pub(crate) async fn find(&self, uid: TurnKeyId) -> Result<Option<Arc<KeyRecord>>, Miss> {
         if let Some(record) = self.held.read().unwrap_or_else(PoisonError::into_inner).records.get(&uid) {
-            return Ok(Some(record.clone()));
+            return Ok(Some(Arc::clone(record)));
         }
+        // A look-up that hardly ever happens would make each request's future several times as large.
+        Box::pin(self.look_up(uid)).await
+    }
+
+    async fn look_up(&self, uid: TurnKeyId) -> Result<Option<Arc<KeyRecord>>, Miss> {
         self.expect_rate()?;
         let before = self.before_read();
-        let record = self.store.key_record(uid).await.map_err(Miss::Store)?;
+        let record = self.store.key_record(uid).await.map_err(Miss::Store)?.map(Arc::new);
         if let Some(record) = &record {
-            self.add(before, uid, record.clone());
+            self.add(before, uid, record.as_ref().clone());
         }
         Ok(record)
     }
@@ -77,17 +82,18 @@ impl Keys {
         &self,
         secret: &str,
         now: Timestamp,
-    ) -> Result<Option<(TurnKeyId, KeyRecord)>, Miss> {
+    ) -> Result<Option<(TurnKeyId, Arc<KeyRecord>)>, Miss> {
         let hash = SecretHash::of(secret.as_bytes());
-        let accepts = |(_, record): &(TurnKeyId, KeyRecord)| record.accepts(secret, now);
+        let accepts = |(_, record): &(TurnKeyId, Arc<KeyRecord>)| record.accepts(secret, now);
         if let Some(held) = self.held.read().unwrap_or_else(PoisonError::into_inner).with_secret(&hash) {
             return Ok(Some(held).filter(accepts));
         }
         self.expect_rate()?;
         let before = self.before_read();
         let found = self.store.key_with_secret(secret).await.map_err(Miss::Store)?;
+        let found = found.map(|(uid, record)| (uid, Arc::new(record)));
         let Some((uid, record)) = found.filter(accepts) else { return Ok(None) };
-        self.add(before, uid, record.clone());
+        self.add(before, uid, record.as_ref().clone());
         Ok(Some((uid, record)))
     }
 
@@ -157,7 +163,7 @@ impl Held {
         for hash in hashes(&record) {
             self.by_secret.insert(hash, uid);
         }
-        self.records.insert(uid, record);
+        self.records.insert(uid, Arc::new(record));
     }
 
     fn forget(&mut self, uid: TurnKeyId) {
@@ -168,9 +174,9 @@ impl Held {
         }
     }
 
-    fn with_secret(&self, hash: &SecretHash) -> Option<(TurnKeyId, KeyRecord)> {
+    fn with_secret(&self, hash: &SecretHash) -> Option<(TurnKeyId, Arc<KeyRecord>)> {
         let uid = *self.by_secret.get(hash)?;
-        Some((uid, self.records.get(&uid)?.clone()))
+        Some((uid, Arc::clone(self.records.get(&uid)?)))
     }
 }
 

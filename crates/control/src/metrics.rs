@@ -63,13 +63,22 @@ impl EncodeLabelValue for Verb {
     }
 }
 
-/// A route as the router knows it; none for paths that lead nowhere.
+/// A route as the router writes it.
 #[derive(Debug, Clone)]
-struct Path(Option<MatchedPath>);
+pub(crate) enum Path {
+    /// What the router found; nothing where a path leads nowhere.
+    Matched(Option<MatchedPath>),
+    /// What needed no router.
+    Known(&'static str),
+}
 
 impl Path {
     fn as_str(&self) -> &str {
-        self.0.as_ref().map_or("other", MatchedPath::as_str)
+        match self {
+            Self::Matched(Some(path)) => path.as_str(),
+            Self::Matched(None) => "other",
+            Self::Known(path) => path,
+        }
     }
 }
 
@@ -175,8 +184,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// A request that has just come.
-    pub(crate) fn now(request: &Request) -> Self {
-        let path = Path(request.extensions().get::<MatchedPath>().cloned());
-        Self { route: Route { method: Verb::of(request.method()), route: path }, at: Instant::now() }
+    pub(crate) fn now(method: &Method, route: Path) -> Self {
+        Self { route: Route { method: Verb::of(method), route }, at: Instant::now() }
     }
 }

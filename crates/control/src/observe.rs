@@ -15,7 +15,7 @@ use crate::api::ApiError;
 use crate::feed::Feed;
 use crate::health::{self, Check};
 use crate::metrics::{self, Metrics};
-use crate::serve::{self, ServeError};
+use crate::serve::{self, Answers, ServeError};
 use crate::store::Store;
 
 /// Connections of one address at once.
@@ -50,7 +50,8 @@ impl Observed {
             .with_state(Arc::new(self))
             .layer(map_response(uncached));
         let places = |address: std::net::IpAddr| (!address.is_loopback()).then_some(CONNECTIONS_PER_ADDRESS);
-        serve::serve(listener, None, (&router, &places), std::future::pending()).await
+        let answers = Answers { router, minting: None };
+        serve::serve(listener, None, (&answers, &places), std::future::pending()).await
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::Request;
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -24,7 +25,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::api::{Peer, counted_as};
+use crate::api::{Minting, Peer, counted_as};
+use crate::control::Shared;
 use crate::patience::Patient;
 
 /// Most connections at once; further ones wait in the listener's queue.
@@ -49,13 +51,22 @@ pub enum ServeError {
 /// What TLS is spoken with; each connection takes what is there when it comes.
 pub type Tls = Arc<ArcSwap<ServerConfig>>;
 
+/// What answers requests.
+#[derive(Clone)]
+pub(crate) struct Answers {
+    /// Everything.
+    pub(crate) router: Router,
+    /// Where there is an API, its short way to minting.
+    pub(crate) minting: Option<Arc<Shared>>,
+}
+
 /// How many connections an address may hold at once; `None`: as many as it likes.
 pub(crate) type Places<'p> = &'p (dyn Fn(IpAddr) -> Option<usize> + Sync);
 
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    (router, places): (&Router, Places<'_>),
+    (answers, places): (&Answers, Places<'_>),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let crowd = Arc::new(Crowd::default());
@@ -72,7 +83,7 @@ pub(crate) async fn serve(
                 let Some(place) = Crowd::enter(&crowd, places, peer.ip().to_canonical()) else { continue };
                 // An answer is one small write: nothing is gained by waiting for more. Failing to say so harms nobody.
                 let _ = stream.set_nodelay(true);
-                let parts = (router.clone(), graceful.watcher(), (permit, place));
+                let parts = (answers.clone(), graceful.watcher(), (permit, place));
                 match &tls {
                     None => tokio::spawn(serve_connection(stream, Peer(peer), parts)),
                     Some(tls) => {
@@ -104,8 +115,8 @@ async fn accept(
     Ok((stream, peer, permit))
 }
 
-/// What serves a connection: the routes, what waits for its end, and its places in the counts.
-type Parts = (Router, Watcher, (OwnedSemaphorePermit, Place));
+/// What serves a connection: what answers, what waits for its end, and its places in the counts.
+type Parts = (Answers, Watcher, (OwnedSemaphorePermit, Place));
 
 async fn serve_secured(acceptor: TlsAcceptor, stream: TcpStream, peer: Peer, parts: Parts) {
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -118,12 +129,16 @@ async fn serve_secured(acceptor: TlsAcceptor, stream: TcpStream, peer: Peer, par
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
-    (router, watcher, places): Parts,
+    (Answers { router, minting }, watcher, places): Parts,
 ) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let minted = minting.as_ref().and_then(|shared| Some((shared, Minting::of(&request)?)));
+        if let Some((shared, call)) = minted {
+            return Either::Left(call.answered(Arc::clone(shared), peer, request));
+        }
         request.extensions_mut().insert(peer);
-        router.call(request)
+        Either::Right(router.call(request))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

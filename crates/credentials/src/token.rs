@@ -178,10 +178,10 @@ impl Keyring {
         token.push(id);
         token.extend_from_slice(&sealed);
         let username = hex::encode(token);
-        let password = self.password(username.as_bytes()).map_err(|_| MintError::Seal)?;
+        let password = self.mac(id, username.as_bytes()).map_err(|_| MintError::Seal)?;
         Ok(Credential {
             username,
-            password,
+            password: hex::encode(password),
             id: CredentialId::from_bytes(tag),
             expires_at: claims.expires_at(),
         })

@@ -1,46 +1,64 @@
 //! What happens around every request, whatever answers it.
 //!
-//! It is one layer, for a router boxes and copies each of its layers for every request.
+//! For the router it is one layer, for a router boxes and copies each of its layers for every request.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{self, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
-use crate::api::origin::{self, Origin};
-use crate::api::{ApiError, REQUEST_TIMEOUT, cors};
+use crate::api::origin::{self, Origin, Peer};
+use crate::api::{ApiError, MAX_READ_BYTES, REQUEST_TIMEOUT, cors};
 use crate::control::Shared;
-use crate::metrics::Asked;
+use crate::metrics::{Asked, Path};
 
-/// Gives a request its id, which the answer and the log say, counts it, and answers whatever becomes of it.
-pub(super) async fn answered(
-    State(shared): State<Arc<Shared>>,
-    mut request: Request,
-    next: Next,
+/// What the router's handlers say.
+pub(super) async fn routed(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let path = Path::Matched(request.extensions().get::<MatchedPath>().cloned());
+    DefaultBodyLimit::max(MAX_READ_BYTES).apply(&mut request);
+    answered(&shared, peer, path, request, |mut request, origin| {
+        request.extensions_mut().insert(origin);
+        next.run(request)
+    })
+    .await
+}
+
+/// Gives a request its id, which the answer and the log say, counts it as one of `path`, and answers whatever becomes of
+/// it.
+pub(super) async fn answered<B, F: Future<Output = Response>>(
+    shared: &Shared,
+    peer: Option<Peer>,
+    path: Path,
+    request: http::Request<B>,
+    answer: impl FnOnce(http::Request<B>, Origin) -> F,
 ) -> Response {
-    let asked = Asked::now(&request);
-    let origin = Origin::of(&request, &shared);
-    let id = HeaderValue::from_str(&origin.request_id);
+    let asked = Asked::now(request.method(), path);
+    let origin = Origin::of(peer, request.headers(), shared);
     let request_id = Arc::clone(&origin.request_id);
-    let answer = async {
-        let method = request.method().clone();
-        let response = match origin::admit(&shared, origin.address) {
+    let id = HeaderValue::from_str(&request_id);
+    // Written here and not ahead: a future that is moved is held twice.
+    let mut response = origin::within(request_id, async {
+        let method = tracing::enabled!(tracing::Level::DEBUG).then(|| request.method().clone());
+        let response = match origin::admit(shared, origin.address) {
             Err(refusal) => refusal.into_response(),
             Ok(()) => {
-                request.extensions_mut().insert(origin);
-                cors::answered(&shared.config.cors_origins, request, |request| in_time(request, next)).await
+                let answer = |request| in_time(answer(request, origin));
+                cors::answered(&shared.config.cors_origins, request, answer).await
             }
         };
-        tracing::debug!(request = %origin::request_id(), %method, status = response.status().as_u16(), "answered");
+        if let Some(method) = method {
+            tracing::debug!(request = %origin::request_id(), %method, status = response.status().as_u16(), "answered");
+        }
         response
-    };
-    let mut response = origin::within(request_id, answer).await;
+    })
+    .await;
     add_common_headers(&mut response);
     if let Ok(id) = id {
         response.headers_mut().insert(origin::REQUEST_ID, id);
@@ -50,12 +68,12 @@ pub(super) async fn answered(
 }
 
 /// The answer, or that it takes too long, or that there is none.
-async fn in_time(request: Request, next: Next) -> Response {
-    match timeout(REQUEST_TIMEOUT, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+fn in_time(answer: impl Future<Output = Response>) -> impl Future<Output = Response> {
+    timeout(REQUEST_TIMEOUT, AssertUnwindSafe(answer).catch_unwind()).map(|done| match done {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => panicked(&*panic),
         Err(_) => ApiError::TimedOut.into_response(),
-    }
+    })
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Response {

@@ -13,7 +13,7 @@ use credentials::TurnKeyId;
 use crate::api::origin::Origin;
 use crate::api::{ApiError, path_param};
 use crate::control::Shared;
-use crate::store::{AccountId, ActorKind, ApiToken, Permission, Stop, Store, Timestamp};
+use crate::store::{AccountId, ActorKind, ApiToken, KeyRecord, Permission, Stop, Store, Timestamp};
 
 /// Somebody with an API token that is good for the request's method.
 pub(super) struct Caller(pub(super) ApiToken);
@@ -123,13 +123,10 @@ impl FromRequestParts<Arc<Shared>> for AtKey {
 /// Somebody who holds the secret of the TURN key that the path names.
 pub(super) struct KeyHolder {
     pub(super) key: TurnKeyId,
-    /// The account it belongs to.
-    pub(super) account: AccountId,
+    record: Arc<KeyRecord>,
     origin: Origin,
     /// The path's `username`, where it has one.
     pub(super) username: Option<String>,
-    suspended: bool,
-    stopped: Option<Stop>,
 }
 
 /// That a key may mint.
@@ -142,9 +139,29 @@ pub(crate) fn expect_active(suspended: bool, stopped: Option<Stop>) -> Result<()
 }
 
 impl KeyHolder {
+    /// Whoever sent these headers, if they hold the key's secret.
+    pub(super) async fn of(
+        shared: &Shared,
+        key: TurnKeyId,
+        headers: &HeaderMap,
+        origin: Origin,
+    ) -> Result<Self, ApiError> {
+        let Bearer::Token(secret) = bearer(headers) else { return Err(ApiError::NoSecret) };
+        let record = shared.keys.find(key).await?.ok_or(ApiError::NoSuchKey)?;
+        if !record.accepts(secret, Timestamp::now()) {
+            return Err(ApiError::WrongSecret);
+        }
+        Ok(Self { key, record, origin, username: None })
+    }
+
+    /// The account that the key belongs to.
+    pub(super) fn account(&self) -> &AccountId {
+        &self.record.account
+    }
+
     /// That the key may mint.
     pub(crate) fn expect_active(&self) -> Result<(), ApiError> {
-        expect_active(self.suspended, self.stopped)
+        expect_active(self.record.suspended, self.record.stopped)
     }
 
     /// The store, for changes of whoever this is.
@@ -160,14 +177,9 @@ impl FromRequestParts<Arc<Shared>> for KeyHolder {
         let params = path_params(parts, shared).await?;
         let key = path_param(&params, "key_id")?;
         let username = path_param(&params, "username").ok();
-        let Bearer::Token(secret) = bearer(&parts.headers) else { return Err(ApiError::NoSecret) };
-        let record = shared.keys.find(key).await?.ok_or(ApiError::NoSuchKey)?;
-        if !record.accepts(secret, Timestamp::now()) {
-            return Err(ApiError::WrongSecret);
-        }
         let Ok(origin) = Origin::from_request_parts(parts, shared).await;
-        let (suspended, stopped) = (record.suspended, record.stopped);
-        Ok(Self { key, account: record.account, origin, username, suspended, stopped })
+        let holder = Self::of(shared, key, &parts.headers, origin).await?;
+        Ok(Self { username, ..holder })
     }
 }
 

@@ -1,14 +1,15 @@
 //! A request's body: a JSON object of optional fields, whatever `Content-Type` says. Unknown fields are ignored.
 
-use axum::body::Bytes;
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use credentials::{CustomIdentifier, MAX_TTL_SECS, MIN_TTL_SECS, SecretText};
 use serde_json::{Map, Value};
 
 use crate::api::error::MAX_NAME_CHARS;
-use crate::api::{ApiError, MAX_BODY_BYTES};
+use crate::api::{ApiError, MAX_BODY_BYTES, MAX_READ_BYTES};
 use crate::store::{EVENTS, KeyLimits, MAX_OVERLAP_SECS, MAX_THRESHOLDS, MonthLimit, Timestamp};
 use crate::webhooks::Target;
 
@@ -34,21 +35,29 @@ pub(super) struct Fields(Map<String, Value>);
 impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            match rejection.into_response().status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::BodyTooLarge,
-                _ => ApiError::BodyUnreadable,
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        Self::of(request.into_body()).await
+    }
+}
+
+impl Fields {
+    /// What a body says, once it is there. It is read to its end, if that is not too far, for a client that is cut off
+    /// while it sends may never see why.
+    pub(super) async fn of<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Result<Self, ApiError> {
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let Ok(data) = frame.map_err(|_| ApiError::BodyUnreadable)?.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_READ_BYTES {
+                return Err(ApiError::BodyTooLarge);
             }
-        })?;
+            bytes.extend_from_slice(&data);
+        }
         if bytes.len() > MAX_BODY_BYTES {
             return Err(ApiError::BodyTooLarge);
         }
         Self::read(&bytes)
     }
-}
 
-impl Fields {
     fn read(bytes: &[u8]) -> Result<Self, ApiError> {
         if bytes.trim_ascii().is_empty() {
             return Ok(Self(Map::new()));

@@ -1,8 +1,7 @@
 //! Calls from other origins' pages. None may, unless the configuration names the origin: a browser asks first, and is
 //! told nothing. Cookies are never let through, so an origin that is allowed gains only what its token or secret gives.
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
@@ -13,10 +12,10 @@ const SHOWN: HeaderValue = HeaderValue::from_static("x-request-id, retry-after, 
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
 /// What `answer` says, with what a browser has to be told when a page of one of `origins` asks.
-pub(super) async fn answered<F: Future<Output = Response>>(
+pub(super) async fn answered<B, F: Future<Output = Response>>(
     origins: &[String],
-    request: Request,
-    answer: impl FnOnce(Request) -> F,
+    request: Request<B>,
+    answer: impl FnOnce(Request<B>) -> F,
 ) -> Response {
     if origins.is_empty() {
         return answer(request).await;

@@ -55,15 +55,50 @@ impl<T: Serialize> IntoResponse for Generated<T> {
     }
 }
 
+/// How an answer says the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As one object, with the URLs of STUN and TURN together.
+    One,
+    /// As a list: STUN by itself, TURN with the credential.
+    List,
+}
+
+pub(super) const GENERATE: &str = "/v1/turn/keys/{key_id}/credentials/generate";
+pub(super) const GENERATE_ICE_SERVERS: &str = "/v1/turn/keys/{key_id}/credentials/generate-ice-servers";
+
 pub(super) async fn generate_ice_servers(
     holder: KeyHolder,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
+    minted(&shared, &holder, &fields, Form::List).await
+}
+
+pub(super) async fn generate(
+    holder: KeyHolder,
+    State(shared): State<Arc<Shared>>,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    minted(&shared, &holder, &fields, Form::One).await
+}
+
+/// The answer to a key's holder.
+pub(super) async fn minted(
+    shared: &Shared,
+    holder: &KeyHolder,
+    fields: &Fields,
+    form: Form,
+) -> Result<Response, ApiError> {
     holder.expect_active()?;
+    let (ttl, custom_identifier) = (fields.ttl_secs()?, fields.custom_identifier()?);
     let urls = shared.urls.next();
-    let (ttl_secs, identifier) = (fields.ttl_secs()?, fields.custom_identifier()?);
-    Ok(ice_servers(&shared, &urls, holder.key, ttl_secs, identifier).await?.into_response())
+    if form == Form::List {
+        return Ok(ice_servers(shared, &urls, holder.key, ttl, custom_identifier).await?.into_response());
+    }
+    let (login, expires_at) = mint(shared, holder.key, ttl, custom_identifier).await?;
+    let ice_servers = IceServer { urls: &urls.all, login: Some(login) };
+    Ok(Generated { ice_servers, expires_at, ttl }.into_response())
 }
 
 /// A fresh credential with its URLs, in the array form.
@@ -78,19 +113,6 @@ pub(crate) async fn ice_servers<'u>(
     let stun = urls.stun.as_deref().map(|urls| IceServer { urls, login: None });
     let turn = IceServer { urls: &urls.turn, login: Some(login) };
     Ok(Generated { ice_servers: stun.into_iter().chain([turn]).collect(), expires_at, ttl: ttl_secs })
-}
-
-pub(super) async fn generate(
-    holder: KeyHolder,
-    State(shared): State<Arc<Shared>>,
-    fields: Fields,
-) -> Result<Response, ApiError> {
-    holder.expect_active()?;
-    let ttl = fields.ttl_secs()?;
-    let (login, expires_at) = mint(&shared, holder.key, ttl, fields.custom_identifier()?).await?;
-    let urls = shared.urls.next();
-    let ice_servers = IceServer { urls: &urls.all, login: Some(login) };
-    Ok(Generated { ice_servers, expires_at, ttl }.into_response())
 }
 
 pub(super) async fn mint(
@@ -137,7 +159,7 @@ async fn revoke(
     holder: &KeyHolder,
     revocation: &Revocation,
 ) -> Result<StatusCode, ApiError> {
-    holder.store(shared).revoke_of(&holder.account, holder.key, revocation).await?;
+    holder.store(shared).revoke_of(holder.account(), holder.key, revocation).await?;
     shared.feed.catch_up().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -17,6 +17,7 @@ mod graphql;
 mod idempotency;
 mod key_limits;
 mod key_state;
+mod minting;
 mod month_limit;
 mod nodes;
 mod openapi;
@@ -33,13 +34,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, RawPathParams};
+use axum::extract::RawPathParams;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 
 pub(crate) use auth::{Bearer, bearer, expect_active};
 pub(crate) use credentials::{ice_servers, of_username};
 pub(crate) use error::{ApiError, MAX_NAME_CHARS};
+pub(crate) use minting::Minting;
 pub use openapi::text as openapi;
 pub(crate) use origin::{Origin, Peer, counted_as, request_id};
 pub(crate) use sessions::end_all;
@@ -104,11 +106,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route(SESSION, delete(sessions::delete))
         .route("/client/v4/graphql", post(graphql::graphql))
         .route("/turn", get(turn_rest::credential))
-        .route("/v1/turn/keys/{key_id}/credentials/generate", post(credentials::generate))
-        .route(
-            "/v1/turn/keys/{key_id}/credentials/generate-ice-servers",
-            post(credentials::generate_ice_servers),
-        )
+        .route(credentials::GENERATE, post(credentials::generate))
+        .route(credentials::GENERATE_ICE_SERVERS, post(credentials::generate_ice_servers))
         .route("/v1/turn/keys/{key_id}/credentials/revoke", post(credentials::revoke_in_body))
         .route("/v1/turn/keys/{key_id}/credentials/{username}/revoke", post(credentials::revoke_in_path))
         .route(
@@ -125,7 +124,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fallback(fallback::no_route)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .with_state(Arc::clone(&shared))
-        .layer((from_fn_with_state(shared, around::answered), DefaultBodyLimit::max(MAX_READ_BYTES)))
+        .layer(from_fn_with_state(shared, around::routed))
 }
 
 /// The path's parameter `name` as a `T`. An id that cannot be one is a path that leads nowhere.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 
@@ -30,8 +30,8 @@ pub(crate) fn request_id() -> Arc<str> {
 }
 
 /// What `answer` says, which is about the request of this id.
-pub(super) async fn within<T>(request_id: Arc<str>, answer: impl Future<Output = T>) -> T {
-    REQUEST.scope(request_id, answer).await
+pub(super) fn within<T>(request_id: Arc<str>, answer: impl Future<Output = T>) -> impl Future<Output = T> {
+    REQUEST.scope(request_id, answer)
 }
 
 /// The other end of a request's connection.
@@ -48,12 +48,12 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// Of this request, which keeps the id that it came with if it can be logged.
-    pub(super) fn of(request: &Request, shared: &Shared) -> Self {
+    pub(super) fn of(peer: Option<Peer>, headers: &HeaderMap, shared: &Shared) -> Self {
         let is_proxy = |address: IpAddr| shared.config.proxies.iter().any(|proxy| proxy.contains(address));
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        let peer = peer.map(|Peer(peer)| peer.ip().to_canonical());
         Self {
-            address: peer.map(|peer| forwarded_for(peer, request.headers(), is_proxy)),
-            request_id: given_id(request.headers()).unwrap_or_else(new_request_id),
+            address: peer.map(|peer| forwarded_for(peer, headers, is_proxy)),
+            request_id: given_id(headers).unwrap_or_else(new_request_id),
         }
     }
 

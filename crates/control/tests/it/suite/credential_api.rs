@@ -131,6 +131,43 @@ async fn a_wrong_body_is_named() {
     }
 }
 
+/// A path as everybody writes it takes a shorter way than one that is percent-encoded.
+#[tokio::test]
+async fn the_answer_is_the_same_however_the_path_is_spelled() {
+    let server = server().await;
+    let (uid, secret) = server.key().await;
+    let huge = " ".repeat(65_537);
+    let unreadable = "x".repeat(300_000);
+    let bodies = ["", r#"{"ttl":60,"customIdentifier":"ü"}"#, r#"{"ttl":0}"#, "[]", "{", &huge, &unreadable];
+    let unknown = "ab".repeat(16);
+    for form in ["generate", "generate-ice-servers"] {
+        for (uid, secret) in [(&uid, secret.as_str()), (&uid, "wrong"), (&uid, ""), (&unknown, &secret)] {
+            for body in bodies {
+                let mut seen = Vec::new();
+                let encoded = format!("%{:02x}{}", uid.as_bytes()[0], &uid[1..]);
+                for uid in [uid, &encoded] {
+                    let ask = request("POST", path(uid, form)).bearer(secret).body(body);
+                    let reply = server.send(ask.header("X-Request-Id", "the-same")).await;
+                    let mut json = reply.json();
+                    // Of what differs each time, only that it is there.
+                    if reply.status == 201 {
+                        let login = match form {
+                            "generate" => &mut json["iceServers"],
+                            _ => &mut json["iceServers"][1],
+                        };
+                        for field in ["username", "credential"] {
+                            assert!(login[field].take().is_string(), "{form} {body}");
+                        }
+                        assert!(json["expiresAt"].take().is_string(), "{form} {body}");
+                    }
+                    seen.push((reply.status, reply.header_names(), json));
+                }
+                assert_eq!(seen[0], seen[1], "{form} {uid} {secret} {} bytes", body.len());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn only_the_keys_holder_is_answered() {
     let server = server().await;
