@@ -137,13 +137,13 @@ fn a_node_is_killed() {
 fn the_database_is_slow() {
     let _alone = alone();
     let (fleet, flows, key, minted) = busy(&usual());
-    fleet.proxy.delay(Duration::from_millis(100));
+    fleet.proxy.delay(Duration::from_millis(30));
     let begun = Instant::now();
     fleet.node(0).ask("POST", &revoke_path(&key, &minted[0]), &key.secret, None, 204);
     let answered = begun.elapsed();
     until("it is heard of", || (0..NODES).all(|index| Fleet::refusal(index, &minted[0]) == Some(401)));
     println!(
-        "with 200 ms for each question: answered after {answered:?}, heard of everywhere after {:?}",
+        "with 60 ms for each question: answered after {answered:?}, heard of everywhere after {:?}",
         begun.elapsed()
     );
     let fresh = fleet.node(1).mint(&key, 600);

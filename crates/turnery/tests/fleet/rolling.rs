@@ -80,6 +80,9 @@ fn restart(
     let other = usize::from(index == 0);
     fleet.until_state(other, index, "draining");
     until("it sends clients elsewhere", || Fleet::refusal(index, &minted[0]) == Some(300));
+    let health = format!("http://{}:8080/readyz", Network::address(index));
+    let (status, body) = crate::fixture::http(&health, "GET", "", None).unwrap();
+    assert_eq!((status, &body["checks"]["admission"]), (503, &"fails".into()), "{body}");
     let here: Vec<usize> = (0..places.len()).filter(|flow| places[*flow] == index).collect();
     for flow in &here {
         let to = redirected(index, &minted[*flow]);

@@ -1,10 +1,12 @@
 //! What holds while nothing is wrong.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Key, Minted, revoke_path};
 use crate::flows::Flows;
+use crate::network::Network;
 use crate::nodes::{Fleet, Plan, until};
 use crate::{alone, given};
 
@@ -86,10 +88,53 @@ fn a_credential_is_good_everywhere_at_once_and_everybody_knows_the_nodes() {
         }
     }
     for index in 0..5 {
-        let base = format!("http://{}:8080", crate::network::Network::address(index));
+        let base = format!("http://{}:8080", Network::address(index));
         let (status, body) = crate::fixture::http(&format!("{base}/readyz"), "GET", "", None).unwrap();
         assert_eq!((status, &body["checks"]["feed"]), (200, &"ok".into()), "node {index}: {body}");
     }
+}
+
+/// The hosts that so many credentials are handed out with.
+fn hosts(fleet: &Fleet, key: &Key, count: usize) -> BTreeSet<String> {
+    let path = format!("/v1/turn/keys/{}/credentials/generate", key.uid);
+    let host = |_| {
+        let made = fleet.node(1).ask("POST", &path, &key.secret, Some("{}"), 201);
+        let urls = made["iceServers"]["urls"].as_array().unwrap().clone();
+        let turn = urls.iter().map(|url| url.as_str().unwrap()).find(|url| url.starts_with("turn:")).unwrap();
+        turn.split(':').nth(1).unwrap().to_owned()
+    };
+    (0..count).map(host).collect()
+}
+
+#[test]
+fn a_full_node_sends_clients_elsewhere_and_is_handed_out_to_nobody() {
+    let _alone = alone();
+    let more = vec!["--redirect-above", "2", "--steering", "node"];
+    let fleet = Fleet::start(&Plan { apis: 2, relays: 3, more, ..Plan::default() });
+    let key = fleet.node(1).create_key();
+    let minted = fleet.node(1).mint(&key, 600);
+    let all: BTreeSet<String> = (0..5).map(|index| Network::address(index).to_string()).collect();
+    until("every node is handed out", || hosts(&fleet, &key, 40) == all);
+    let mut first = [Fleet::client(2, &minted), Fleet::client(2, &minted)];
+    for client in &mut first {
+        until("it is served", || client.allocate().is_ok());
+    }
+    until("the node is full", || Fleet::refusal(2, &minted) == Some(300));
+    let mut sent = Fleet::client(2, &minted);
+    assert_eq!(sent.allocate().unwrap_err().code(), Some(300));
+    let to = sent.client().alternate().unwrap();
+    let index = (0..5).find(|index| Fleet::turn_address(*index) == to).unwrap();
+    assert_ne!(index, 2);
+    assert_eq!(Fleet::refusal(index, &minted), None, "who is sent there is served");
+    fleet.until_state(1, 2, "full");
+    let others: BTreeSet<String> =
+        all.iter().filter(|host| **host != Network::address(2).to_string()).cloned().collect();
+    until("it is handed out to nobody", || hosts(&fleet, &key, 40) == others);
+    for client in &mut first {
+        client.refresh(0).unwrap();
+    }
+    until("it takes clients again", || Fleet::refusal(2, &minted).is_none());
+    until("every node is handed out again", || hosts(&fleet, &key, 40) == all);
 }
 
 /// Gives all nodes the keyring of the first, as the guide says, and waits until they have read it.
