@@ -1,8 +1,8 @@
 //! The feed: who subscribes hears of every denial once, in order, and of every TURN key's settings.
 //!
 //! The store's tables are the truth; the feed only reads on from the last entry it saw. [`Feed::run`] does so five
-//! times a second, so that what another process or node changes arrives too: or once a second and whenever the store says
-//! that there is something new, if it is one that does. Whoever changes something in this process calls
+//! times a second, so that what another process or node changes arrives too: or, if the store is one that says when there
+//! is something new, at once then, and now and then without being told. Whoever changes something in this process calls
 //! [`Feed::catch_up`] after the commit: when it returns, every subscriber has been called.
 
 use std::collections::BTreeSet;
@@ -16,11 +16,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp, Waker};
+use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The same while the store says when there is something new.
-const WOKEN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Who is woken waits for a moment, for what else is about to be said.
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -68,7 +66,6 @@ pub struct Feed {
     state: Arc<Mutex<State>>,
     /// When the last look at the store that succeeded was begun.
     heard: Arc<ArcSwapOption<Instant>>,
-    waker: Arc<Waker>,
     /// How often the store is looked at without being woken, where that is chosen.
     poll_interval: Option<Duration>,
     reads_only: bool,
@@ -92,8 +89,8 @@ struct State {
 impl Feed {
     /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
     pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
-        let (state, heard, waker) = (Arc::default(), Arc::default(), Arc::default());
-        Self { store, keyring, state, heard, waker, poll_interval: None, reads_only: false }
+        let (state, heard) = (Arc::default(), Arc::default());
+        Self { store, keyring, state, heard, poll_interval: None, reads_only: false }
     }
 
     /// The same feed, which leaves it to others to forget expired denials.
@@ -174,20 +171,21 @@ impl Feed {
     pub async fn run(&self) -> ! {
         tokio::select! {
             never = self.follow() => never,
-            never = self.store.listen(&self.waker) => never,
+            never = self.store.listen() => never,
         }
     }
 
     async fn follow(&self) -> ! {
+        let mut ear = self.store.ear();
         // Of a store that fails.
         let mut backoff = None;
         let mut purged = Instant::now();
         loop {
-            let own = if self.waker.is_reliable() { WOKEN_POLL_INTERVAL } else { POLL_INTERVAL };
+            let own = ear.interval().unwrap_or(POLL_INTERVAL);
             let wait = backoff.or(self.poll_interval).unwrap_or(own);
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.waker.woken() => sleep(WAKE_PAUSE).await,
+                () = ear.woken() => sleep(WAKE_PAUSE).await,
             }
             match self.step(&mut purged).await {
                 Ok(()) => {

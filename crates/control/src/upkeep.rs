@@ -21,10 +21,11 @@ pub(crate) async fn run(shared: &Shared) -> ! {
     }
 }
 
-/// Holds usage against monthly limits, once a second.
+/// Holds usage against monthly limits, once a second, or less often while nothing is recorded.
 pub(crate) async fn run_limits(shared: &Shared) -> ! {
+    let mut looks = shared.store.looks(LIMITS_INTERVAL);
     loop {
-        sleep(LIMITS_INTERVAL).await;
+        looks.next(None).await;
         if let Err(error) = watch_limits(shared).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "monthly limits are not looked at");
         }

@@ -67,7 +67,8 @@ pub use types::{
     Account, AccountId, ApiToken, Bootstrapped, FeedEntry, KeyRecord, NewKey, NewSharedSecret, NewToken,
     Permission, Resealed, SettingChange, StoredSecret, Timestamp, TokenId, TokenStatus, TurnKey, TypeError,
 };
-pub(crate) use waker::Waker;
+pub use waker::Looks;
+pub(crate) use waker::{Ear, Waker};
 
 pub use webhooks::{
     DEAD_LIFETIME_SECS, DELIVERY_LIFETIME_SECS, Delivery, EVENTS, MAX_DELIVERIES, MAX_WEBHOOKS, NewWebhook,
@@ -75,6 +76,7 @@ pub use webhooks::{
 };
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use credentials::{MAX_TTL_SECS, TurnKeyId};
 use serde_json::json;
@@ -104,6 +106,7 @@ pub struct Store {
     keys_per_account: u32,
     /// Whoever the changes are made for.
     actor: Arc<Actor>,
+    waker: Arc<Waker>,
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +134,7 @@ impl Store {
             return Err(StoreError::Scheme { url: scheme(url) });
         };
         let actor = Arc::new(Actor::service());
-        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor })
+        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor, waker: Arc::default() })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -338,17 +341,44 @@ impl Store {
         on_backend!(self, db => db.feed_ends())
     }
 
-    /// Wakes whenever the feed may have something new, where the database says so, for as long as it is polled.
-    pub(crate) async fn listen(&self, waker: &Waker) -> ! {
+    /// Tells whoever listens with [`Store::ear`] or [`Store::looks`] that there may be something new, where the database says
+    /// so, for as long as it is polled.
+    pub(crate) async fn listen(&self) -> ! {
+        let _until_it_ends = GiveUp(&self.waker);
         match &self.backend {
-            Backend::Sqlite(_) => std::future::pending().await,
-            Backend::Postgres(db) => Box::pin(db.listen(waker)).await,
+            Backend::Sqlite(db) => Box::pin(db.listen(&self.waker)).await,
+            Backend::Postgres(db) => Box::pin(db.listen(&self.waker)).await,
         }
+    }
+
+    /// For who reads the feed.
+    pub(crate) fn ear(&self) -> Ear {
+        self.waker.ear()
+    }
+
+    /// For who looks at something else again and again, so often where changes are not told. They are while the feed is
+    /// followed, of a database that tells of all of them.
+    pub fn looks(&self, interval: Duration) -> Looks {
+        let ear = match &self.backend {
+            Backend::Sqlite(_) => Some(self.ear()),
+            // It tells of the feed alone.
+            Backend::Postgres(_) => None,
+        };
+        Looks::new(ear, interval)
     }
 
     /// Forgets the denials that are no longer needed at `now` (unix seconds); says how many.
     pub async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
         on_backend_for_long!(self, db => db.purge_denials(now))
+    }
+}
+
+/// Nobody is told any more.
+struct GiveUp<'a>(&'a Waker);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
 }
 

@@ -25,6 +25,8 @@ macro_rules! now_micros {
     };
 }
 
+mod listen;
+
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
 #[allow(clippy::duplicate_mod)]
@@ -33,7 +35,7 @@ mod sql;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
@@ -68,6 +70,8 @@ type Transaction = sqlx::Transaction<'static, Db>;
 pub(super) struct Database {
     write: SqlitePool,
     read: SqlitePool,
+    /// What is written ahead: every change is there before it is anywhere else.
+    log: PathBuf,
 }
 
 impl Database {
@@ -84,7 +88,9 @@ impl Database {
         let write = connect_for_writing(options.clone()).await.map_err(database_error)?;
         migrate(path, &write).await?;
         let read = connect(options, READ_CONNECTIONS).await.map_err(database_error)?;
-        Ok(Self { write, read })
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(Self { write, read, log: log.into() })
     }
 
     pub(super) async fn close(&self) {
@@ -153,6 +159,8 @@ async fn connect(options: SqliteConnectOptions, connections: u32) -> Result<Sqli
         .max_connections(connections)
         .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A file does not go away like a server, and asking costs as much as most questions.
+        .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_with(options)

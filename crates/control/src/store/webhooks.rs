@@ -242,6 +242,11 @@ impl Store {
         on_backend!(self, db => db.webhooks_due(Timestamp::now()))
     }
 
+    /// When the next delivery is due, if any waits.
+    pub(crate) async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
+        on_backend!(self, db => db.next_delivery())
+    }
+
     /// Up to `limit` deliveries of a webhook that are due, the longest waiting first. Nobody else is given them before
     /// `until`.
     pub(crate) async fn claim_deliveries(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::base64;
 use crate::control::Shared;
@@ -47,13 +47,18 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> ! {
         served: String::new(),
         failing: HashSet::new(),
     };
-    let mut polls = interval(POLL_INTERVAL);
-    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = shared.store.looks(POLL_INTERVAL);
+    let mut due = None;
     loop {
         tokio::select! {
             // However many attempts end.
             biased;
-            _ = polls.tick() => courier.hear().await,
+            () = looks.next(due) => {
+                courier.hear().await;
+                if looks.are_told() {
+                    due = courier.next_due().await;
+                }
+            }
             Some(done) = courier.attempts.join_next_with_id() => courier.note(done),
         }
         if let Err(error) = courier.take_on().await {
@@ -88,6 +93,13 @@ impl Courier {
                 }
             }
         }
+    }
+
+    /// When something is due that nobody will tell of: what waits because it has failed.
+    async fn next_due(&self) -> Option<Instant> {
+        let due = self.shared.store.next_delivery().await.ok()??;
+        let micros = due.unix_micros().saturating_sub(Timestamp::now().unix_micros());
+        Some(Instant::now() + Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     }
 
     fn note(&mut self, done: Result<(Id, bool), JoinError>) {

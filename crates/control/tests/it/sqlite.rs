@@ -2,12 +2,18 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use control::store::Store;
+use control::{Feed, News};
+use credentials::{CredentialId, Denial, Keyring};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
+use self::suite::server::now;
 use crate::open_error;
 
 // Compiled once for each database.
@@ -119,4 +125,57 @@ async fn a_damaged_store_says_its_fault_once() {
     place.execute("DELETE FROM _sqlx_migrations").await;
     let text = open_error(&place.url()).await;
     assert_eq!(text.matches("table accounts already exists").count(), 1, "{text}");
+}
+
+/// With an hour between two looks, only what the system says can be heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_changes_is_heard_at_once() {
+    let (place, here) = store().await;
+    let elsewhere = Store::open(&place.url()).await.unwrap();
+    let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+    let feed = Feed::new(here, keyring).polling_every(Duration::from_hours(1));
+    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let on = move |news: &News| {
+        if let News::Denied(denial) = news {
+            said.send(*denial).unwrap();
+        }
+    };
+    feed.subscribe(on).await.unwrap();
+    let following = tokio::spawn(async move { feed.run().await });
+    for n in 0..100 {
+        let (id, until) = (CredentialId::from_bytes([n; 16]), now() + 1_000);
+        elsewhere.revoke(id, until).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(30), heard.recv()).await;
+        assert_eq!(next.expect("it is told"), Some(Denial::Credential { id, until }));
+    }
+    following.abort();
+}
+
+/// Who looks again and again does so while changes are made, and hardly otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_looks_where_nothing_changes() {
+    let (place, here) = store().await;
+    let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+    let feed = Feed::new(here.clone(), keyring);
+    let following = tokio::spawn(async move { feed.run().await });
+    let mut looks = here.looks(Duration::from_millis(10));
+    let patience = Duration::from_secs(30);
+    let told = async {
+        while !looks.are_told() {
+            looks.next(None).await;
+        }
+        // What was said until now.
+        while tokio::time::timeout(Duration::from_secs(1), looks.next(None)).await.is_ok() {}
+    };
+    tokio::time::timeout(patience, told).await.expect("it is told, and then nothing more");
+    let by = Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    tokio::time::timeout(Duration::from_secs(5), looks.next(by)).await.expect("something is due");
+    place.execute("PRAGMA user_version = 7").await;
+    tokio::time::timeout(Duration::from_secs(5), looks.next(None))
+        .await
+        .expect("another process has written");
+    following.abort();
+    assert!(following.await.is_err());
+    assert!(!looks.are_told(), "nobody listens any more");
+    tokio::time::timeout(Duration::from_secs(5), looks.next(None)).await.expect("so it is looked");
 }

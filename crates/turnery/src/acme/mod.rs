@@ -146,16 +146,18 @@ impl Acme {
     }
 
     async fn give_answers(&self) -> ! {
+        let mut looks = self.store.looks(POLL);
         loop {
             if let Err(error) = self.show_answers().await {
                 tracing::debug!("answers to ACME authorities: {error:#}");
             }
-            sleep(POLL).await;
+            looks.next(None).await;
         }
     }
 
     async fn keep_certificate(&self) -> ! {
         let mut is_failing = false;
+        let mut looks = self.store.looks(POLL);
         loop {
             match self.look().await {
                 Ok(()) => is_failing = false,
@@ -166,7 +168,7 @@ impl Acme {
                     is_failing = true;
                 }
             }
-            sleep(POLL).await;
+            looks.next(None).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -10,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use turn::Transport;
 
 use crate::fixture::{
-    Key, LONG, Minted, Server, SharedSecret, TOKEN, finish, keys_path, revoke_path, secrets_path, start,
-    turnery,
+    Key, LONG, LOOPBACK, Minted, Server, SharedSecret, TOKEN, finish, keys_path, known, revoke_path,
+    secrets_path, start, start_command, turnery,
 };
 
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -274,6 +275,28 @@ fn a_key_deleted_by_another_process() {
         let output = finish(turnery(&["key", "delete", &key.uid, "--data-dir", dir.to_str().unwrap()]));
         assert!(output.status.success(), "{output:?}");
     });
+}
+
+/// The same where the system tells nobody that a file was written to.
+#[test]
+fn a_key_deleted_by_another_process_that_nobody_tells_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = known(dir.path(), &LOOPBACK);
+    // No process in a user namespace of its own may watch files.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c"]);
+    command.arg("echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"");
+    command.arg(serve.get_program()).args(serve.get_args()).env_clear();
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let server = start_command(command);
+    let key = server.create_key();
+    let minted = server.mint(&key, 600);
+    let flow = Flow::start(&server, Way::Channel(Transport::Udp), &minted);
+    let output = finish(turnery(&["key", "delete", &key.uid, "--data-dir", dir.path().to_str().unwrap()]));
+    assert!(output.status.success(), "{output:?}");
+    flow.check_cut(now_ms(), "delete the key, untold");
+    assert!(server.log().contains("nobody tells what is new in the store"), "{}", server.log());
 }
 
 #[test]

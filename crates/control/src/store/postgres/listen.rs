@@ -12,6 +12,8 @@ use crate::store::{StoreError, Waker};
 
 /// What the tables' triggers say it on.
 const CHANNEL: &str = "turnery_feed";
+/// How often who is told looks all the same.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is tried whether notifications arrive.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,7 +27,7 @@ impl Database {
         let mut pause = MIN_PAUSE;
         loop {
             let Err(error) = self.listen_once(waker, &mut pause).await;
-            waker.set_reliable(false);
+            waker.give_up();
             tracing::debug!(error = &error as &dyn std::error::Error, "the store does not say what is new");
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
@@ -49,8 +51,7 @@ impl Database {
             timeout(PROBE_TIMEOUT, probed).await.map_err(|_| silent())??;
             *pause = MIN_PAUSE;
             if !waker.is_reliable() {
-                waker.set_reliable(true);
-                waker.wake();
+                waker.rely(LOOK_INTERVAL);
             }
             let until = Instant::now() + PROBE_INTERVAL;
             while let Ok(heard) = timeout_at(until, listener.try_recv()).await {

@@ -154,6 +154,16 @@ impl Database {
         rows.iter().map(webhook).collect()
     }
 
+    pub(in crate::store) async fn next_delivery(&self) -> Result<Option<Timestamp>, StoreError> {
+        let due: Option<i64> = sqlx::query_scalar(
+            "SELECT MIN((SELECT MIN(d.due) FROM deliveries d WHERE d.webhook = w.id AND d.due IS NOT NULL)) \
+             FROM webhooks w",
+        )
+        .fetch_one(&self.read)
+        .await?;
+        Ok(due.map(Timestamp::from_unix_micros))
+    }
+
     pub(in crate::store) async fn claim_deliveries(
         &self,
         id: &str,
