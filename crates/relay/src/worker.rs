@@ -135,6 +135,9 @@ impl Worker {
             self.epoll.wait(&mut events, self.timeout_ms())?;
             let now = self.clock.now();
             self.sessions.now_ms = now.monotonic_ms;
+            if !events.is_empty() || self.splices.len() > 0 {
+                self.reporting.stir();
+            }
             for event in &events {
                 self.ready(now, *event)?;
             }

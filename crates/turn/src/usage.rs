@@ -14,8 +14,8 @@ use crate::auth::Authenticated;
 use crate::server::{EndReason, Output, Server};
 use crate::{ConnectionId, FiveTuple, RelayId, Time};
 
-/// How long nothing is said of an allocation that has relayed nothing, in milliseconds.
-const QUIET_MS: u64 = 20_000;
+/// How long nothing is said of an allocation that stays as it is, in milliseconds.
+const QUIET_MS: u64 = 240_000;
 
 /// What names a session, an allocation from its beginning to its end and wherever it moves: 128 random bits, so that no
 /// other worker, start or node has the same.
@@ -46,6 +46,14 @@ pub struct Usage {
     pub ingress: Traffic,
     /// To the client.
     pub egress: Traffic,
+}
+
+impl Usage {
+    /// All totals together: it changes with any of them, for they only grow.
+    fn sum(self) -> u64 {
+        let Self { ingress, egress } = self;
+        [ingress.packets, ingress.bytes, egress.packets, egress.bytes].into_iter().fold(0, u64::wrapping_add)
+    }
 }
 
 /// What of a session never changes.
@@ -125,16 +133,24 @@ impl Ending {
 pub(crate) struct Tally {
     pub(crate) session: Arc<Session>,
     usage: Usage,
-    reported: Usage,
-    /// When, in monotonic milliseconds.
+    /// What the totals came to when they were reported last, all of them together.
+    reported: u64,
+    /// When that was, and when it was to expire, in monotonic milliseconds.
     reported_ms: u64,
+    reported_expiry_ms: u64,
     sequence: u64,
 }
 
 impl Tally {
     pub(crate) fn new(session: Session) -> Self {
-        let session = Arc::new(session);
-        Self { session, usage: Usage::default(), reported: Usage::default(), reported_ms: 0, sequence: 0 }
+        Self {
+            session: Arc::new(session),
+            usage: Usage::default(),
+            reported: 0,
+            reported_ms: 0,
+            reported_expiry_ms: 0,
+            sequence: 0,
+        }
     }
 
     /// A message of this many bytes from the client is relayed.
@@ -149,20 +165,31 @@ impl Tally {
         self.usage.egress.add(1, bytes as u64);
     }
 
-    fn is_due(&self, now_ms: u64) -> bool {
-        self.sequence == 0
-            || self.usage != self.reported
-            || now_ms.saturating_sub(self.reported_ms) >= QUIET_MS
+    /// Whether anything was relayed since the last report, or there was none.
+    fn is_new(&self) -> bool {
+        self.sequence == 0 || self.usage.sum() != self.reported
     }
 }
 
 impl Allocation {
+    /// Whether there is something to say of it. Of one that has relayed nothing there is `thoroughly`: that it was
+    /// refreshed, or lives.
+    fn is_due(&self, now_ms: u64, thoroughly: bool) -> bool {
+        let tally = &self.tally;
+        let is_old = || {
+            tally.reported_expiry_ms != self.expires_ms
+                || now_ms.saturating_sub(tally.reported_ms) >= QUIET_MS
+        };
+        tally.is_new() || (thoroughly && is_old())
+    }
+
     /// What there is to say of it now.
     pub(crate) fn report(&mut self, now: Time, ended: Option<EndReason>) -> Box<Report> {
         let relayed = self.relayed();
         let tally = &mut self.tally;
         tally.sequence += 1;
-        (tally.reported, tally.reported_ms) = (tally.usage, now.monotonic_ms);
+        (tally.reported, tally.reported_ms) = (tally.usage.sum(), now.monotonic_ms);
+        tally.reported_expiry_ms = self.expires_ms;
         let left_ms = self.expires_ms.saturating_sub(now.monotonic_ms);
         Box::new(Report {
             session: Arc::clone(&tally.session),
@@ -202,14 +229,15 @@ impl Server {
     }
 
     /// Goes on through the table of allocations, at most so many places of it, and queues a report
-    /// ([`Output::Report`]) of each that is new, has relayed something since its last, or was last reported 20 seconds
-    /// ago. Whether the end of the table was reached: then the next call begins anew.
-    pub fn report(&mut self, now: Time, places: usize) -> bool {
+    /// ([`Output::Report`]) of each that is new or has relayed something since its last; `thoroughly` also of each that
+    /// was refreshed since, or was last reported four minutes ago. Whether the end of the table was reached: then the
+    /// next call begins anew.
+    pub fn report(&mut self, now: Time, places: usize, thoroughly: bool) -> bool {
         let (first, end) = (self.report_from, self.allocations.places());
         let next = first.saturating_add(places).min(end);
         for place in first..next {
             let Some(allocation) = self.allocations.at_place(place) else { continue };
-            if allocation.tally.is_due(now.monotonic_ms) {
+            if allocation.is_due(now.monotonic_ms, thoroughly) {
                 self.outputs.push_back(Output::Report(allocation.report(now, None)));
             }
         }

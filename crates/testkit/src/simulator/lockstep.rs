@@ -518,12 +518,12 @@ impl Lockstep {
     /// A worker goes through its allocations, or through some of them, to report them.
     fn have_reported(&mut self, now: Time, worker: usize) -> Result<(), String> {
         if self.dice.permille(500) {
-            self.server(worker).report(now, 2);
+            self.server(worker).report(now, 2, false);
             return self.take_outputs(now, worker, None, Due::default());
         }
         // To the end, and once more from the beginning.
         for _ in 0..2 {
-            if !self.server(worker).report(now, usize::MAX) {
+            if !self.server(worker).report(now, usize::MAX, true) {
                 return Err("reports end before the table does".to_owned());
             }
             self.take_outputs(now, worker, None, Due::default())?;

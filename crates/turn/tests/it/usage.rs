@@ -15,8 +15,12 @@ fn usage(ingress: (u64, u64), egress: (u64, u64)) -> Usage {
 
 /// What the server has to say of a whole walk.
 fn reports(fixture: &mut Fixture) -> Vec<Report> {
+    walk(fixture, true)
+}
+
+fn walk(fixture: &mut Fixture, thoroughly: bool) -> Vec<Report> {
     let now = fixture.now();
-    assert!(fixture.server.report(now, usize::MAX));
+    assert!(fixture.server.report(now, usize::MAX, thoroughly));
     fixture.drain();
     std::mem::take(&mut fixture.reports)
 }
@@ -84,19 +88,29 @@ fn a_report_is_made_of_what_is_new_and_of_the_quiet_now_and_then() {
     let mut fixture = Fixture::new();
     let credential = fixture.mint(3_600);
     fixture.allocate(alice(), &credential);
-    assert_eq!(reports(&mut fixture).len(), 1, "it is new");
-    fixture.now_ms += 19_999;
+    assert_eq!(walk(&mut fixture, false).len(), 1, "it is new");
+    fixture.now_ms += 239_999;
     assert_eq!(reports(&mut fixture), []);
     fixture.now_ms += 1;
+    assert_eq!(walk(&mut fixture, false), []);
     assert_eq!(reports(&mut fixture).len(), 1, "it lives");
     fixture.permit(alice(), &credential, &[PEER]);
     assert_eq!(reports(&mut fixture), [], "requests are not counted");
     fixture.hear(PEER, b"x");
-    let said = reports(&mut fixture);
+    let said = walk(&mut fixture, false);
     assert_eq!((said.len(), said[0].sequence, said[0].ended), (1, 3, None));
+    fixture.now_ms += 1_000;
+    fixture.refresh(alice(), &credential, 600);
+    assert_eq!(walk(&mut fixture, false), []);
+    let said = reports(&mut fixture);
+    assert_eq!(
+        (said.len(), said[0].expires_unix_ms),
+        (1, fixture.now().unix_ms + 600_000),
+        "it lives longer"
+    );
     fixture.refresh(alice(), &credential, 0);
     let said = std::mem::take(&mut fixture.reports);
-    assert_eq!((said.len(), said[0].sequence, said[0].ended), (1, 4, Some(EndReason::Deleted)));
+    assert_eq!((said.len(), said[0].sequence, said[0].ended), (1, 5, Some(EndReason::Deleted)));
     assert_eq!(reports(&mut fixture), []);
 }
 
@@ -109,7 +123,7 @@ fn a_walk_goes_on_where_the_last_one_paused() {
     }
     let now = fixture.now();
     let mut rounds = 1;
-    while !fixture.server.report(now, 2) {
+    while !fixture.server.report(now, 2, false) {
         rounds += 1;
         fixture.drain();
         assert!(fixture.reports.len() <= 2 * rounds);
@@ -133,7 +147,7 @@ fn a_session_and_its_totals_move_with_the_allocation() {
     carry(&mut b, &mut a);
     carry(&mut a, &mut b);
     assert_eq!(reports(&mut b), [], "nothing is new");
-    b.now_ms += 20_000;
+    b.now_ms += 240_000;
     let after = reports(&mut b).remove(0);
     assert_eq!((after.session, after.usage, after.sequence), (before.session, before.usage, 2));
     assert_eq!(reports(&mut a), []);

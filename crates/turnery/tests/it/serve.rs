@@ -196,3 +196,29 @@ fn limits_hold_over_all_workers_and_are_given_back() {
     assert_eq!(client.recv(LONG).unwrap(), Some((peer, vec![1; 1_000])));
     assert_eq!(client.recv(std::time::Duration::from_millis(200)).unwrap(), None, "dropped, not delayed");
 }
+
+#[test]
+fn a_server_that_nobody_uses_hardly_wakes() {
+    let server = start();
+    let mut client = server.client(Transport::Udp, &server.mint(&server.create_key(), 600));
+    client.allocate().unwrap();
+    let threads = format!("/proc/{}/task", server.child.0.id());
+    let switches = || -> u64 {
+        let of_thread = |thread: fs::DirEntry| -> u64 {
+            // A thread may just have ended.
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.map_or(0, |count| count.trim().parse().unwrap())
+        };
+        fs::read_dir(&threads).unwrap().map(|thread| of_thread(thread.unwrap())).sum()
+    };
+    // What was begun with the start and the allocation comes to its end.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let before = switches();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let count = switches().saturating_sub(before);
+    // About seven a second; looking for changes would make it eighty.
+    assert!(count < 180, "{count} times in six seconds");
+    let (_, log) = server.end();
+    assert!(!log.contains("nobody tells"), "{log}");
+}
