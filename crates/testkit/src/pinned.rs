@@ -4,25 +4,36 @@ use std::io::{self, Error};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A program that will run on this core only, started through taskset (of util-linux), without input and output.
-pub fn command(program: &Path, core: usize) -> Command {
+/// A program that will run on this core only, or on those of a list such as `0-1`, started through taskset (of util-linux), without input and output.
+pub fn command(program: &Path, cores: impl std::fmt::Display) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["--cpu-list", &core.to_string()]).arg(program);
+    command.args(["--cpu-list", &cores.to_string()]).arg(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
-/// Lets a process that runs already, with all its threads, go on on this core only.
+/// Lets a process that runs already, with all its threads, go on on this core only, or on those of such a list.
 ///
 /// # Errors
 /// When taskset (of util-linux) is not there, or cannot do it.
-pub fn pin(pid: u32, core: usize) -> io::Result<()> {
+pub fn pin(pid: u32, cores: impl std::fmt::Display) -> io::Result<()> {
     let status = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", &core.to_string(), &pid.to_string()])
+        .args(["--all-tasks", "--cpu-list", "--pid", &cores.to_string(), &pid.to_string()])
         .stdout(Stdio::null())
         .status()?;
-    let failed = || Error::other(format!("taskset could not pin process {pid} to core {core}"));
+    let failed = || Error::other(format!("taskset could not pin process {pid} to core {cores}"));
     status.success().then_some(()).ok_or_else(failed)
+}
+
+/// Lets a process that runs already, with all its threads and those that it starts, go before all others (`SCHED_FIFO`), or
+/// not any more; whether the system allows it. Through chrt, of util-linux.
+pub fn put_first(pid: u32, first: bool) -> bool {
+    let policy = if first { ["--fifo", "1"] } else { ["--other", "0"] };
+    let [policy, priority] = policy;
+    let mut command = Command::new("chrt");
+    command.args(["--all-tasks", policy, "--pid", priority, &pid.to_string()]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// Nanoseconds of CPU time that all threads of a process have taken so far, by the scheduler's own accounting.

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -42,6 +43,14 @@ pub(crate) fn widen(socket: &UdpSocket) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has the system say of what comes to a socket when it came.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn time_arrivals(socket: &UdpSocket) -> anyhow::Result<()> {
+    Ok(setsockopt(socket, sockopt::ReceiveTimestampns, &true)?)
+}
+
 /// A socket that is handed trains.
 ///
 /// # Errors
@@ -59,6 +68,8 @@ pub(crate) struct Received {
     pub(crate) from: SocketAddrV4,
     /// At which address of this machine.
     pub(crate) to: Ipv4Addr,
+    /// When it came, since 1970, where the system says so.
+    pub(crate) at: Option<Duration>,
     length: usize,
     /// The size of each packet but the last, which may be shorter.
     pub(crate) segment: usize,
@@ -103,7 +114,8 @@ impl Batch {
         for message in messages {
             let Some(from) = message.address.map(SocketAddrV4::from) else { continue };
             let length = message.bytes;
-            let mut train = Received { from, to: Ipv4Addr::UNSPECIFIED, length, segment: length.max(1) };
+            let (to, segment) = (Ipv4Addr::UNSPECIFIED, length.max(1));
+            let mut train = Received { from, to, at: None, length, segment };
             for control in message.cmsgs()? {
                 match control {
                     ControlMessageOwned::Ipv4PacketInfo(info) => {
@@ -112,6 +124,7 @@ impl Batch {
                     ControlMessageOwned::UdpGroSegments(size) => {
                         train.segment = usize::try_from(size)?.clamp(1, length.max(1));
                     }
+                    ControlMessageOwned::ScmTimestampns(at) => train.at = Some(at.into()),
                     _ => {}
                 }
             }
@@ -131,7 +144,10 @@ impl Batch {
 
 /// Few enough that making them costs less than a system call.
 fn fresh_headers() -> MultiHeaders<SockaddrIn> {
-    MultiHeaders::preallocate(BATCH, Some(cmsg_space!(nix::libc::in_pktinfo, nix::libc::c_int)))
+    MultiHeaders::preallocate(
+        BATCH,
+        Some(cmsg_space!(nix::libc::in_pktinfo, nix::libc::c_int, nix::libc::timespec)),
+    )
 }
 
 /// How many packets of this size one message carries at most.

@@ -3,7 +3,7 @@
 
 use std::io::IoSlice;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
@@ -19,6 +19,7 @@ use crate::subject::Server;
 
 const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
 const PORTS: usize = 1 << 16;
+const READING: Duration = Duration::from_millis(5);
 
 /// Where something is sent from, and what it expects.
 #[derive(Debug)]
@@ -63,15 +64,20 @@ struct Ends {
     /// Ends that have a burst to send.
     ready: Vec<usize>,
     tally: Tally,
-    /// What stamps count from.
-    epoch: Instant,
+    /// What stamps count from, since 1970: the system's clock, by which it also says when a packet came.
+    epoch: Duration,
     /// How long packets took that were stamped within this time.
     delays: Option<(std::ops::Range<u64>, Histogram<u64>)>,
 }
 
 impl Ends {
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.stamp(since_1970())
+    }
+
+    /// A moment as a stamp.
+    fn stamp(&self, at: Duration) -> u64 {
+        u64::try_from(at.saturating_sub(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// One packet arrives at an end; `tag` is none when it is not what it should be.
@@ -161,7 +167,7 @@ impl Load {
         }
         let tally = Tally::begin();
         let ends =
-            Ends { all, burst: case.burst, ready: Vec::new(), tally, epoch: Instant::now(), delays: None };
+            Ends { all, burst: case.burst, ready: Vec::new(), tally, epoch: since_1970(), delays: None };
         let share = (window as usize / case.clients).max(case.burst);
         Ok(Self {
             ends,
@@ -197,38 +203,57 @@ impl Load {
         Ok(sample)
     }
 
-    /// Sends this many packets a second, both directions together, each at its moment; says how long they took.
+    /// Sends this many packets a second, both directions together, each at its moment; says how long they took until the
+    /// system had them for their receiver. Between any two looks at a socket what is due is sent.
     pub(crate) fn run_at(&mut self, rate: u64, server: &Server, pace: Pace) -> anyhow::Result<Sample> {
+        if let Front::Datagrams { socket, .. } = &self.front {
+            datagrams::time_arrivals(socket)?;
+        }
+        if let Some(peer) = &self.peer {
+            datagrams::time_arrivals(peer)?;
+        }
         let mut stretch = Stretch::begin(pace);
         self.ends.tally = Tally::begin();
-        let (begun, nanos) = (self.ends.now_ns(), |time: std::time::Duration| time.as_nanos());
-        let counted = begun + u64::try_from(nanos(pace.warm))?..u64::MAX;
-        self.ends.delays = Some((counted, histogram()?));
-        let mut late = histogram()?;
-        let mut sent = 0_u64;
+        let begun_ns = self.ends.now_ns();
+        // Reading what has been taken so far, at the end of the warm time, makes the load itself late.
+        let counted = begun_ns + u64::try_from((pace.warm + READING).as_nanos())?..u64::MAX;
+        self.ends.delays = Some((counted.clone(), histogram()?));
+        let mut due = Due { rate, begun_ns, counted_ns: counted.start, sent: 0, late: histogram()? };
         let mut sample = loop {
-            self.turn(false)?;
+            let before = self.ends.tally.received + self.ends.tally.wrong;
+            self.send_due(&mut due)?;
+            self.receive_at_clients()?;
+            self.send_due(&mut due)?;
+            self.receive_at_peer()?;
+            let found = self.ends.tally.received + self.ends.tally.wrong > before;
+            self.ends.tally.looked(Instant::now(), found);
             if let Some(sample) = stretch.over(self.ends.tally.last_look(), &self.ends.tally, server)? {
                 break sample;
-            }
-            let now_ns = self.ends.now_ns();
-            loop {
-                let due_ns = begun + sent * 1_000_000_000 / rate;
-                if due_ns > now_ns {
-                    break;
-                }
-                let end = usize::try_from(sent)? % self.ends.all.len();
-                self.send(end, 1, due_ns)?;
-                late.saturating_record(self.ends.now_ns() - due_ns);
-                sent += 1;
             }
         };
         self.drain(pace)?;
         sample.close(&self.ends.tally);
         if let Some((_, delays)) = &self.ends.delays {
-            sample.latency = Some(latency(delays, &late));
+            sample.latency = Some(latency(delays, &due.late));
         }
         Ok(sample)
+    }
+
+    /// Sends what should have gone by now.
+    fn send_due(&mut self, due: &mut Due) -> anyhow::Result<()> {
+        let now_ns = self.ends.now_ns();
+        loop {
+            let due_ns = due.begun_ns + due.sent * 1_000_000_000 / due.rate;
+            if due_ns > now_ns {
+                return Ok(());
+            }
+            let end = usize::try_from(due.sent)? % self.ends.all.len();
+            if due_ns >= due.counted_ns {
+                due.late.saturating_record(self.ends.now_ns().saturating_sub(due_ns));
+            }
+            self.send(end, 1, due_ns)?;
+            due.sent += 1;
+        }
     }
 
     /// Nothing comes: what is missing is given up, and as much sent again.
@@ -295,6 +320,7 @@ impl Load {
                 batch.receive(socket)?;
                 let now_ns = ends.now_ns();
                 for (train, bytes) in batch.trains() {
+                    let now_ns = train.at.map_or(now_ns, |at| ends.stamp(at));
                     let end = callers::index(train.to) * step;
                     for packet in bytes.chunks(train.segment) {
                         ends.arrive(end, read_at_client(*form, *payload, packet), now_ns);
@@ -323,6 +349,7 @@ impl Load {
         batch.receive(peer)?;
         let now_ns = ends.now_ns();
         for (train, bytes) in batch.trains() {
+            let now_ns = train.at.map_or(now_ns, |at| ends.stamp(at));
             let end = of_port.get(usize::from(train.from.port())).copied().flatten();
             let end = end.map_or(usize::MAX, |end| end as usize);
             for packet in bytes.chunks(train.segment) {
@@ -364,6 +391,20 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// Packets at a fixed rate.
+struct Due {
+    rate: u64,
+    begun_ns: u64,
+    /// From when it counts how late they go.
+    counted_ns: u64,
+    sent: u64,
+    late: Histogram<u64>,
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn v4(address: SocketAddr) -> anyhow::Result<SocketAddrV4> {

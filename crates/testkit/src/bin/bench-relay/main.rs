@@ -31,6 +31,7 @@ use plan::{Line, Mode, Wishes, Written};
 use report::{Figures, Measured};
 use sample::{Pace, Sample};
 use subject::{Server, Subject};
+use testkit::pinned;
 
 /// How long idle allocations are left alone, and then watched: reports of new sessions come within 5 seconds.
 const IDLE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(6));
@@ -70,6 +71,10 @@ struct Options {
     /// Seconds that each measurement takes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=60))]
     seconds: u8,
+    /// Workers of Turnery, each with a core of its own; of more than one the load shares the cores, so that only the CPU
+    /// time for each packet means anything.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    workers: u8,
     /// One round of short measurements: whether everything works, about a minute.
     #[arg(long)]
     quick: bool,
@@ -154,7 +159,9 @@ fn main() -> anyhow::Result<()> {
     if cores < 2 {
         bail!("two cores are needed: one for the server, one for the load");
     }
-    testkit::pinned::pin(std::process::id(), 1)?;
+    if options.workers == 1 {
+        pinned::pin(std::process::id(), 1)?;
+    }
     raise_open_files()?;
     let lines = plan(&options).into_iter().map(|line| measure_in_turns(&options, line));
     let lines = lines.collect::<anyhow::Result<Vec<_>>>()?;
@@ -224,7 +231,8 @@ fn measure_in_turns(options: &Options, line: Line) -> anyhow::Result<Measured> {
 
 fn measure(options: &Options, subject: Subject, line: &Line) -> anyhow::Result<Sample> {
     let challenges = line.mode == Mode::Allocations;
-    let server = Server::start(subject, line.transport, &options.turnery, challenges)?;
+    let server =
+        Server::start(subject, line.transport, (&options.turnery, options.workers.into()), challenges)?;
     let measured = match (options.smoke, options.quick) {
         (true, _) => Duration::from_millis(50),
         (false, true) => Duration::from_millis(500),
@@ -246,7 +254,17 @@ fn measure(options: &Options, subject: Subject, line: &Line) -> anyhow::Result<S
         }
         Mode::FixedRate => {
             let mut load = Load::start(&server, line.mode, line.case, options.window)?;
-            load.run_at(line.rate.context("a fixed rate")?, &server, pace)
+            // Whatever else the machine does would make packets wait for milliseconds.
+            let go_first = |first| server.put_first(first) && pinned::put_first(std::process::id(), first);
+            let alone = !options.smoke && options.workers == 1;
+            if alone && !go_first(true) {
+                eprintln!("this system lets nobody go first: others' work makes packets late");
+            }
+            let measured = load.run_at(line.rate.context("a fixed rate")?, &server, pace);
+            if alone {
+                go_first(false);
+            }
+            measured
         }
         Mode::ChannelData | Mode::Indications | Mode::RelayToRelay | Mode::Binding => {
             Load::start(&server, line.mode, line.case, options.window)?.run(&server, pace)

@@ -70,6 +70,8 @@ pub(crate) struct Outcome {
     met: bool,
     /// The load was the limit: the ratio is that of CPU times, turned round.
     by_cpu: bool,
+    /// The load was late by itself: nothing is said of the server, and nothing is met.
+    unsound: bool,
 }
 
 impl Measured {
@@ -101,7 +103,11 @@ impl Outcome {
                 target.measure.of(a) / target.measure.of(b)
             }
         });
-        Self::new(target, ratios.collect(), by_cpu)
+        let of_server = |sample: &Sample| sample.latency.as_ref().is_none_or(Latency::is_sound);
+        let mut rounds = turnery.rounds.iter().chain(&other.rounds);
+        let unsound = target.measure == Measure::P99 && !rounds.all(of_server);
+        let outcome = Self::new(target, ratios.collect(), by_cpu);
+        Self { unsound, met: outcome.met && !unsound, ..outcome }
     }
 
     fn new(target: Target, values: Vec<f64>, by_cpu: bool) -> Self {
@@ -110,7 +116,7 @@ impl Outcome {
         let value = median(values.into_iter());
         let met =
             if target.measure.more_is_better() { value >= target.wanted } else { value <= target.wanted };
-        Self { target, value, min, max, met, by_cpu }
+        Self { target, value, min, max, met, by_cpu, unsound: false }
     }
 
     fn tell(&self, colours: bool) -> String {
@@ -125,7 +131,11 @@ impl Outcome {
         let name = measure.name();
         match against {
             Some(other) => {
-                let how = if self.by_cpu { " (by CPU: the load was busy)" } else { "" };
+                let how = match (self.by_cpu, self.unsound) {
+                    (true, _) => " (by CPU: the load was busy)",
+                    (_, true) => " (worth nothing: the load itself was late)",
+                    _ => "",
+                };
                 let body = format!("{value:.2}× ({min:.2} to {max:.2}), target {sign} {wanted:.2}×");
                 format!("  {name} of {other}: {body}: {verdict}{how}")
             }
@@ -170,8 +180,11 @@ fn figures(mode: Mode, figures: &Figures) -> String {
             let latency = |of: fn(&Latency) -> f64| {
                 figures.median_of(|sample| sample.latency.as_ref().map_or(f64::NAN, of))
             };
+            let is_unsound =
+                |sample: &Sample| sample.latency.as_ref().is_some_and(|latency| !latency.is_sound());
+            let note = if figures.rounds.iter().any(is_unsound) { " (too late)" } else { "" };
             format!(
-                "p50 {:>7.1} µs, p99 {:>7.1} µs, p99.9 {:>7.1} µs, {:>6.2} µs CPU; sent late (p99) {:.1} µs",
+                "p50 {:>7.1} µs, p99 {:>7.1} µs, p99.9 {:>7.1} µs, {:>6.2} µs CPU; sent late (p99) {:.1} µs{note}",
                 latency(|latency| latency.p50_us),
                 latency(|latency| latency.p99_us),
                 latency(|latency| latency.p99_9_us),

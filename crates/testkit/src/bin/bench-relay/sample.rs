@@ -49,7 +49,7 @@ pub(crate) struct Sample {
 }
 
 #[expect(clippy::struct_field_names, reason = "a unit comes last")]
-/// Microseconds from when a packet should have been sent to when its receiver had it.
+/// Microseconds from when a packet should have been sent to when the system had it for its receiver.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Latency {
     pub(crate) p50_us: f64,
@@ -58,6 +58,13 @@ pub(crate) struct Latency {
     pub(crate) max_us: f64,
     /// How late the load itself sent, which is within the figures above.
     pub(crate) sent_late_p99_us: f64,
+}
+
+impl Latency {
+    /// Whether it is the server that was measured, and not the load.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.sent_late_p99_us <= self.p99_us / 2.0
+    }
 }
 
 /// What idle allocations take.

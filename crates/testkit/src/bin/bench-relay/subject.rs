@@ -1,4 +1,4 @@
-//! The servers that can be measured, each on core 0 and with one relay thread.
+//! The servers that can be measured, each on core 0 and with one relay thread, but for a Turnery that is given more.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -62,7 +62,7 @@ impl Server {
     pub(crate) fn start(
         subject: Subject,
         transport: Transport,
-        turnery: &Path,
+        (turnery, workers): (&Path, usize),
         challenges: bool,
     ) -> anyhow::Result<Self> {
         // Taken and let go: nobody else is after ports on this machine while it measures.
@@ -71,7 +71,7 @@ impl Server {
         let directory = Directory(std::env::temp_dir().join(format!("bench-relay-{}", std::process::id())));
         std::fs::create_dir_all(&directory.0)?;
         let (child, username, password) = match subject {
-            Subject::Turnery => start_turnery(turnery, &directory.0, at, api)?,
+            Subject::Turnery => start_turnery((turnery, workers), &directory.0, at, api)?,
             Subject::Coturn => start_coturn(&directory.0, at)?,
             Subject::Floor => start_floor(at, challenges)?,
         };
@@ -123,6 +123,11 @@ impl Server {
         Ok(pinned::cpu_ns(self.child.id())?)
     }
 
+    /// Lets it go before all others, or not any more; whether the system allows it.
+    pub(crate) fn put_first(&self, first: bool) -> bool {
+        pinned::put_first(self.child.id(), first)
+    }
+
     /// Bytes of it that are in memory.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
@@ -163,7 +168,7 @@ fn certificate_in(directory: &Path) -> anyhow::Result<[PathBuf; 2]> {
 }
 
 fn start_turnery(
-    binary: &Path,
+    (binary, workers): (&Path, usize),
     directory: &Path,
     at: Listener,
     api: SocketAddr,
@@ -182,9 +187,17 @@ fn start_turnery(
     };
     let credential = keyring.mint(&claims)?;
     let listener = format!("{}://{}", at.transport.label(), at.address);
-    let mut command = pinned::command(binary, 0);
+    let mut command = pinned::command(binary, format!("0-{}", workers - 1));
     command
-        .args(["serve", "--workers", "1", "--relay-address", "127.0.0.1", "--allow-peer", "127.0.0.0/8"])
+        .args([
+            "serve",
+            "--workers",
+            &workers.to_string(),
+            "--relay-address",
+            "127.0.0.1",
+            "--allow-peer",
+            "127.0.0.0/8",
+        ])
         .arg("--data-dir")
         .arg(directory)
         .args(["--api-listen", &api.to_string(), "--turn-listen", &listener]);
