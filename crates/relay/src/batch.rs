@@ -31,7 +31,7 @@ const MAX_SEGMENT: usize = 1_452;
 const MAX_OUTGOING: usize = 4_096;
 
 /// Where a packet is in the buffers, and the room it has around it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Place {
     /// Where its room begins, its first byte is, and its room ends.
     base: usize,
@@ -43,6 +43,19 @@ pub(crate) struct Place {
 impl Place {
     fn is_roomy(self) -> bool {
         self.start - self.base >= HEADROOM && self.limit - self.start >= self.length + TAILROOM
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.length
+    }
+
+    /// Its first `length` bytes and those behind them, without room around them unless the first are all.
+    pub(crate) fn split(self, length: usize) -> Option<(Self, Self)> {
+        let cut = self.start + length;
+        let rest = self.length.checked_sub(length)?;
+        let behind = Self { base: cut, start: cut, limit: cut + rest, length: rest };
+        let front = Self { base: self.start, start: self.start, limit: cut, length };
+        Some((if rest == 0 { self } else { front }, behind))
     }
 
     /// Where its bytes are.
@@ -153,16 +166,18 @@ impl Batch {
         self.claim(place.length, behind)
     }
 
-    /// Copies a frame of a stream into a free slot. `None` when it is too long or no slot is free.
-    pub(crate) fn put(&mut self, frame: &[u8]) -> Option<Place> {
-        if self.used == SLOTS || frame.len() > PAYLOAD {
+    /// Copies what a stream brought into a free slot, as much of it as fits, which is a frame at least. `None` when no
+    /// slot is free.
+    pub(crate) fn put(&mut self, read: &[u8]) -> Option<Place> {
+        if self.used == SLOTS {
             return None;
         }
         let base = self.used * STRIDE;
         let start = base + HEADROOM;
-        self.memory.get_mut(start..start + frame.len())?.copy_from_slice(frame);
+        let length = read.len().min(PAYLOAD);
+        self.memory.get_mut(start..start + length)?.copy_from_slice(read.get(..length)?);
         self.used += 1;
-        Some(Place { base, start, limit: base + STRIDE, length: frame.len() })
+        Some(Place { base, start, limit: base + STRIDE, length })
     }
 
     /// Room for the longest packet, to be written and then claimed. There is none unless the batch is not crowded.

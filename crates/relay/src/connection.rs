@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use turn::Client;
 
 use crate::config::Takes;
-use crate::link::{Link, Written, is_transient};
+use crate::link::{Frames, Link, Written, is_transient};
 use crate::splice::CHUNK;
 use crate::tls::{MAX_RECORD, Records};
 
@@ -96,9 +96,14 @@ impl Connection {
         }
     }
 
-    /// Sends a whole frame, or queues what the system does not take, within `limit` bytes.
-    pub(crate) fn write(&mut self, frame: &[u8], limit: usize, records: &mut Records) -> io::Result<Written> {
-        self.link.write(frame, limit, records)
+    /// Sends whole frames, or queues what the system does not take, within `limit` bytes.
+    pub(crate) fn write(
+        &mut self,
+        frames: Frames<'_>,
+        limit: usize,
+        records: &mut Records,
+    ) -> io::Result<Written> {
+        self.link.write(frames, limit, records)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes of one TCP connection, as they are or within TLS; never waiting.
 
 use std::io::{self, Read, Write};
+use std::iter;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -30,6 +31,30 @@ pub(crate) enum Written {
     Waits,
     /// The other side has not read enough of what was sent before; they are lost, all of them.
     Dropped,
+}
+
+/// Frames that go to one connection together, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frames<'f> {
+    pub(crate) bytes: &'f [u8],
+    /// Where the frames that others follow end.
+    pub(crate) cuts: &'f [usize],
+}
+
+impl<'f> Frames<'f> {
+    pub(crate) fn one(bytes: &'f [u8]) -> Self {
+        Self { bytes, cuts: &[] }
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.cuts.len() + 1
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'f [u8]> {
+        let starts = iter::once(0).chain(self.cuts.iter().copied());
+        let ends = self.cuts.iter().copied().chain(iter::once(self.bytes.len()));
+        starts.zip(ends).map(move |(start, end)| self.bytes.get(start..end).unwrap_or_default())
+    }
 }
 
 pub(crate) fn is_transient(error: &io::Error) -> bool {
@@ -124,16 +149,23 @@ impl Link {
         Ok(Some(opened.content))
     }
 
-    /// Sends bytes, all or none, and queues what the system does not take, within `limit` bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8], limit: usize, records: &mut Records) -> io::Result<Written> {
-        let sealed = if self.is_secured() { Session::sealed(bytes.len()) } else { bytes.len() };
+    /// Sends frames in one call, all or none, and queues what the system does not take, within `limit` bytes. Within TLS
+    /// each is a record of its own: some clients take a record for a message.
+    pub(crate) fn write(
+        &mut self,
+        frames: Frames<'_>,
+        limit: usize,
+        records: &mut Records,
+    ) -> io::Result<Written> {
+        let length = frames.bytes.len();
+        let sealed = if self.is_secured() { Session::sealed(length, frames.count()) } else { length };
         if self.is_waiting() && self.waiting() + sealed > limit {
             return Ok(Written::Dropped);
         }
         let bytes = match &mut self.tls {
-            None => bytes,
+            None => frames.bytes,
             Some(tls) => {
-                let length = tls.seal(bytes, &mut records.outgoing)?;
+                let length = tls.seal(frames, &mut records.outgoing)?;
                 records.outgoing.get(..length).unwrap_or_default()
             }
         };
@@ -151,7 +183,7 @@ impl Link {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let Some(tls) = &mut self.tls else { return self.stream.write(bytes) };
-        let length = tls.seal(bytes, &mut records.outgoing)?;
+        let length = tls.seal(Frames::one(bytes), &mut records.outgoing)?;
         self.send(records.outgoing.get(..length).unwrap_or_default())?;
         Ok(bytes.len())
     }

@@ -9,6 +9,8 @@ use rustls::ServerConfig;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
+use crate::link::Frames;
+
 /// The longest record, its header included. RFC 5246 §6.2.3: 2^14 bytes and at most 2,048 of encryption.
 pub(crate) const MAX_RECORD: usize = 5 + (1 << 14) + 2_048;
 /// What a handshake message and the records before it may take up. A ClientHello with a post-quantum key share and a
@@ -197,18 +199,21 @@ impl Session {
         rest.len() <= if self.is_open { MAX_RECORD } else { MAX_HANDSHAKE }
     }
 
-    /// The most that `length` bytes can become in records.
-    pub(crate) fn sealed(length: usize) -> usize {
-        length + length.div_ceil(MAX_CONTENT) * RECORD_OVERHEAD
+    /// The most that `length` bytes in so many frames can become in records.
+    pub(crate) fn sealed(length: usize, frames: usize) -> usize {
+        length + (length / MAX_CONTENT + frames) * RECORD_OVERHEAD
     }
 
-    /// Seals bytes in records; how long those are.
+    /// Seals frames, each in records of its own; how long those are.
     ///
     /// # Errors
     /// When the session is not open, or its keys are used up.
-    pub(crate) fn seal(&mut self, bytes: &[u8], records: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn seal(&mut self, frames: Frames<'_>, records: &mut [u8]) -> io::Result<usize> {
         self.write(records, |state, room| match state {
-            ConnectionState::WriteTraffic(mut traffic) => traffic.encrypt(bytes, room).ok(),
+            ConnectionState::WriteTraffic(mut traffic) => frames.iter().try_fold(0, |length, frame| {
+                let room = room.get_mut(length..).unwrap_or_default();
+                traffic.encrypt(frame, room).ok().map(|count| length + count)
+            }),
             _ => None,
         })
     }

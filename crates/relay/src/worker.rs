@@ -21,6 +21,7 @@ use crate::batch::{Batch, Place};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dtls::{Gate, Sessions};
+use crate::link::Frames;
 use crate::mailbox::{Colleagues, Inbox, Letter};
 use crate::reports::Outbox;
 use crate::splice::{Side, Splices};
@@ -33,7 +34,7 @@ pub(crate) use moves::Move;
 pub(crate) use token::Token;
 
 use crowd::Crowd;
-use framed::{HANDSHAKES_PER_ROUND, write_frame};
+use framed::{HANDSHAKES_PER_ROUND, Run, write_frames};
 use tcp::Passage;
 use usage::Reporting;
 
@@ -73,6 +74,7 @@ pub(crate) struct Worker {
     batch: Batch,
     stream_buffer: Box<[u8]>,
     records: Records,
+    run: Run,
     /// Steps of handshakes that may still be taken in this round.
     handshakes_left: u32,
     epoll: Epoll,
@@ -114,6 +116,7 @@ impl Worker {
             batch: Batch::new(),
             stream_buffer: vec![0; STREAM_BUFFER].into(),
             records: Records::new(),
+            run: Run::new(),
             handshakes_left: HANDSHAKES_PER_ROUND,
             epoll,
             clock,
@@ -418,15 +421,7 @@ impl Worker {
                 self.batch.send(listener.raw_fd(), range, client.five_tuple.client, source);
             }
             Transport::Dtls => self.send_in_record(client, range),
-            Transport::Tcp | Transport::Tls => {
-                if self.connections.of_client(client).is_none() {
-                    let home = Connections::home_of(client);
-                    return self.send_to_foreign_client(home, client, self.batch.bytes(range));
-                }
-                let Self { server, connections, records, batch, epoll, broken, counters, .. } = self;
-                let to = (&*server, connections, &*epoll);
-                write_frame(client, batch.bytes(range), to, records, broken, counters);
-            }
+            Transport::Tcp | Transport::Tls => self.send_in_run(client, range),
         }
     }
 
@@ -441,6 +436,7 @@ impl Worker {
     fn flush(&mut self) {
         // Before the answers leave: whoever has one finds its effect counted.
         self.counters.allocations.set(self.server.allocation_count() as u64);
+        self.end_run();
         let failed = self.batch.flush();
         self.counters.send_failures.add(failed as u64);
     }
@@ -469,7 +465,8 @@ impl Worker {
                         self.count(reply);
                     }
                     let Self { server, connections, records, epoll, broken, counters, .. } = self;
-                    write_frame(&client, &message, (server, connections, epoll), records, broken, counters);
+                    let frames = Frames::one(&message);
+                    write_frames(&client, frames, (server, connections, epoll), records, broken, counters);
                 }
                 Output::Disconnect { connection, reason } => {
                     self.splices.close(connection);

@@ -1,15 +1,18 @@
 //! What a worker does for clients on streams: their bytes are cut into frames, and frames are written to them.
 
 use std::mem;
+use std::ops::Range;
 
+use stun::Kind;
 use stun::framing::{self, Frame};
-use turn::{Client, Command, Server, Time};
+use turn::{Client, Command, MAX_REPLY, Server, Time};
 
 use super::Worker;
 use super::tcp::Read;
+use crate::batch::Place;
 use crate::connection::Connection;
 use crate::counters::Counters;
-use crate::link::Written;
+use crate::link::{Frames, Written};
 use crate::stream::{Connections, Front, Refused};
 use crate::sys::{Epoll, Interest};
 use crate::tls::Records;
@@ -103,15 +106,17 @@ impl Worker {
             return Read::Gone;
         };
         let mut completed = false;
+        // What of `rest` lies in a slot.
+        let mut placed = Place::default();
         loop {
             match framing::next(rest) {
                 Ok(Frame::Complete { length }) => {
-                    let Some((frame, behind)) = rest.split_at_checked(length) else { return Read::Broken };
+                    let Some((_, behind)) = rest.split_at_checked(length) else { return Read::Broken };
                     completed = true;
-                    if self.batch.is_full() {
-                        self.flush();
-                    }
-                    let Some(place) = self.batch.put(frame) else { return Read::Broken };
+                    let Some((place, after)) = self.place_frame(placed, rest, length) else {
+                        return Read::Broken;
+                    };
+                    placed = after;
                     if let Some(connection) = self.connections.entry(id) {
                         connection.heard_ms = now.monotonic_ms;
                     }
@@ -135,6 +140,25 @@ impl Worker {
         }
     }
 
+    /// Where the first frame of what was read, which is `length` long, lies in the buffers, and what lies behind it. As
+    /// much as a slot holds is put there at once, and the frames are where they are, as the packets of a train.
+    fn place_frame(&mut self, placed: Place, read: &[u8], length: usize) -> Option<(Place, Place)> {
+        let whole = if placed.len() >= length {
+            self.make_room();
+            placed
+        } else {
+            if self.batch.is_full() {
+                self.flush();
+            }
+            self.make_room();
+            self.batch.put(read)?
+        };
+        let (place, behind) = whole.split(length)?;
+        // ChannelData only shrinks; a request's answer may need more room than the frames behind leave it.
+        let is_data = Kind::of(self.batch.peek(place)) == Kind::ChannelData;
+        Some((if is_data { place } else { self.batch.with_room(place, MAX_REPLY) }, behind))
+    }
+
     pub(super) fn close_connections(&mut self, now: Time) {
         let server = &self.server;
         while let Some(id) =
@@ -153,10 +177,72 @@ impl Worker {
     }
 }
 
-/// Sends a whole frame to a client on a stream, or queues it, or loses it.
-pub(super) fn write_frame(
+/// Most frames, and bytes of them, that are written together.
+const MAX_RUN: usize = 64;
+const MAX_RUN_BYTES: usize = 1 << 16;
+
+/// Frames for one client on a stream that came one after the other: they are written in one call.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Whose they are, unless there are none.
+    client: Option<Client>,
+    bytes: Vec<u8>,
+    /// Where the frames that others follow end.
+    cuts: Vec<usize>,
+}
+
+impl Run {
+    pub(super) fn new() -> Self {
+        Self { client: None, bytes: Vec::with_capacity(MAX_RUN_BYTES), cuts: Vec::with_capacity(MAX_RUN) }
+    }
+
+    fn takes(&self, client: &Client, length: usize) -> bool {
+        let has_room = self.cuts.len() + 1 < MAX_RUN && self.bytes.len() + length <= MAX_RUN_BYTES;
+        has_room && self.client.as_ref() == Some(client)
+    }
+}
+
+impl Worker {
+    /// Sends a frame to a client on a stream, together with what follows for the same one.
+    pub(super) fn send_in_run(&mut self, client: &Client, range: Range<usize>) {
+        if !self.run.takes(client, range.len()) {
+            self.end_run();
+        }
+        if let Some(end) = self.run.client.map(|_| self.run.bytes.len()) {
+            self.run.cuts.push(end);
+            return self.run.bytes.extend_from_slice(self.batch.bytes(range));
+        }
+        let Some((_, connection)) = self.connections.of_client(client) else {
+            let home = Connections::home_of(client);
+            return self.send_to_foreign_client(home, client, self.batch.bytes(range));
+        };
+        // What has to wait does so, or is lost, frame by frame.
+        let alone = connection.link.is_waiting() || range.len() > MAX_RUN_BYTES;
+        let Self { connections, batch, run, server, records, epoll, broken, counters, .. } = self;
+        let frame = batch.bytes(range);
+        if alone {
+            let to = (&*server, connections, &*epoll);
+            return write_frames(client, Frames::one(frame), to, records, broken, counters);
+        }
+        run.client = Some(*client);
+        run.bytes.extend_from_slice(frame);
+    }
+
+    /// Writes the frames that were gathered.
+    pub(super) fn end_run(&mut self) {
+        let Self { connections, run, server, records, epoll, broken, counters, .. } = self;
+        let Some(client) = run.client.take() else { return };
+        let frames = Frames { bytes: &run.bytes, cuts: &run.cuts };
+        write_frames(&client, frames, (&*server, connections, &*epoll), records, broken, counters);
+        run.bytes.clear();
+        run.cuts.clear();
+    }
+}
+
+/// Sends whole frames to a client on a stream, or queues them, or loses them.
+pub(super) fn write_frames(
     client: &Client,
-    frame: &[u8],
+    frames: Frames<'_>,
     (server, connections, epoll): (&Server, &mut Connections, &Epoll),
     records: &mut Records,
     broken: &mut Vec<usize>,
@@ -164,7 +250,7 @@ pub(super) fn write_frame(
 ) {
     let limit = connections.limits.outbound_bytes;
     let Some((id, connection)) = connections.of_client(client) else { return };
-    match connection.write(frame, limit, records) {
+    match connection.write(frames, limit, records) {
         Ok(Written::Sent) => {}
         // A stranger who does not read is not worth a buffer.
         Ok(Written::Waits | Written::Dropped) if !server.has_allocation(&client.five_tuple) => {
@@ -176,7 +262,7 @@ pub(super) fn write_frame(
                 broken.push(id);
             }
         }
-        Ok(Written::Dropped) => counters.send_failures.add(1),
+        Ok(Written::Dropped) => counters.send_failures.add(frames.count() as u64),
         Err(_) => broken.push(id),
     }
 }

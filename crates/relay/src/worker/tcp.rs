@@ -9,7 +9,7 @@ use std::ops::Range;
 use turn::{ConnectFailed, ConnectionId, FiveTuple, RelayId, Time, Transport, WorkerId};
 
 use super::{ACCEPT_PAUSE_MS, Token, Worker};
-use crate::link::Link;
+use crate::link::{Frames, Link};
 use crate::mailbox::Letter;
 use crate::splice::{Moved, Progress, Room, Side};
 use crate::sys::Event;
@@ -153,15 +153,17 @@ impl Worker {
         bytes: &[u8],
         request: usize,
     ) -> Read {
+        self.end_run();
         // Its number may soon be another's.
         self.broken.retain(|broken| *broken != id);
         match passage {
             Passage::Bind(connection, response) => {
                 let limit = self.connections.limits.outbound_bytes;
+                let response = Frames::one(self.batch.bytes(response));
                 let written = self
                     .connections
                     .entry(id)
-                    .map(|connection| connection.write(self.batch.bytes(response), limit, &mut self.records));
+                    .map(|connection| connection.write(response, limit, &mut self.records));
                 let written = written.is_some_and(|written| written.is_ok());
                 let Some((_, link)) = self.connections.detach(id) else { return Read::Gone };
                 let data = bytes.get(request..).unwrap_or_default();

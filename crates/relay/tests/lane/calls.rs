@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use testkit::client::Family;
 
 use crate::fixture::Running;
-use crate::lanes::over_udp;
+use crate::lanes::{over_streams, over_udp};
 use crate::{alone, start, unreported};
 
 const BATCH_CALLS: [&str; 4] = ["epoll_wait", "recvmmsg", "sendmmsg", "sendmsg"];
@@ -84,6 +84,26 @@ fn packets_take_only_the_calls_of_their_batches() {
             let calls = calls_during(&running, || (0..ROUNDS).for_each(|_| lane.pass(1)));
             check(lane.name, &calls, 3 * ROUNDS * lane.sent_for(1) + 10);
         }
+    }
+}
+
+#[test]
+fn a_burst_of_a_client_on_a_stream_takes_one_call_in_and_one_out() {
+    let _alone = alone();
+    let running = start();
+    for stream in over_streams(&running) {
+        let mut stream = stream;
+        let calls = calls_during(&running, || (0..ROUNDS).for_each(|_| stream.reach_client(BURST)));
+        println!("{} to the client: {} packets, {calls:?}", stream.name, ROUNDS * BURST);
+        let count = |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<usize>();
+        assert_eq!(count(&["sendto", "write", "writev", "sendmsg", "sendmmsg"]), ROUNDS, "{calls:?}");
+        assert!(calls["recvmmsg"] <= ROUNDS && calls.len() <= 3, "{}: {calls:?}", stream.name);
+        let calls = calls_during(&running, || (0..ROUNDS).for_each(|_| stream.reach_peer(BURST)));
+        println!("{} from the client: {} packets, {calls:?}", stream.name, ROUNDS * BURST);
+        let count = |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<usize>();
+        assert_eq!(count(&["sendmmsg", "sendmsg"]), ROUNDS, "{}: {calls:?}", stream.name);
+        assert_eq!(count(&["recvfrom", "read", "readv", "recvmsg"]), ROUNDS, "{calls:?}");
+        assert!(calls.len() <= 3, "{}: {calls:?}", stream.name);
     }
 }
 

@@ -6,7 +6,7 @@ use testkit::client::{BlockingClient, Family};
 use testkit::sys::CountingHeap;
 
 use crate::fixture::{LONG, Running, peer};
-use crate::lanes::over_udp;
+use crate::lanes::{over_streams, over_udp};
 use crate::{alone, start, unreported};
 
 const BURST: usize = 32;
@@ -70,5 +70,27 @@ fn no_packet_over_tcp_costs_a_heap_allocation_and_a_record_costs_one() {
                 "{name}, with a channel: {with_channel}: {calls} for {ROUNDS} there and back"
             );
         }
+    }
+}
+
+#[test]
+fn no_burst_over_tcp_costs_a_heap_allocation_and_a_record_costs_one() {
+    let _alone = alone();
+    let running = start();
+    // A record for each frame to the client; the client's frames came in one.
+    for (mut stream, most) in over_streams(&running).into_iter().zip([0, 2 * ROUNDS * (BURST + 1)]) {
+        let mut pass = |rounds| {
+            for _ in 0..rounds {
+                stream.reach_client(BURST);
+                stream.reach_peer(BURST);
+            }
+        };
+        pass(WARM_UP);
+        let calls = heap_calls(&running, || pass(ROUNDS));
+        assert!(
+            calls <= most as u64,
+            "{}: {calls} for {ROUNDS} bursts of {BURST} there and back",
+            stream.name
+        );
     }
 }

@@ -1,8 +1,11 @@
 //! The ways that a packet can take through a worker, each with somebody at both ends.
 
+use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
-use stun::{AttributeType as A, Class, MessageWriter, Method, TransactionId, channel_data};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+use stun::{AttributeType as A, ChannelNumber, Class, MessageWriter, Method, TransactionId, channel_data};
 use testkit::client::{BlockingClient, Family};
 
 use crate::fixture::{LONG, Running, peer};
@@ -104,4 +107,51 @@ pub(crate) fn over_udp(running: &Running, family: Family) -> Vec<Lane> {
         dropped("ChannelData without a channel", unbound),
         dropped("something else", vec![0xFF; 160]),
     ]
+}
+
+/// A client on a stream, with a channel to a peer.
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    client: BlockingClient,
+    channel: ChannelNumber,
+    peer: UdpSocket,
+    relayed: SocketAddr,
+}
+
+impl Stream {
+    /// Sends equal datagrams from the peer, which arrive together, and waits for them at the client.
+    pub(crate) fn reach_client(&mut self, count: usize) {
+        let bytes = vec![7; count * 160];
+        let to: SockaddrStorage = self.relayed.into();
+        let (pieces, cut) = ([IoSlice::new(&bytes)], [ControlMessage::UdpGsoSegments(&160)]);
+        let sent = sendmsg(self.peer.as_raw_fd(), &pieces, &cut, MsgFlags::empty(), Some(&to)).unwrap();
+        assert_eq!(sent, bytes.len());
+        for _ in 0..count {
+            let (_, data) = self.client.recv(LONG).unwrap().unwrap();
+            assert_eq!(data, [7; 160]);
+        }
+    }
+
+    /// Writes frames with one call, and waits for their payload at the peer.
+    pub(crate) fn reach_peer(&mut self, count: usize) {
+        let frame = [&channel_data::header(self.channel, 160)[..], &[8; 160]].concat();
+        self.client.send_raw(&frame.repeat(count)).unwrap();
+        for _ in 0..count {
+            let mut buffer = [0; 200];
+            let (length, _) = self.peer.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], [8; 160]);
+        }
+    }
+}
+
+/// A client over TCP, on listener 2, and one over TLS, on listener 3.
+pub(crate) fn over_streams(running: &Running) -> [Stream; 2] {
+    [(2, "TCP"), (3, "TLS")].map(|(listener, name)| {
+        let peer = peer("127.0.0.1:0");
+        let to = peer.local_addr().unwrap();
+        let mut client = running.connect(listener, &running.credential(600));
+        let relayed = client.allocate().unwrap();
+        let channel = client.channel_bind(to).unwrap();
+        Stream { name, client, channel, peer, relayed }
+    })
 }
