@@ -57,6 +57,20 @@ fn rfc8656_7_2_the_relayed_address_is_of_the_family_asked_for() {
 }
 
 #[test]
+fn a_port_is_found_among_those_of_other_programs() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    fixture.sockets.in_use = (50_000..50_008).collect();
+    for _ in 0..100 {
+        assert!(fixture.allocate(alice(), &credential).port() >= 50_008);
+        assert_eq!(code(&fixture.refresh(alice(), &credential, 0)), 0);
+    }
+    fixture.sockets.in_use = (50_000..50_010).collect();
+    assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, udp)), 508);
+    assert_eq!(fixture.ports.taken(), 0);
+}
+
+#[test]
 fn rfc8656_7_2_lifetimes_are_clamped_and_end_with_the_credential() {
     for (ttl, asked, granted) in [
         (7_200, None, 600),

@@ -86,6 +86,8 @@ pub(crate) struct Sockets {
     /// Those of TCP.
     pub(crate) listening: BTreeSet<u32>,
     pub(crate) failure: Option<OpenError>,
+    /// Those of other programs.
+    pub(crate) in_use: BTreeSet<u16>,
 }
 
 impl Sockets {
@@ -98,6 +100,9 @@ impl RelaySockets for Sockets {
     fn open(&mut self, local: SocketAddr) -> Result<RelayId, OpenError> {
         if let Some(failure) = self.failure {
             return Err(failure);
+        }
+        if self.in_use.contains(&local.port()) {
+            return Err(OpenError::InUse);
         }
         assert!(!self.open.values().any(|held| *held == local), "{local} is opened twice");
         let id = (0..1_000).find(|id| !self.open.contains_key(id)).unwrap();
