@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use zeroize::ZeroizeOnDrop;
 
 use crate::{FiveTuple, Time, Transport};
 
@@ -22,13 +21,15 @@ const MAC_LEN: usize = 14;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Makes and checks nonces; the same for all workers of a process. RFC 8489 §9.2.
-#[derive(Clone, ZeroizeOnDrop)]
-pub struct NonceKey([u8; 32]);
+///
+/// Kept as a MAC with the key taken in, which is half of a nonce's work. It overwrites itself when dropped.
+#[derive(Clone)]
+pub struct NonceKey(Hmac<Sha256>);
 
 impl NonceKey {
     /// A key of 32 random bytes. RFC 8489 §9.2.
     pub fn new(random: [u8; 32]) -> Self {
-        Self(random)
+        Self(Hmac::new_from_slice(&random).expect("HMAC takes a key of any length"))
     }
 
     /// Secret numbers for another purpose, which tell nothing about the key.
@@ -43,7 +44,7 @@ impl NonceKey {
 
     /// Another key, for another purpose.
     pub(crate) fn derive_key(&self, purpose: &[u8]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        let mut mac = self.0.clone();
         // A nonce's MAC begins with a time stamp of four bytes and a zero or a one; this does not.
         mac.update(&[0xFF; STAMP_LEN + 1]);
         mac.update(purpose);
@@ -85,7 +86,7 @@ impl NonceKey {
     }
 
     fn nonce(&self, stamp: [u8; STAMP_LEN], client: &FiveTuple) -> [u8; LEN] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        let mut mac = self.0.clone();
         mac.update(&stamp);
         mac.update(&[match client.transport {
             Transport::Udp => 0,
