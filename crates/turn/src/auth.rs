@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use credentials::{
-    CredentialId, CustomIdentifier, DenySet, Issued, Keyring, Opened, SharedSecret, Subject, TimeLimited,
-    TurnKeyId,
+    CredentialId, CustomIdentifier, DenySet, Issued, Keyring, SharedSecret, Subject, TimeLimited, TurnKeyId,
 };
 use stun::{AttributeType, Integrity, IntegrityAlgorithm, LongTermKey, Message, Method, PasswordAlgorithm};
 
 use crate::shared_secrets::{MAX_TRIED_BYTES, Payer, SecretRef, SharedSecrets, blocks};
+use crate::verified::{Sealed, Verified};
 use crate::{DropReason, FiveTuple, NonceKey, Refusal, Time};
 
 /// A request whose integrity is verified, and whose credential is neither expired nor denied.
@@ -50,7 +50,8 @@ impl From<Refusal> for Unproven {
 
 /// Whose username it is, as far as the username says.
 enum User<'m> {
-    Sealed(Opened),
+    /// With the key, if a request was signed with it lately.
+    Sealed(Sealed, Option<LongTermKey>),
     TimeLimited(TimeLimited<'m>),
 }
 
@@ -68,7 +69,11 @@ impl Check<'_> {
     /// The key that this password makes, if the request was signed with it.
     fn verify(&self, password: &[u8]) -> Option<LongTermKey> {
         let key = LongTermKey::with_algorithm(self.algorithm, self.username, self.realm, password);
-        (self.message.integrity_by(self.integrity, &key) == Integrity::Verified).then_some(key)
+        self.is_signed_with(&key).then_some(key)
+    }
+
+    fn is_signed_with(&self, key: &LongTermKey) -> bool {
+        self.message.integrity_by(self.integrity, key) == Integrity::Verified
     }
 }
 
@@ -115,6 +120,7 @@ pub(crate) fn nonce_holder(method: Method, client: FiveTuple) -> FiveTuple {
 /// What authentication is checked against.
 pub(crate) struct Authority<'s> {
     pub(crate) keyring: &'s Keyring,
+    pub(crate) verified: &'s mut Verified,
     pub(crate) shared_secrets: &'s mut SharedSecrets,
     /// The one that the client's live allocation was made with: tried first, and mostly the only one.
     pub(crate) known_secret: Option<SecretRef>,
@@ -148,19 +154,18 @@ impl Authority<'_> {
         };
         let (algorithm, response) = self.password_algorithm(message)?;
         // RFC 8489 §9.2.4: an unknown username is 401. Nobody is known in another realm.
-        let user = self.user(username).ok_or(Refusal::UnknownUsername)?;
+        let user = self.user(username, algorithm).ok_or(Refusal::UnknownUsername)?;
         if realm != self.realm.as_bytes() {
             return Err(Refusal::UnknownUsername.into());
         }
-        let is_for = |client: &FiveTuple| {
-            self.nonces.accepts(nonce, now, client, self.offers_algorithms, self.nonce_lifetime_secs)
-        };
+        let (nonces, offers, lifetime_secs) = (self.nonces, self.offers_algorithms, self.nonce_lifetime_secs);
+        let is_for = |client: &FiveTuple| nonces.accepts(nonce, now, client, offers, lifetime_secs);
         let accepts =
             || is_for(client) || (is_about_connections(message.method()) && is_for(&client.any_port()));
         // RFC 8489 §9.2.4: integrity that does not verify is 401.
         let check = Check { message, username, realm, algorithm, integrity };
         let (authenticated, has_nonce) = match user {
-            User::Sealed(opened) => (self.verify_sealed(opened, check, response)?, accepts()),
+            User::Sealed(sealed, key) => (self.verify_sealed((sealed, key), check, response)?, accepts()),
             User::TimeLimited(user) => {
                 // Asked before, it says who pays; the answer still judges it last.
                 let has_nonce = accepts();
@@ -187,32 +192,41 @@ impl Authority<'_> {
         Ok(authenticated)
     }
 
-    fn user<'m>(&self, username: &'m [u8]) -> Option<User<'m>> {
+    fn user<'m>(&self, username: &'m [u8], algorithm: PasswordAlgorithm) -> Option<User<'m>> {
+        if let Some((sealed, key)) = self.verified.find(username, algorithm) {
+            return Some(User::Sealed(sealed.clone(), Some(key.clone())));
+        }
         match self.keyring.open(username) {
-            Ok(opened) => Some(User::Sealed(opened)),
+            Ok(opened) => Some(User::Sealed(opened.into(), None)),
             Err(_) if self.shared_secrets.is_empty() => None,
             Err(_) => TimeLimited::parse(username).map(User::TimeLimited),
         }
     }
 
     fn verify_sealed(
-        &self,
-        opened: Opened,
+        &mut self,
+        (sealed, known): (Sealed, Option<LongTermKey>),
         check: Check<'_>,
         response: IntegrityAlgorithm,
     ) -> Result<Authenticated, Refusal> {
-        let password = self.keyring.password(check.username).map_err(|_| Refusal::UnknownUsername)?;
-        let key = check.verify(password.as_bytes()).ok_or(Refusal::WrongPassword)?;
-        let Opened { claims, id } = opened;
+        let key = if let Some(key) = known {
+            Some(key).filter(|key| check.is_signed_with(key)).ok_or(Refusal::WrongPassword)?
+        } else {
+            let password = self.keyring.password(check.username).map_err(|_| Refusal::UnknownUsername)?;
+            let key = check.verify(password.as_bytes()).ok_or(Refusal::WrongPassword)?;
+            self.verified.remember(check.username, check.algorithm, &sealed, &key);
+            key
+        };
+        let Sealed { credential, turn_key, issued, custom_identifier, expires_at } = sealed;
         Ok(Authenticated {
             key,
             response,
-            credential: id,
-            turn_key: claims.key,
-            issued: Some(claims.issued()),
+            credential,
+            turn_key,
+            issued: Some(issued),
             shared_secret: None,
-            expires_at: claims.expires_at(),
-            custom_identifier: claims.custom_identifier,
+            expires_at,
+            custom_identifier,
         })
     }
 

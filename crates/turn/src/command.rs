@@ -7,6 +7,7 @@ use credentials::{Denial, DenySetFull, Keyring, SharedSecret, TurnKeyId};
 use crate::quota::AllocationLimits;
 use crate::redirect::{AlternateServer, Redirection};
 use crate::server::{EndReason, Server};
+use crate::verified::Verified;
 use crate::{Ending, FiveTuple, KeyLimits, PeerPolicy, Time};
 
 /// How many TURN keys may have limits of their own.
@@ -96,7 +97,11 @@ impl Server {
                 }
                 self.denials.insert(denial, now.unix_secs())?;
             }
-            Command::Keyring(keyring) => self.shared.keyring = keyring,
+            Command::Keyring(keyring) => {
+                self.shared.keyring = keyring;
+                // What another keyring opened this one may not.
+                self.verified = Verified::default();
+            }
             Command::SharedSecrets { key, secrets } => {
                 self.shared_secrets.set(key, secrets);
                 for id in self.allocations.without_secret(key, &self.shared_secrets) {

@@ -48,6 +48,7 @@ mod tcp;
 mod ticket;
 mod time;
 mod usage;
+mod verified;
 
 pub use command::{Command, CommandError};
 pub use config::{Config, Limits, RelayAddress, WorkerId};

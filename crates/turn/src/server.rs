@@ -21,6 +21,7 @@ use crate::send;
 use crate::shared_secrets::SharedSecrets;
 use crate::ticket::TicketKey;
 use crate::usage::Endings;
+use crate::verified::Verified;
 use crate::{
     Client, Config, FiveTuple, KeyLimits, MAX_REPLY, Packet, Refusal, RelayId, RelaySockets, Reply, Shared,
     Time, WorkerId,
@@ -43,6 +44,7 @@ pub struct Server {
     /// Keys whose credentials are refused for now; at most 65,536.
     pub(crate) suspended: BTreeSet<TurnKeyId>,
     pub(crate) shared_secrets: SharedSecrets,
+    pub(crate) verified: Verified,
     pub(crate) tickets: TicketKey,
     pub(crate) departed: Departed,
     pub(crate) denials: DenySet,
@@ -90,6 +92,7 @@ impl Server {
             key_limits: BTreeMap::new(),
             suspended: BTreeSet::new(),
             shared_secrets: SharedSecrets::default(),
+            verified: Verified::default(),
             purge_ms: 0,
             reservations_due: VecDeque::new(),
             report_from: 0,
@@ -134,6 +137,7 @@ impl Server {
         self.end_overdue(now);
         if now.monotonic_ms >= self.purge_ms {
             self.denials.purge(now.unix_secs());
+            self.verified.purge(now.unix_secs());
             self.shared.quotas.forget_full(now.monotonic_ms);
             self.purge_ms = now.after_secs(PURGE_INTERVAL_SECS);
         }
@@ -341,6 +345,7 @@ impl Server {
     fn authority(&mut self, client: &FiveTuple) -> Authority<'_> {
         Authority {
             keyring: &self.shared.keyring,
+            verified: &mut self.verified,
             known_secret: self.allocations.secret_of(client),
             shared_secrets: &mut self.shared_secrets,
             username_lifetime_secs: self.config.username_lifetime_secs,

@@ -1,6 +1,8 @@
 //! Who may ask: RFC 8489 §9.2, RFC 8656 §5.
 
-use credentials::{CustomIdentifier, Denial, IdentifierId, TurnKeyId};
+use std::sync::Arc;
+
+use credentials::{CustomIdentifier, Denial, IdentifierId, Keyring, TurnKeyId};
 use stun::{AttributeType as A, LongTermKey, Message, Method};
 use testkit::message::{self, Signature};
 use turn::{Command, DropReason, EndReason, Transport};
@@ -150,6 +152,30 @@ fn a_credential_is_refused_from_its_last_moment_on_and_its_allocation_ends() {
     assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, udp)), 401);
     fixture.timeout();
     assert_eq!((fixture.ends.clone(), fixture.ports.taken()), (vec![EndReason::Expired], 0));
+}
+
+#[test]
+fn a_credential_that_was_good_once_is_judged_each_time() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    fixture.allocate(alice(), &credential);
+    let mut wrong = fixture.signature(alice(), &credential);
+    wrong.key = LongTermKey::new(b"a", b"b", b"c");
+    let request = message::request(Method::REFRESH, fixture.dice.transaction(), |writer| wrong.sign(writer));
+    assert_eq!(fixture.give(alice(), &request).code(), 401, "another password");
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 600)), 0);
+    let another = Arc::new(Keyring::generate(NOW).unwrap());
+    fixture.command(Command::Keyring(another));
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 600)), 401, "a keyring that did not seal it");
+    fixture.command(Command::Keyring(Arc::clone(&fixture.keyring)));
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 600)), 0);
+    // More than are remembered, each of them twice.
+    let crowd: Vec<_> = (0..1_500).map(|_| fixture.mint(600)).collect();
+    for member in crowd.iter().chain(&crowd) {
+        assert_eq!(code(&fixture.refresh(alice(), member, 600)), 441, "good, but not the allocation's");
+    }
+    fixture.now_ms += 600_000;
+    assert_eq!(code(&fixture.refresh(alice(), &crowd[7], 600)), 401, "expired");
 }
 
 #[test]
