@@ -11,27 +11,46 @@ type Builder = QueryBuilder<Db>;
 
 impl Database {
     pub(in crate::store) async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageGroup>, StoreError> {
+        let places: Vec<String> = (0..query.dimensions.len()).map(|place| format!("d{place}")).collect();
         let mut sql: Builder = QueryBuilder::new("SELECT ");
-        for (place, dimension) in query.dimensions.iter().enumerate() {
-            sql.push(expression(*dimension)).push(format!(" AS d{place}, "));
+        for place in &places {
+            sql.push(place).push(", ");
         }
+        // First what there was in each span of time, then the sums of these: without a look at each row's span twice, and so
+        // that several may work at it at once.
         sql.push(
-            "CAST(COALESCE(SUM(b.egress_bytes), 0) AS BIGINT) AS egress_bytes, \
-             CAST(COALESCE(SUM(b.egress_packets), 0) AS BIGINT) AS egress_packets, \
-             CAST(COALESCE(SUM(b.ingress_bytes), 0) AS BIGINT) AS ingress_bytes, \
-             CAST(COALESCE(SUM(b.ingress_packets), 0) AS BIGINT) AS ingress_packets, \
-             CAST(COALESCE(SUM(b.sessions), 0) AS BIGINT) AS sessions, ",
+            "CAST(COALESCE(SUM(egress_bytes), 0) AS BIGINT) AS egress_bytes, \
+             CAST(COALESCE(SUM(egress_packets), 0) AS BIGINT) AS egress_packets, \
+             CAST(COALESCE(SUM(ingress_bytes), 0) AS BIGINT) AS ingress_bytes, \
+             CAST(COALESCE(SUM(ingress_packets), 0) AS BIGINT) AS ingress_packets, \
+             CAST(COALESCE(SUM(sessions), 0) AS BIGINT) AS sessions, \
+             COALESCE(CAST(SUM(live_ms) AS DOUBLE PRECISION) / (1000 * SUM(secs)), 0.0) AS concurrent \
+             FROM (SELECT ",
         );
-        sql.push(concurrent(&query.dimensions)).push(
-            " AS concurrent FROM usage_buckets b JOIN usage_series s ON s.id = b.series \
-             WHERE b.account_id = ",
+        for (dimension, place) in query.dimensions.iter().zip(&places) {
+            sql.push(expression(*dimension)).push(format!(" AS {place}, "));
+        }
+        sql.push(spans(&query.dimensions)).push(
+            "CAST(SUM(b.egress_bytes) AS BIGINT) AS egress_bytes, \
+             CAST(SUM(b.egress_packets) AS BIGINT) AS egress_packets, \
+             CAST(SUM(b.ingress_bytes) AS BIGINT) AS ingress_bytes, \
+             CAST(SUM(b.ingress_packets) AS BIGINT) AS ingress_packets, \
+             CAST(SUM(b.sessions) AS BIGINT) AS sessions, CAST(SUM(b.live_ms) AS BIGINT) AS live_ms \
+             FROM usage_buckets b",
         );
-        sql.push_bind(query.account.as_str().to_owned());
+        if needs_series(query) {
+            sql.push(" JOIN usage_series s ON s.id = b.series");
+        }
+        sql.push(" WHERE b.account_id = ").push_bind(query.account.as_str().to_owned());
         for condition in &query.conditions {
             sql.push(" AND ");
             push_condition(&mut sql, condition);
         }
-        let places: Vec<String> = (0..query.dimensions.len()).map(|place| format!("d{place}")).collect();
+        sql.push(" GROUP BY ");
+        for place in &places {
+            sql.push(place).push(", ");
+        }
+        sql.push("secs, slot) AS spans");
         if !places.is_empty() {
             sql.push(" GROUP BY ").push(places.join(", "));
         }
@@ -92,16 +111,21 @@ fn column(dimension: Dimension) -> &'static str {
     }
 }
 
-/// The time that sessions lived, over the time in which any did, in whole spans of five minutes (or one).
-fn concurrent(dimensions: &[Dimension]) -> String {
+/// The spans of time in which any sessions lived: how long each is, and its beginning. It is five minutes (or one), or longer
+/// where usage is kept so.
+fn spans(dimensions: &[Dimension]) -> String {
     let is_fine = dimensions.iter().any(|it| it.span_secs() == Some(60));
     let unit = if is_fine { 60 } else { 300 };
     format!(
-        "COALESCE(CAST(SUM(b.live_ms) AS DOUBLE PRECISION) / (1000 * ( \
-         {unit} * COUNT(DISTINCT CASE WHEN b.span = 60 THEN b.start - b.start % {unit} END) \
-         + 3600 * COUNT(DISTINCT CASE WHEN b.span = 3600 THEN b.start END) \
-         + 86400 * COUNT(DISTINCT CASE WHEN b.span = 86400 THEN b.start END))), 0.0)"
+        "CASE b.span WHEN 60 THEN {unit} ELSE b.span END AS secs, \
+         CASE b.span WHEN 60 THEN b.start - b.start % {unit} ELSE b.start END AS slot, "
     )
+}
+
+/// Whether more than times is asked for.
+fn needs_series(query: &UsageQuery) -> bool {
+    query.dimensions.iter().any(|it| it.span_secs().is_none())
+        || query.conditions.iter().any(|it| matches!(it, Condition::Values { .. }))
 }
 
 fn push_condition(sql: &mut Builder, condition: &Condition) {
