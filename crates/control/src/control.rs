@@ -1,6 +1,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -59,6 +60,9 @@ pub struct Config {
     pub https: bool,
     /// What ACME authorities are answered at the API. Nothing by default.
     pub challenges: HttpChallenges,
+    /// Nothing is minted once what is revoked was not heard for so long; half an hour by default. Not longer than that: a
+    /// deleted key is denied an hour beyond the life of what it has minted.
+    pub mint_feed_max_age: Duration,
     /// Set in dev mode only: lets the try page mint for itself, without any secret.
     pub dev: Option<Dev>,
 }
@@ -92,6 +96,7 @@ impl Config {
             about: About::default(),
             https: false,
             challenges: HttpChallenges::default(),
+            mint_feed_max_age: Duration::from_mins(30),
             dev: None,
         }
     }

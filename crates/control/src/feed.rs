@@ -22,9 +22,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Who is woken waits for a moment, for what else is about to be said.
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-const PURGE_INTERVAL: Duration = Duration::from_mins(1);
-/// An expired denial is kept a little longer, for nodes whose clocks are behind.
-const PURGE_GRACE_SECS: u64 = 300;
 const PAGE: u32 = 1_000;
 
 /// What subscribers hear.
@@ -68,7 +65,6 @@ pub struct Feed {
     heard: Arc<ArcSwapOption<Instant>>,
     /// How often the store is looked at without being woken, where that is chosen.
     poll_interval: Option<Duration>,
-    reads_only: bool,
 }
 
 #[derive(Default)]
@@ -80,6 +76,12 @@ struct State {
     /// The last order to end sessions that every subscriber has; `None`: nobody has asked yet. Earlier ones are about
     /// sessions of before.
     orders_seq: Option<i64>,
+    /// Which database that was, and how many connections had been made when it was asked.
+    history: Option<(u64, String)>,
+    /// Keys whose settings were told.
+    told: BTreeSet<TurnKeyId>,
+    /// Those that may be others in another database.
+    unsure: BTreeSet<TurnKeyId>,
     /// Keys with a shared secret that the keyring could not open, and that keyring.
     unreadable: BTreeSet<TurnKeyId>,
     tried: Option<Arc<Keyring>>,
@@ -90,14 +92,7 @@ impl Feed {
     /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
     pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
         let (state, heard) = (Arc::default(), Arc::default());
-        Self { store, keyring, state, heard, poll_interval: None, reads_only: false }
-    }
-
-    /// The same feed, which leaves it to others to forget expired denials.
-    #[must_use]
-    pub fn reading_only(mut self) -> Self {
-        self.reads_only = true;
-        self
+        Self { store, keyring, state, heard, poll_interval: None }
     }
 
     /// The same feed, looking so often at the store when it is not woken: for tests of the waking.
@@ -140,6 +135,8 @@ impl Feed {
         }
         news.iter().for_each(&mut on);
         state.subscribers.push(Box::new(on));
+        // A rule that was raised meanwhile stands behind the end now: it was left out above.
+        state.read_on(self).await.inspect_err(|_| drop(state.subscribers.pop()))?;
         self.heard.store(Some(Arc::new(begun)));
         Ok(())
     }
@@ -166,7 +163,7 @@ impl Feed {
         self.state.lock().await.denials_seq
     }
 
-    /// Follows the feed, and forgets expired denials, for as long as it is polled. A failing store is logged and
+    /// Follows the feed for as long as it is polled. A failing store is logged and
     /// asked again, less and less often.
     pub async fn run(&self) -> ! {
         tokio::select! {
@@ -179,7 +176,6 @@ impl Feed {
         let mut ear = self.store.ear();
         // Of a store that fails.
         let mut backoff = None;
-        let mut purged = Instant::now();
         loop {
             let own = ear.interval().unwrap_or(POLL_INTERVAL);
             let wait = backoff.or(self.poll_interval).unwrap_or(own);
@@ -187,7 +183,7 @@ impl Feed {
                 () = sleep(wait) => {}
                 () = ear.woken() => sleep(WAKE_PAUSE).await,
             }
-            match self.step(&mut purged).await {
+            match self.catch_up().await {
                 Ok(()) => {
                     if backoff.take().is_some() {
                         tracing::info!("the feed follows the store again");
@@ -205,22 +201,13 @@ impl Feed {
             }
         }
     }
-
-    async fn step(&self, purged: &mut Instant) -> Result<(), StoreError> {
-        self.catch_up().await?;
-        if !self.reads_only && purged.elapsed() >= PURGE_INTERVAL {
-            let now = Timestamp::now().unix_secs();
-            self.store.purge_denials(now.saturating_sub(PURGE_GRACE_SECS)).await?;
-            *purged = Instant::now();
-        }
-        Ok(())
-    }
 }
 
 impl State {
     async fn read_on(&mut self, feed: &Feed) -> Result<(), StoreError> {
         // Mostly there is nothing new, and that is one question.
         let ends = feed.store.feed_ends().await?;
+        self.look_at_history(feed).await?;
         while self.denials_seq < ends.denials {
             let page = feed.store.denials_after(self.denials_seq, PAGE).await?;
             // No await from here: a page is handed out whole or, if the caller goes away, not at all.
@@ -244,7 +231,29 @@ impl State {
             }
         }
         self.read_orders(feed, ends.orders).await?;
+        while let Some(key) = self.unsure.first().copied() {
+            let settings = self.settings(feed, key).await?;
+            self.tell(&settings);
+            self.unsure.remove(&key);
+        }
         self.read_again(feed).await
+    }
+
+    /// Begins again where another database has taken the place of the one that was read: after a failover or from a backup
+    /// its numbers may have gone back, and then on again with other entries. A new database needs new connections.
+    async fn look_at_history(&mut self, feed: &Feed) -> Result<(), StoreError> {
+        let made = feed.store.feed_connections();
+        if self.history.as_ref().is_some_and(|(seen, _)| *seen == made) {
+            return Ok(());
+        }
+        let history = feed.store.history().await?;
+        if self.history.as_ref().is_some_and(|(_, known)| *known != history) {
+            tracing::warn!("the store is another database than before; all that it denies is read again");
+            (self.denials_seq, self.settings_seq, self.orders_seq) = (0, 0, None);
+            self.unsure.extend(&self.told);
+        }
+        self.history = Some((made, history));
+        Ok(())
     }
 
     async fn read_orders(&mut self, feed: &Feed, end: i64) -> Result<(), StoreError> {
@@ -307,6 +316,11 @@ impl State {
         let stopped = record.as_ref().and_then(|record| record.stopped);
         let suspended = record.as_ref().is_some_and(|record| record.suspended) || stopped == Some(Stop::Cut);
         let refuses_new = stopped == Some(Stop::Refuse);
+        if record.is_some() {
+            self.told.insert(key);
+        } else {
+            self.told.remove(&key);
+        }
         Ok(News::Settings(KeySettings { key, shared_secrets, limits, suspended, refuses_new, record }))
     }
 }

@@ -133,7 +133,7 @@ impl Keys {
 
     /// What a key issued before this second is revoked: it issues from then on.
     pub(crate) fn issue_from(&self, uid: TurnKeyId, secs: u64) {
-        let now = Timestamp::now().unix_secs();
+        let now = self.store.now().unix_secs();
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         held.issue_from.retain(|_, from| now < *from);
         if now < secs {
@@ -144,12 +144,12 @@ impl Keys {
     /// The time of issue of what a key mints now, in unix seconds. Where this second is revoked it waits for the next:
     /// what was issued ahead of its time would outlive a revocation that comes before it.
     pub(crate) async fn time_of_issue(&self, uid: TurnKeyId) -> u64 {
-        if self.issues_from(uid) > Timestamp::now().unix_secs() {
-            let micros = Timestamp::now().unix_micros().rem_euclid(MICROS_PER_SEC);
+        if self.issues_from(uid) > self.store.now().unix_secs() {
+            let micros = self.store.now().unix_micros().rem_euclid(MICROS_PER_SEC);
             sleep(Duration::from_micros(u64::try_from(MICROS_PER_SEC - micros).unwrap_or_default())).await;
         }
         // Of another node whose clock is ahead of this one's, it may still be later.
-        self.issues_from(uid).max(Timestamp::now().unix_secs())
+        self.issues_from(uid).max(self.store.now().unix_secs())
     }
 
     fn issues_from(&self, uid: TurnKeyId) -> u64 {

@@ -9,6 +9,8 @@ use crate::store::{ANSWER_LIFETIME_SECS, DEAD_LIFETIME_SECS, StoreError, Timesta
 
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+/// An expired denial is kept a little longer, for nodes whose clocks are behind.
+const DENIAL_GRACE_SECS: u64 = 300;
 const DAY_SECS: u64 = 86_400;
 
 /// Does so for as long as it is polled. A failing store is logged and asked again.
@@ -42,6 +44,7 @@ pub(crate) async fn watch_limits(shared: &Shared) -> Result<(), StoreError> {
 
 async fn purge(shared: &Shared) -> Result<(), StoreError> {
     let now = Timestamp::now();
+    shared.store.purge_denials(now.unix_secs().saturating_sub(DENIAL_GRACE_SECS)).await?;
     shared.store.purge_audit(now.minus_secs(u64::from(shared.config.audit_days) * DAY_SECS)).await?;
     shared.store.purge_deliveries(now.minus_secs(DEAD_LIFETIME_SECS)).await?;
     shared.store.forget_nodes().await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::Store;
-use control::store::usage::Node;
+use control::store::usage::{Node, Retention};
 use control::{About, Check, Control, Dev, Feed, IceTransport, IceUrls, Metrics, Observed};
 use credentials::Keyring;
 use relay::{Bound, DtlsLimits, Listener, StreamLimits};
@@ -27,7 +27,7 @@ use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
 use crate::relaying::RelayHandle;
 use crate::trial::{self, DataDir};
-use crate::usage::Books;
+use crate::usage::{self, Books};
 
 /// How often the files of the keyring and of certificates are looked at.
 const FILES_POLL: Duration = Duration::from_secs(1);
@@ -82,6 +82,8 @@ struct Service {
     role: Role,
     store: Store,
     books: tokio::sync::Mutex<Books>,
+    /// `None` where others tidy up.
+    retention: Option<Retention>,
     api: Mutex<Option<TcpListener>>,
     /// What is told beside the API, and where.
     observed: Mutex<Option<(Observed, TcpListener)>>,
@@ -139,8 +141,7 @@ impl Service {
         let ice = ice_urls(settings, &bound);
         let node = Node::new(&settings.node_name, settings.location.clone())?;
         store.close_lost_sessions(&node).await?;
-        let retention = (settings.role == Role::All).then_some(settings.retention);
-        let books = tokio::sync::Mutex::new(Books::new(store.clone(), node, retention));
+        let books = tokio::sync::Mutex::new(Books::new(store.clone(), node));
         let relay = RelayHandle::start(bound)?;
         let trial = match api_address {
             Some(address) => trial::begin(settings, (&store, &keyring), (&ice, &data_dir), address).await?,
@@ -171,7 +172,7 @@ impl Service {
             Role::All => Some(Control::new(config, store.clone(), Arc::clone(&keyring)).await?),
             Role::Relay => None,
         };
-        let own_feed = || Feed::new(store.clone(), Arc::clone(&keyring)).reading_only();
+        let own_feed = || Feed::new(store.clone(), Arc::clone(&keyring));
         let feed = control.as_ref().map_or_else(own_feed, Control::feed);
         let to_relay = relay.clone();
         metrics.register(ProcessMetrics::new(feed.clone(), certificates.clone()));
@@ -196,6 +197,7 @@ impl Service {
             role: settings.role,
             store,
             books,
+            retention: (settings.role == Role::All).then_some(settings.retention),
             api: Mutex::new(api),
             observed: Mutex::new(metrics_listen.map(|listener| (observed, listener))),
             membership,
@@ -265,7 +267,17 @@ impl Service {
     }
 
     async fn keep_books(&self) -> ! {
-        self.books.lock().await.keep(|| self.relay.reports()).await
+        let keep = Box::pin(async { self.books.lock().await.keep(|| self.relay.reports()).await });
+        let tidy = Box::pin(async {
+            match &self.retention {
+                Some(retention) => usage::tidy(&self.store, *retention).await,
+                None => std::future::pending().await,
+            }
+        });
+        tokio::select! {
+            never = keep => never,
+            never = tidy => never,
+        }
     }
 
     /// Puts a changed keyring and changed certificates to use. What cannot be read is logged, and what is in use stays.

@@ -7,7 +7,7 @@ use control::store::usage::{
     Node, REPORTS_AT_ONCE, Retention, SessionId, SessionOrder, SessionReport, Usage,
 };
 use control::store::{Store, Timestamp};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use turn::{Ending, Report, Transport};
 
 /// How often reports are taken from the relay.
@@ -19,46 +19,29 @@ const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 pub(crate) struct Books {
     pub(crate) store: Store,
     pub(crate) node: Node,
-    /// `None` where others tidy up.
-    pub(crate) retention: Option<Retention>,
     /// What was taken from the relay and is not recorded yet. Nothing more is taken until it is: it waits there, the
     /// newest report of a session in the place of older ones.
     backlog: BTreeMap<SessionId, SessionReport>,
+    /// How many reports are recorded at once: fewer while the store does not take so many in time.
+    at_once: usize,
     failed: bool,
 }
 
 impl Books {
-    pub(crate) fn new(store: Store, node: Node, retention: Option<Retention>) -> Self {
-        Self { store, node, retention, backlog: BTreeMap::new(), failed: false }
+    pub(crate) fn new(store: Store, node: Node) -> Self {
+        Self { store, node, backlog: BTreeMap::new(), at_once: REPORTS_AT_ONCE, failed: false }
     }
 
     /// Records what `take` gives, again and again.
     pub(crate) async fn keep(&mut self, take: impl Fn() -> Vec<Report>) -> ! {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tidied = Instant::now();
         loop {
             ticks.tick().await;
             if self.backlog.is_empty() {
                 self.add(take());
             }
             self.record().await;
-            if let Some(retention) = self.retention
-                && tidied.elapsed() >= TIDY_INTERVAL
-            {
-                match self.store.tidy_usage(&retention).await {
-                    // There is more to do: soon.
-                    Ok(false) => {}
-                    Ok(true) => tidied = Instant::now(),
-                    Err(error) => {
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "old usage is not tidied up"
-                        );
-                        tidied = Instant::now();
-                    }
-                }
-            }
         }
     }
 
@@ -75,10 +58,16 @@ impl Books {
     /// Records what waits, as far as the store takes it.
     pub(crate) async fn record(&mut self) {
         while !self.backlog.is_empty() {
-            let batch: Vec<SessionReport> = self.backlog.values().take(REPORTS_AT_ONCE).cloned().collect();
+            let batch: Vec<SessionReport> = self.backlog.values().take(self.at_once).cloned().collect();
             match self.store.record_usage(&self.node, &batch).await {
-                Ok(()) => batch.iter().for_each(|report| _ = self.backlog.remove(&report.id)),
+                Ok(()) => {
+                    for report in &batch {
+                        self.backlog.remove(&report.id);
+                    }
+                    self.at_once = (self.at_once * 2).min(REPORTS_AT_ONCE);
+                }
                 Err(error) => {
+                    self.at_once = (self.at_once / 2).max(1);
                     if !self.failed {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
@@ -92,6 +81,24 @@ impl Books {
         }
         if std::mem::take(&mut self.failed) {
             tracing::info!("usage is recorded again");
+        }
+    }
+}
+
+/// Tidies old usage up, again and again. Where there is much to do, nobody waits for it.
+pub(crate) async fn tidy(store: &Store, retention: Retention) -> ! {
+    loop {
+        sleep(TIDY_INTERVAL).await;
+        loop {
+            match store.tidy_usage(&retention).await {
+                // There is more to do: soon.
+                Ok(false) => sleep(INTERVAL).await,
+                Ok(true) => break,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "old usage is not tidied up");
+                    break;
+                }
+            }
         }
     }
 }

@@ -121,6 +121,7 @@ pub(super) async fn mint(
     ttl_secs: u32,
     custom_identifier: CustomIdentifier,
 ) -> Result<(Login, Timestamp), ApiError> {
+    expect_feed(shared)?;
     let claims = Claims { key, issued_at: shared.keys.time_of_issue(key).await, ttl_secs, custom_identifier };
     let minted = shared.keyring.load().mint(&claims).map_err(|error| {
         tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "minting failed");
@@ -128,6 +129,14 @@ pub(super) async fn mint(
     })?;
     let login = Login { username: minted.username, credential: minted.password };
     Ok((login, Timestamp::from_unix_secs(minted.expires_at)))
+}
+
+/// That it is known what is revoked, or was a short while ago: the key may be deleted by now.
+pub(super) fn expect_feed(shared: &Shared) -> Result<(), ApiError> {
+    match shared.feed.age() {
+        Some(age) if age <= shared.config.mint_feed_max_age => Ok(()),
+        _ => Err(ApiError::CutOff),
+    }
 }
 
 pub(super) async fn revoke_in_path(

@@ -17,6 +17,9 @@ use crate::store::{
 /// Most characters of a TURN key's name.
 pub(crate) const MAX_NAME_CHARS: usize = 255;
 
+/// When to come back once the database did not answer: it is found again within seconds.
+const UNAVAILABLE_RETRY_SECS: u64 = 2;
+
 /// A refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ApiError {
@@ -141,6 +144,10 @@ pub(crate) enum ApiError {
     ForeignOrigin,
     /// The request did not arrive in time.
     TimedOut,
+    /// The database does not answer, or was busy with the same rows.
+    StoreUnavailable,
+    /// What is revoked was not heard for too long.
+    CutOff,
     /// Our fault; the log knows more.
     Internal,
 }
@@ -197,6 +204,8 @@ impl ApiError {
             Self::Event => (StatusCode::BAD_REQUEST, 20_048),
             Self::MonthLimitReached => (StatusCode::FORBIDDEN, 20_049),
             Self::MonthLimit { .. } => (StatusCode::BAD_REQUEST, 20_050),
+            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, 20_051),
+            Self::CutOff => (StatusCode::SERVICE_UNAVAILABLE, 20_052),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 20_500),
         }
     }
@@ -267,6 +276,13 @@ impl ApiError {
                 "Only the try page itself may ask for this, opened by address or as localhost"
             }
             Self::TimedOut => "The request took too long to arrive or to be answered",
+            Self::StoreUnavailable => {
+                "The database does not answer, and the change may or may not have been made: ask again, as the header \
+                 `Retry-After` says"
+            }
+            Self::CutOff => {
+                "This node has not heard for too long what is revoked, and mints nothing until it does: ask another"
+            }
             Self::Internal => "Internal error: the server's log says more",
             Self::BodyTooLarge
             | Self::NameTooLong
@@ -355,8 +371,13 @@ impl IntoResponse for ApiError {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Self::RateLimited { retry_after_secs } = self {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_secs));
+        let retry_after_secs = match self {
+            Self::RateLimited { retry_after_secs } => Some(retry_after_secs),
+            Self::StoreUnavailable | Self::CutOff => Some(UNAVAILABLE_RETRY_SECS),
+            _ => None,
+        };
+        if let Some(secs) = retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }
@@ -374,6 +395,10 @@ impl From<StoreError> for ApiError {
             StoreError::TooManyIdentifierRules => Self::TooManyIdentifierRules,
             // The account was deleted while its token was looked at.
             StoreError::NoSuchAccount(_) => Self::UnknownToken,
+            error @ (StoreError::Unavailable(_) | StoreError::Conflict(_)) => {
+                tracing::warn!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "the store did not answer a request");
+                Self::StoreUnavailable
+            }
             error => {
                 tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "a request failed");
                 Self::Internal

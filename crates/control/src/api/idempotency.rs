@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that creates something, sent again with the same key, is answered the same and creates
+//! `Idempotency-Key`: a request that creates something, or rolls a secret, sent again with the same key, is answered the same and creates
 //! nothing (draft-ietf-httpapi-idempotency-key-header). The answer may hold a secret that is shown once, so it is kept
 //! sealed by the keyring, in the transaction of what it tells of, for a day.
 
@@ -53,6 +53,8 @@ pub(super) struct Once<'a> {
     scope: &'a str,
     /// The hashes of the key and of what was asked; `None` where there is no key.
     hashes: Option<([u8; 32], [u8; 32])>,
+    /// What it is answered with.
+    status: StatusCode,
 }
 
 impl IdempotencyKey {
@@ -65,11 +67,16 @@ impl IdempotencyKey {
             request.update(fields.to_bytes());
             (Sha256::digest(key).into(), request.finalize().into())
         });
-        Once { shared, scope: caller.token_id(), hashes }
+        Once { shared, scope: caller.token_id(), hashes, status: StatusCode::CREATED }
     }
 }
 
 impl Once<'_> {
+    /// The same, answered with 200: it changes something that is there.
+    pub(super) fn with_ok(self) -> Self {
+        Self { status: StatusCode::OK, ..self }
+    }
+
     /// The answer that was given before, if one was.
     pub(super) async fn before(&self) -> Result<Option<Response>, ApiError> {
         let Some((key_hash, request_hash)) = &self.hashes else { return Ok(None) };
@@ -82,7 +89,7 @@ impl Once<'_> {
             tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "a kept answer cannot be opened");
             ApiError::Internal
         })?;
-        let mut response = created(Bytes::copy_from_slice(&body));
+        let mut response = json(self.status, Bytes::copy_from_slice(&body));
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         Ok(Some(response))
     }
@@ -109,8 +116,7 @@ fn context(scope: &str, key_hash: &[u8; 32]) -> Vec<u8> {
     [scope.as_bytes(), b" ", key_hash].concat()
 }
 
-/// A 201 with this JSON.
-fn created(body: Bytes) -> Response {
+fn json(status: StatusCode, body: Bytes) -> Response {
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (StatusCode::CREATED, json, body).into_response()
+    (status, json, body).into_response()
 }

@@ -10,9 +10,10 @@ use crate::api::ApiError;
 use crate::api::auth::AtKey;
 use crate::api::body::Fields;
 use crate::api::envelope::{Page, Success};
+use crate::api::idempotency::IdempotencyKey;
 use crate::api::turn_keys::WithSecret;
 use crate::control::Shared;
-use crate::store::{KeyState, Revoked};
+use crate::store::{KeyState, NewKey, Revoked};
 
 pub(super) async fn show(
     at: AtKey,
@@ -24,14 +25,24 @@ pub(super) async fn show(
 /// Answers when this process knows the new secret, which is shown this once.
 pub(super) async fn roll(
     at: AtKey,
+    key: IdempotencyKey,
     State(shared): State<Arc<Shared>>,
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let overlap_secs = fields.overlap_secs()?;
-    let made = at.store(&shared).roll_key(&at.account, at.uid, overlap_secs).await?;
-    let made = made.ok_or(ApiError::NoSuchKey)?;
+    let once = key.of(&shared, &at.caller, &fields).with_ok();
+    if let Some(response) = once.before().await? {
+        return Ok(response);
+    }
+    let keep = |made: &NewKey| once.kept(&Success::new(WithSecret::new(made.clone())));
+    let made = match at.store(&shared).roll_key_once(&at.account, at.uid, overlap_secs, keep).await {
+        Ok(None) => return Err(ApiError::NoSuchKey),
+        Ok(Some(made)) => Ok((StatusCode::OK, Success::new(WithSecret::new(made))).into_response()),
+        Err(error) => Err(error),
+    };
+    let response = once.answer(made).await?;
     shared.feed.catch_up().await?;
-    Ok((StatusCode::OK, Success::new(WithSecret::new(made))).into_response())
+    Ok(response)
 }
 
 pub(super) async fn suspend(

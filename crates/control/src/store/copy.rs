@@ -89,6 +89,11 @@ impl Store {
         };
         let mut source = from.reader().begin().await?;
         let mut target = to.begin().await?;
+        // A large table is read for longer than others may leave a transaction idle, and counted for longer than others
+        // may ask.
+        for limit in ["idle_in_transaction_session_timeout", "statement_timeout"] {
+            sqlx::query(AssertSqlSafe(format!("SET LOCAL {limit} = 0"))).execute(&mut *target).await?;
+        }
         for table in TABLES.into_iter().filter(|table| *table != TOLD) {
             let exists = AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 FROM {table})"));
             if sqlx::query_scalar(exists).fetch_one(&mut *target).await? {

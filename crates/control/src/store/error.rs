@@ -219,10 +219,10 @@ pub(super) fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
-/// SQLSTATE codes of a server that is about to end, or does not let this process in now; of a lock that was waited for too
-/// long; and of transactions that were in each other's way. SQLite's codes look otherwise.
-const UNAVAILABLE: [&str; 9] =
-    ["08000", "08003", "08006", "25P03", "53300", "55P03", "57P01", "57P02", "57P03"];
+/// SQLSTATE codes of a server that is about to end, does not let this process in now, or may only be read from; of a lock
+/// that was waited for too long, and of what took too long; and of transactions that were in each other's way. SQLite's codes look otherwise.
+pub(super) const UNAVAILABLE: [&str; 11] =
+    ["08000", "08003", "08006", "25006", "25P03", "53300", "55P03", "57014", "57P01", "57P02", "57P03"];
 const CONFLICT: [&str; 2] = ["40001", "40P01"];
 
 impl From<sqlx::Error> for StoreError {

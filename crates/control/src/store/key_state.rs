@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::audit::Change;
 use super::{
-    AccountId, Backend, KeyLimits, KeyRecord, NewKey, SecretHash, Stop, Store, StoreError, Timestamp,
+    AccountId, Answer, Backend, KeyLimits, KeyRecord, NewKey, SecretHash, Stop, Store, StoreError, Timestamp,
     TurnKey, secret,
 };
 
@@ -45,14 +45,31 @@ impl Store {
         uid: TurnKeyId,
         overlap_secs: u32,
     ) -> Result<Option<NewKey>, StoreError> {
+        self.roll_key_once(account, uid, overlap_secs, |_| Ok(None)).await
+    }
+
+    /// The same, and keeps what it is answered with.
+    ///
+    /// # Errors
+    /// [`StoreError::AnsweredAlready`] when there is such an answer; then the key keeps its secret.
+    pub async fn roll_key_once(
+        &self,
+        account: &AccountId,
+        uid: TurnKeyId,
+        overlap_secs: u32,
+        answer: impl Fn(&NewKey) -> Result<Option<Answer>, StoreError>,
+    ) -> Result<Option<NewKey>, StoreError> {
         let secret = secret::key_secret()?;
         let hash = SecretHash::of(secret.as_bytes());
         let now = Timestamp::now();
         let former_until =
             (overlap_secs > 0).then(|| now.plus_secs(overlap_secs.min(MAX_OVERLAP_SECS).into()));
         let note = self.note(Change::KeyRolled, Some(account), &uid, json!({ "overlap_secs": overlap_secs }));
-        let rolled = on_backend!(self, db => db.roll_key(account, uid, (&hash, now, former_until), &note))?;
-        Ok(rolled.map(|(key, record)| NewKey { key, record, secret }))
+        let made = |(key, record): Rolled| NewKey { key, record, secret: secret.clone() };
+        let keep = |rolled: &Rolled| answer(&made(rolled.clone()));
+        let with = (&note, &keep);
+        let rolled = on_backend!(self, db => db.roll_key(account, uid, (&hash, now, former_until), with))?;
+        Ok(rolled.map(made))
     }
 
     /// Suspends a TURN key, or resumes it. Doing it again changes nothing. `None` when the account has no such key.

@@ -33,6 +33,7 @@ pub mod acme;
 pub mod analytics;
 mod answers;
 mod audit;
+mod clock;
 mod copy;
 mod error;
 mod key_limits;
@@ -82,6 +83,7 @@ use credentials::{MAX_TTL_SECS, TurnKeyId};
 use serde_json::json;
 
 use audit::Change;
+use clock::Clock;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
 pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
@@ -96,14 +98,15 @@ pub const MAX_SHARED_SECRETS: usize = 1_000;
 const DELETION_TRIES: u32 = 5;
 
 /// Added to the time for which a deleted key is denied. Another process may mint with the key until it has read
-/// the denial, and its clock may be a little ahead.
-const KEY_DENIAL_MARGIN_SECS: u64 = 60;
+/// the denial, or as long as it mints although it is cut off, and its clock may be a little ahead.
+const KEY_DENIAL_MARGIN_SECS: u64 = 3_600;
 
 /// The accounts, tokens, keys and denials of a deployment. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     backend: Backend,
     keys_per_account: u32,
+    clock: Clock,
     /// Whoever the changes are made for.
     actor: Arc<Actor>,
     waker: Arc<Waker>,
@@ -134,7 +137,8 @@ impl Store {
             return Err(StoreError::Scheme { url: scheme(url) });
         };
         let actor = Arc::new(Actor::service());
-        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, actor, waker: Arc::default() })
+        let (clock, waker) = (Clock::default(), Arc::default());
+        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, clock, actor, waker })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -198,18 +202,30 @@ impl Store {
     }
 
     /// Deletes an account, its API tokens and its keys, and denies every credential of those keys. `None` when
-    /// there is no such account.
+    /// there is no such account. The tokens and keys go first, together with the denials; then, by and by, the usage, so
+    /// that nobody waits for it; the account last. Where this fails in between, it is done again.
     pub async fn delete_account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
         let note = self.note(Change::AccountDeleted, Some(id), id, json!({}));
-        let delete = async || on_backend!(self, db => db.delete_account(id, key_denied_until(), &note));
-        for _ in 1..DELETION_TRIES {
-            match delete().await {
-                // Its usage is being recorded: either that or the deletion gives way.
-                Err(StoreError::Conflict(_)) => {}
-                done => return done,
+        if !on_backend!(self, db => db.close_account(id, self.key_denied_until(), &note))? {
+            return Ok(None);
+        }
+        let mut conflicts = 0;
+        loop {
+            let step = async || on_backend!(self, db => db.forget_usage_of(id));
+            let delete = async || on_backend!(self, db => db.delete_account(id));
+            let done = match step().await {
+                Ok(true) => delete().await.map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(Some(account)) => return Ok(account),
+                Ok(None) => {}
+                // Usage is being recorded: either that or the deletion gives way.
+                Err(StoreError::Conflict(_)) if conflicts < DELETION_TRIES => conflicts += 1,
+                Err(error) => return Err(error),
             }
         }
-        delete().await
     }
 
     /// Makes an API token. `text` fixes what it reads; otherwise it is 40 random characters.
@@ -312,7 +328,7 @@ impl Store {
         uid: TurnKeyId,
     ) -> Result<Option<TurnKey>, StoreError> {
         let note = self.note(Change::KeyDeleted, Some(account), &uid, json!({}));
-        on_backend!(self, db => db.delete_key(account, uid, key_denied_until(), &note))
+        on_backend!(self, db => db.delete_key(account, uid, self.key_denied_until(), &note))
     }
 
     /// What the credential API must know of every TURN key.
@@ -338,7 +354,47 @@ impl Store {
 
     /// Where the feed's tables end now.
     pub(crate) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
-        on_backend!(self, db => db.feed_ends())
+        let asked = self.clock.own();
+        let ends = on_backend!(self, db => db.feed_ends())?;
+        if let Some(now) = ends.now {
+            self.clock.learn(now, asked..=self.clock.own());
+        }
+        Ok(ends)
+    }
+
+    /// How many connections the feed has had, of a store to which there are some.
+    pub(crate) fn feed_connections(&self) -> u64 {
+        match &self.backend {
+            Backend::Sqlite(_) => 0,
+            Backend::Postgres(db) => db.feed_connections(),
+        }
+    }
+
+    /// What tells the database from another in its place, where that can be seen.
+    pub(crate) async fn history(&self) -> Result<String, StoreError> {
+        match &self.backend {
+            Backend::Sqlite(_) => Ok(String::new()),
+            Backend::Postgres(db) => postgres::in_time(db.history()).await,
+        }
+    }
+
+    /// What time it is for all nodes: the database's time, as the feed has seen it, or where the database has none this
+    /// process's own.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The same store, for a process whose clock is so much ahead: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_clock_ahead(mut self, secs: i64) -> Self {
+        self.clock = Clock::ahead(secs);
+        self
+    }
+
+    /// Until when a key that is deleted now has to be denied.
+    fn key_denied_until(&self) -> u64 {
+        self.now().unix_secs() + u64::from(MAX_TTL_SECS) + KEY_DENIAL_MARGIN_SECS
     }
 
     /// Tells whoever listens with [`Store::ear`] or [`Store::looks`] that there may be something new, where the database says
@@ -416,9 +472,4 @@ fn new_token(
         status: TokenStatus::Active,
     };
     Ok(NewToken { token, text })
-}
-
-/// Until when a key that is deleted now has to be denied, unix seconds.
-fn key_denied_until() -> u64 {
-    Timestamp::now().unix_secs() + u64::from(MAX_TTL_SECS) + KEY_DENIAL_MARGIN_SECS
 }

@@ -184,6 +184,10 @@ impl MonthLimit {
         let used = u128::from(self.counts.of(usage));
         let is_at = |percent: u8| used * 100 >= u128::from(self.bytes) * u128::from(percent);
         let month = month_of(now);
+        // Another node's clock is ahead, and has begun the next month: this one's says nothing about it.
+        if month < before.month {
+            return (before, Vec::new());
+        }
         let mut after =
             if before.month == month { before } else { Progress { month, told: 0, reached: None } };
         let mut steps = Vec::new();
@@ -246,7 +250,7 @@ fn month_text(month: u32) -> String {
 impl Store {
     /// A TURN key's monthly limit, and how far this month has come. `None` where it has none, or there is no such key.
     pub async fn month_limit(&self, key: TurnKeyId) -> Result<Option<MonthStatus>, StoreError> {
-        let now = Timestamp::now();
+        let now = self.now();
         let watched = on_backend!(self, db => db.month_limit(key, month_of(now)))?;
         Ok(watched.map(|watched| watched.status(now)))
     }
@@ -259,7 +263,7 @@ impl Store {
         key: TurnKeyId,
         limit: Option<&MonthLimit>,
     ) -> Result<bool, StoreError> {
-        let now = Timestamp::now();
+        let now = self.now();
         let note = self.note(Change::MonthLimitSet, Some(account), &key, json!({ "limit": limit }));
         let lifted = |held: &Watched| held.note(self, Step::Lift, now);
         on_backend!(self, db => db.set_month_limit((account, key), limit, month_of(now), (&note, lifted)))
@@ -267,7 +271,7 @@ impl Store {
 
     /// Holds usage up to now against the limits, and does what follows; of how many keys.
     pub async fn watch_month_limits(&self) -> Result<usize, StoreError> {
-        self.watch_month_limits_at(Timestamp::now()).await
+        self.watch_month_limits_at(self.now()).await
     }
 
     /// The same at a moment.

@@ -15,21 +15,31 @@
 mod listen;
 mod place;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor, Row as _};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::store::StoreError;
-use crate::store::error::cause;
+use crate::store::error::{UNAVAILABLE, cause};
 use place::Place;
 
 /// What a query adds so that the rows it reads of a table stay as they are until the transaction ends.
 macro_rules! for_update {
     ($table:literal) => {
         concat!(" FOR UPDATE OF ", $table)
+    };
+}
+
+/// The database's clock, in microseconds: one for all processes.
+macro_rules! clock_micros {
+    () => {
+        "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
     };
 }
 
@@ -70,13 +80,26 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// After a failover the connections move on by and by.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
-const MAX_CONNECTIONS: u32 = 10;
+/// For all but the feed.
+const MAX_CONNECTIONS: u32 = 8;
+/// For the feed alone, and for whoever asks whether the database answers: what others do cannot keep them from it.
+const FEED_CONNECTIONS: u32 = 2;
+/// How many calls of this process wait for the lock of changes with a connection in hand: others wait without.
+const WAITING_CHANGES: usize = 3;
 
 /// What each connection begins with. The server ends a transaction whose process has gone away, and with it the locks
-/// that others wait for; nobody waits for a lock without end.
+/// that others wait for; nobody waits for a lock without end, and nothing goes on for which nobody waits any more: before
+/// version 14, and where the server's system cannot tell, that ends with the statement's time. Compiling a question about usage
+/// takes longer than answering it.
 const SESSION: &str = "SET default_transaction_isolation = 'read committed'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'; \
+                       SET statement_timeout = '10s'; SET jit = off; SET work_mem = '16MB'; \
+                       DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '2000', false); \
+                       EXCEPTION WHEN OTHERS THEN NULL; END $$; \
                        SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+
+/// What a transaction begins with that may take its time.
+const LONG_STATEMENTS: &str = "SET LOCAL statement_timeout = '5min'";
 
 /// How long a start waits for another that brings the tables up to date.
 const MIGRATION_SESSION: &str = "SET lock_timeout = '60s'";
@@ -116,6 +139,11 @@ pub(super) struct Database {
     write: PgPool,
     /// The same: reads need no connections of their own.
     read: PgPool,
+    /// The feed has its own.
+    feed: PgPool,
+    /// How many connections of the feed were made so far.
+    feed_connections: Arc<AtomicU64>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Database {
@@ -123,40 +151,50 @@ impl Database {
         let place = Place::parse(url)?;
         let prepared = timeout(LONG_CALL_TIMEOUT, prepare(&place)).await;
         prepared.unwrap_or_else(|_| Err(place.unreachable("it does not answer".into())))?;
-        let pool = PgPoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(IDLE_TIMEOUT)
-            .max_lifetime(MAX_LIFETIME)
-            .test_before_acquire(false)
-            .before_acquire(|connection, about| {
-                Box::pin(async move {
-                    if about.idle_for >= PING_AFTER {
-                        ping(connection).await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .after_release(|connection, _| Box::pin(is_at_rest(connection)))
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(SESSION).await.map(drop) })
-            })
-            .connect_lazy_with(place.options().clone());
-        Ok(Self { write: pool.clone(), read: pool })
+        let feed_connections = Arc::default();
+        let write = pool(&place, MAX_CONNECTIONS, &Arc::default());
+        let feed = pool(&place, FEED_CONNECTIONS, &feed_connections);
+        let waiting = Arc::new(Semaphore::new(WAITING_CHANGES));
+        Ok(Self { read: write.clone(), write, feed, feed_connections, waiting })
     }
 
     pub(super) async fn close(&self) {
-        if timeout(CLOSE_TIMEOUT, self.write.close()).await.is_err() {
+        let closed = async {
+            self.feed.close().await;
+            self.write.close().await;
+        };
+        if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::debug!("the store's connections did not end in order");
+        }
+    }
+
+    /// How many connections of the feed were made so far: another database needs another.
+    pub(super) fn feed_connections(&self) -> u64 {
+        self.feed_connections.load(Ordering::Relaxed)
+    }
+
+    /// What tells this database from one that was promoted, recovered to an earlier moment or filled from a backup. Empty where
+    /// the server does not say.
+    pub(super) async fn history(&self) -> Result<String, StoreError> {
+        let history = sqlx::query_scalar(
+            "SELECT concat((SELECT system_identifier FROM pg_control_system()), '/', \
+             substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '/', 'denials'::regclass::oid)",
+        );
+        match history.fetch_one(&self.feed).await {
+            Err(sqlx::Error::Database(error)) if !is_passing(&*error) => Ok(String::new()),
+            done => Ok(done?),
         }
     }
 
     /// A transaction that changes what is configured: what it reads of that cannot change before it commits.
     pub(super) async fn begin(&self) -> Result<Transaction, StoreError> {
+        // Given up once the lock is held: then as many others may wait for it.
+        let waits = self.waiting.acquire().await;
         let mut tx = self.write.begin().await?;
         // Not together with BEGIN: whoever gives up in between would leave a transaction that nobody knows of.
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1, $2)").bind(LOCKS).bind(CHANGES);
         lock.execute(&mut *tx).await?;
+        drop(waits);
         Ok(tx)
     }
 
@@ -174,6 +212,7 @@ impl Database {
     /// A transaction that tidies up, and sees the tables as they are now. `None` while another process does.
     async fn begin_tidying(&self) -> Result<Option<Transaction>, StoreError> {
         let mut tx = self.write.begin_with(BEGIN_TIDYING).await?;
+        tx.execute(LONG_STATEMENTS).await?;
         let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
             .bind(LOCKS)
             .bind(TIDYING)
@@ -181,6 +220,35 @@ impl Database {
             .await?;
         Ok(is_ours.then_some(tx))
     }
+}
+
+/// Connections that are made when they are needed, and counted.
+fn pool(place: &Place, connections: u32, made: &Arc<AtomicU64>) -> PgPool {
+    let made = Arc::clone(made);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(IDLE_TIMEOUT)
+        .max_lifetime(MAX_LIFETIME)
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for >= PING_AFTER {
+                    ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| Box::pin(is_at_rest(connection)))
+        .after_connect(move |connection, _| {
+            made.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                connection.execute(SESSION).await?;
+                // Behind a name that moves on with a failover may still be one that only follows.
+                if is_standby(connection).await? { Err(standby()) } else { Ok(()) }
+            })
+        })
+        .connect_lazy_with(place.options().clone())
 }
 
 /// Waits until only this transaction writes sessions' ends. Nothing that another may hold is taken after it.
@@ -207,9 +275,24 @@ pub(super) async fn in_long_time<T>(
 /// Whether a connection that was given back can be used again. A call that was given up leaves it waiting for an answer that
 /// may never come, or within a transaction that nobody knows of.
 async fn is_at_rest(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    // Within a transaction `now` is when that began; within a failed one the question fails too.
-    let question = sqlx::query_scalar("SELECT now() = statement_timestamp()").fetch_one(connection);
-    timeout(PING_TIMEOUT, question).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+    // Within a transaction `now` is when that began; within a failed one the question fails too. As one message: of several a
+    // transaction begins with the first, and the statement with the last.
+    let question = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(connection);
+    let answer = timeout(PING_TIMEOUT, question).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    answer.try_get(0)
+}
+
+async fn is_standby(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await
+}
+
+/// Whether the server may answer otherwise in a moment.
+fn is_passing(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().is_some_and(|code| UNAVAILABLE.contains(&&*code))
+}
+
+fn standby() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other("the server is a standby, which takes no changes"))
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -221,6 +304,9 @@ async fn prepare(place: &Place) -> Result<(), StoreError> {
     let connecting = timeout(CONNECT_TIMEOUT, place.options().connect()).await;
     let connected = connecting.map_err(|_| place.unreachable("it does not answer".into()))?;
     let mut connection = connected.map_err(|error| open_error(place, error))?;
+    if is_standby(&mut connection).await.map_err(|error| open_error(place, error))? {
+        return Err(open_error(place, standby()));
+    }
     migrate(place, &mut connection).await?;
     drop(connection.close().await);
     Ok(())

@@ -65,7 +65,7 @@ impl Store {
     /// Denies a credential until `until` (its expiry, unix seconds). Denying it again changes nothing, and one
     /// that has expired needs no denial.
     pub async fn revoke(&self, id: CredentialId, until: u64) -> Result<(), StoreError> {
-        if until <= Timestamp::now().unix_secs() {
+        if until <= self.now().unix_secs() {
             return Ok(());
         }
         let denial = NewDenial { denial: Denial::Credential { id, until }, key: None, identifier: "" };
@@ -83,7 +83,7 @@ impl Store {
         key: TurnKeyId,
         revocation: &Revocation,
     ) -> Result<(), StoreError> {
-        let now = Timestamp::now().unix_secs();
+        let now = self.now().unix_secs();
         let rule_until = |before: u64| before.saturating_add(MAX_TTL_SECS.into());
         // Whatever has a time of issue up to now. What is minted next is issued a second later.
         let until_now = now + 1;

@@ -11,6 +11,13 @@ macro_rules! for_update {
     };
 }
 
+/// The database has no clock of its own.
+macro_rules! clock_micros {
+    () => {
+        "CAST(NULL AS INTEGER)"
+    };
+}
+
 /// What a query adds to pass over rows that another process is about to change: no other can be.
 macro_rules! skip_locked {
     () => {
@@ -70,6 +77,8 @@ type Transaction = sqlx::Transaction<'static, Db>;
 pub(super) struct Database {
     write: SqlitePool,
     read: SqlitePool,
+    /// The same: who reads waits for nobody.
+    feed: SqlitePool,
     /// What is written ahead: every change is there before it is anywhere else.
     log: PathBuf,
 }
@@ -90,7 +99,7 @@ impl Database {
         let read = connect(options, READ_CONNECTIONS).await.map_err(database_error)?;
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        Ok(Self { write, read, log: log.into() })
+        Ok(Self { write, feed: read.clone(), read, log: log.into() })
     }
 
     pub(super) async fn close(&self) {

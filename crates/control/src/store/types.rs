@@ -442,6 +442,8 @@ pub(crate) struct FeedEnds {
     pub(crate) denials: i64,
     pub(crate) settings: i64,
     pub(crate) orders: i64,
+    /// The database's clock, in microseconds of unix time, where it has one.
+    pub(crate) now: Option<i64>,
 }
 
 /// One row of the deny feed.

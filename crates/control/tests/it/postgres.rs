@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use control::store::{Store, StoreError};
+use control::store::{Revocation, Store, StoreError};
 use control::{Feed, News};
 use credentials::{CredentialId, Denial, Keyring};
 use testkit::postgres::{Cluster, PASSWORD_USER, cluster};
@@ -214,7 +214,7 @@ async fn those_who_waited_in_vain_leave_no_connection_unusable() {
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut waiting = tokio::task::JoinSet::new();
-    for n in 0..12 {
+    for n in 0..30 {
         let store = store.clone();
         waiting.spawn(async move {
             // Some give up themselves, as when a caller goes away.
@@ -223,15 +223,102 @@ async fn those_who_waited_in_vain_leave_no_connection_unusable() {
             tokio::time::timeout(patience, change).await.is_ok_and(|made| made.is_ok())
         });
     }
-    while let Some(made) = waiting.join_next().await {
-        assert!(!made.unwrap(), "nobody waits so long");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..5 {
+        let read = tokio::time::timeout(Duration::from_secs(1), store.denials_after(0, 10));
+        read.await.expect("who waits for others keeps nobody from the feed").unwrap();
     }
+    let mut acknowledged = 0;
+    while let Some(made) = waiting.join_next().await {
+        acknowledged += u32::from(made.unwrap());
+    }
+    assert!(acknowledged < 30, "not all wait so long");
+    let kept: u32 = place.sql("SELECT COUNT(*) FROM accounts WHERE name = 'waits'").parse().unwrap();
+    assert!(kept >= acknowledged, "what is acknowledged is committed: {acknowledged} of {kept}");
     tokio::task::spawn_blocking(|| stuck.join().unwrap()).await.unwrap();
     for n in 0..30 {
         let account = store.create_account(None, &format!("after {n}")).await.unwrap();
         let seen = place.sql(&format!("SELECT COUNT(*) FROM accounts WHERE id = '{}'", account.id));
         assert_eq!(seen, "1", "what is acknowledged is committed");
     }
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let (place, store) = store().await;
+    let connections = async || -> std::collections::BTreeSet<String> {
+        for _ in 0..20 {
+            store.accounts().await.unwrap();
+            store.denials_after(0, 1).await.unwrap();
+        }
+        let listed = place.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'turnery' AND datname = current_database()");
+        listed.lines().map(str::to_owned).collect()
+    };
+    let (before, after) = (connections().await, connections().await);
+    assert!(after.is_superset(&before) && after.len() <= 10, "{before:?} {after:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_may_only_be_read_does_not_answer() {
+    let (place, store) = store().await;
+    place.sql(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", place.name()));
+    let failed = store.create_account(None, "").await.unwrap_err();
+    assert!(matches!(failed, StoreError::Unavailable(_)), "{}", line(&failed));
+}
+
+/// What another process revokes by the time of issue is what was issued until then, whatever its clock says.
+#[tokio::test]
+async fn clocks_that_are_apart_revoke_what_was_issued_before() {
+    use control::Control;
+    let (place, _store) = store().await;
+    let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+    let node = async |ahead: i64| {
+        let store = Store::open(&place.url()).await.unwrap().with_clock_ahead(ahead);
+        let control =
+            Control::new(suite::server::config(), store.clone(), Arc::clone(&keyring)).await.unwrap();
+        control.feed().catch_up().await.unwrap();
+        (store, control)
+    };
+    let nodes = [node(30).await, node(-30).await, node(0).await];
+    let account = nodes[0].0.create_account(None, "").await.unwrap().id;
+    for (store, _) in &nodes {
+        let made = store.create_key(&account, "").await.unwrap();
+        store.revoke_of(&account, made.key.uid, &Revocation::IssuedBefore(u64::MAX)).await.unwrap();
+    }
+    for entry in nodes[2].0.denials_after(0, 10).await.unwrap() {
+        let Denial::Issued { before, .. } = entry.denial else { panic!("{entry:?}") };
+        assert!(before.abs_diff(now()) <= 3, "{before} is now, at {}", now());
+    }
+}
+
+#[tokio::test]
+async fn another_database_in_its_place_is_read_from_its_beginning() {
+    let (place, store) = store().await;
+    let until = now() + 1_000;
+    for n in 1..=3 {
+        store.revoke(CredentialId::from_bytes([n; 16]), until).await.unwrap();
+    }
+    let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+    let feed = Feed::new(Store::open(&place.url()).await.unwrap(), keyring);
+    let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let into = Arc::clone(&heard);
+    let on = move |news: &News| {
+        if let News::Denied(Denial::Credential { id, .. }) = news {
+            into.lock().unwrap().push(id.as_bytes()[0]);
+        }
+    };
+    feed.subscribe(on).await.unwrap();
+    // As from a backup of before these: the numbers begin again, and connections end.
+    place.sql(
+        "BEGIN; CREATE TABLE again (LIKE denials INCLUDING ALL); DROP TABLE denials; \
+         ALTER TABLE again RENAME TO denials; COMMIT",
+    );
+    place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()");
+    for n in 4..=6 {
+        soon(async || store.revoke(CredentialId::from_bytes([n; 16]), until).await).await;
+    }
+    soon(async || feed.catch_up().await).await;
+    assert_eq!(*heard.lock().unwrap(), [1, 2, 3, 4, 5, 6]);
 }
 
 /// With an hour between two looks, only what the database says can be heard.

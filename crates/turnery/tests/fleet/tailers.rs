@@ -29,7 +29,7 @@ struct Tailer {
 async fn tailer(url: &str, begun: Instant) -> Tailer {
     let store = Store::open(url).await.unwrap();
     let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(0).unwrap()));
-    let feed = Feed::new(store.clone(), keyring).reading_only();
+    let feed = Feed::new(store.clone(), keyring);
     let (heard_us, count) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
     let (heard, counted) = (Arc::clone(&heard_us), Arc::clone(&count));
     let hear = move |news: &News| {

@@ -103,7 +103,7 @@ const TURN_REST: &[Parameter] = &[
 impl Operation {
     /// Every status of a failure.
     pub(super) fn failures(&self) -> Vec<u16> {
-        let mut statuses = vec![408, 429, 500];
+        let mut statuses = vec![408, 429, 500, 503];
         match self.permit {
             Permit::Token => statuses.extend([400, 401, 403]),
             Permit::Secret => statuses.extend([401]),
@@ -334,7 +334,8 @@ fn key_state() -> Vec<Operation> {
             "Give a TURN key another secret; the former one stays good for overlap_secs",
             (200, Json("RolledTurnKey")),
         )
-        .takes("Roll"),
+        .takes("Roll")
+        .once(),
         operation(
             tag,
             ("suspend", "post", SUSPEND),

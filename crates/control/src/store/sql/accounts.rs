@@ -1,13 +1,13 @@
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, is_duplicate, text};
+use super::{Database, ROWS_AT_ONCE, Row, Transaction, is_duplicate, text};
 use crate::store::audit::Note;
 use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
 
 impl Database {
     pub(in crate::store) async fn is_empty(&self) -> Result<bool, StoreError> {
         let any: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts)").fetch_one(&self.read).await?;
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts)").fetch_one(&self.feed).await?;
         Ok(!any)
     }
 
@@ -60,21 +60,68 @@ impl Database {
         row.as_ref().map(from_row).transpose()
     }
 
-    pub(in crate::store) async fn delete_account(
+    /// Ends what an account can do: its keys are gone and denied, and so are its tokens.
+    pub(in crate::store) async fn close_account(
         &self,
         id: &AccountId,
         denied_until: u64,
         note: &Note,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM accounts WHERE id = $1)")
+            .bind(id.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        if !is_there {
+            return Ok(false);
+        }
+        super::denials::insert_for_keys_of(&mut tx, id, denied_until).await?;
+        for table in
+            ["DELETE FROM turn_keys WHERE account_id = $1", "DELETE FROM api_tokens WHERE account_id = $1"]
+        {
+            sqlx::query(table).bind(id.as_str()).execute(&mut *tx).await?;
+        }
+        super::audit::write(&mut tx, note).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Forgets a part of what is known of an account's usage; `false` when there is more. Nobody waits for it.
+    pub(in crate::store) async fn forget_usage_of(&self, id: &AccountId) -> Result<bool, StoreError> {
+        let mut is_done = true;
+        for statement in [
+            "DELETE FROM turn_sessions WHERE id IN (SELECT id FROM turn_sessions WHERE account_id = $1 LIMIT $2)",
+            "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE account_id = $1 LIMIT $2)",
+        ] {
+            let gone =
+                sqlx::query(statement).bind(id.as_str()).bind(ROWS_AT_ONCE).execute(&self.write).await?;
+            is_done &= gone.rows_affected() < ROWS_AT_ONCE.unsigned_abs();
+        }
+        // The oldest, up to the beginning of the row behind them: what began with that too.
+        let until: Option<i64> = sqlx::query_scalar(
+            "SELECT start FROM usage_buckets WHERE account_id = $1 ORDER BY start LIMIT 1 OFFSET $2",
+        )
+        .bind(id.as_str())
+        .bind(ROWS_AT_ONCE)
+        .fetch_optional(&self.write)
+        .await?;
+        sqlx::query("DELETE FROM usage_buckets WHERE account_id = $1 AND start <= $2")
+            .bind(id.as_str())
+            .bind(until.unwrap_or(i64::MAX))
+            .execute(&self.write)
+            .await?;
+        Ok(is_done && until.is_none())
+    }
+
+    pub(in crate::store) async fn delete_account(
+        &self,
+        id: &AccountId,
     ) -> Result<Option<Account>, StoreError> {
         let mut tx = self.begin().await?;
-        super::denials::insert_for_keys_of(&mut tx, id, denied_until).await?;
         let row = sqlx::query("DELETE FROM accounts WHERE id = $1 RETURNING id, name, created_on")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await?;
-        if row.is_some() {
-            super::audit::write(&mut tx, note).await?;
-        }
         tx.commit().await?;
         row.as_ref().map(from_row).transpose()
     }

@@ -1,6 +1,6 @@
 use sqlx::Row as _;
 
-use super::{Database, Row, count};
+use super::{Database, Row, count, text};
 use crate::store::acme::{AcmeAccount, AcmeCertificate, AcmeChallenge, AcmeId, ObtainedCertificate};
 use crate::store::{StoreError, Timestamp};
 
@@ -125,7 +125,7 @@ impl Database {
             "UPDATE acme_certificates SET failures = failures + 1, last_error = $1, next_try = $2, \
              claimant = NULL, claimed_until = 0 WHERE directory = $3 AND names = $4 AND claimant = $5",
         )
-        .bind(error)
+        .bind(text(error))
         .bind(next_try)
         .bind(&id.directory)
         .bind(&id.names)

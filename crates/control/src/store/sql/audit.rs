@@ -1,6 +1,6 @@
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Row, Transaction, accounts, text};
+use super::{Database, Db, ROWS_AT_ONCE, Row, Transaction, accounts, text};
 use crate::store::audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS, Note};
 use crate::store::{StoreError, Timestamp};
 
@@ -22,9 +22,9 @@ impl Database {
             sql.push(" AND target = ").push_bind(text(target));
         }
         if let Some(action) = &query.action {
-            sql.push(" AND (action = ").push_bind(action);
-            sql.push(" OR substr(action, 1, length(").push_bind(action);
-            sql.push(") + 1) = ").push_bind(action).push(" || '.')");
+            sql.push(" AND (action = ").push_bind(text(action));
+            sql.push(" OR substr(action, 1, length(").push_bind(text(action));
+            sql.push(") + 1) = ").push_bind(text(action)).push(" || '.')");
         }
         if let Some(before) = query.before {
             sql.push(" AND seq < ").push_bind(before);
@@ -38,27 +38,57 @@ impl Database {
     }
 
     pub(in crate::store) async fn purge_audit(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let old = sqlx::query("DELETE FROM audit WHERE at < $1")
+        let mut forgotten = 0;
+        loop {
+            let old = sqlx::query(
+                "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < $1 ORDER BY at LIMIT $2)",
+            )
             .bind(before.unix_micros())
+            .bind(ROWS_AT_ONCE)
             .execute(&self.write)
             .await?;
-        let mut forgotten = old.rows_affected();
+            forgotten += old.rows_affected();
+            if old.rows_affected() < ROWS_AT_ONCE.unsigned_abs() {
+                break;
+            }
+        }
         let full = sqlx::query("SELECT account_id FROM audit GROUP BY account_id HAVING count(*) > $1")
             .bind(i64::from(MAX_AUDIT_ROWS))
             .fetch_all(&self.read)
             .await?;
         for account in full {
-            let many = sqlx::query(
-                "DELETE FROM audit WHERE account_id IS NOT DISTINCT FROM $1 AND seq <= \
-                 (SELECT seq FROM audit WHERE account_id IS NOT DISTINCT FROM $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
-            )
-            .bind(account.try_get::<Option<String>, _>("account_id")?)
-            .bind(i64::from(MAX_AUDIT_ROWS))
-            .execute(&self.write)
-            .await?;
-            forgotten += many.rows_affected();
+            let account: Option<String> = account.try_get("account_id")?;
+            forgotten += self.purge_audit_of(account.as_deref()).await?;
         }
         Ok(forgotten)
+    }
+
+    /// Forgets the oldest rows of an account, or of none, beyond those that are kept.
+    async fn purge_audit_of(&self, account: Option<&str>) -> Result<u64, StoreError> {
+        let is_of = |sql: &mut QueryBuilder<Db>| {
+            match account {
+                Some(account) => sql.push("account_id = ").push_bind(account),
+                None => sql.push("account_id IS NULL"),
+            };
+        };
+        let mut last = QueryBuilder::new("SELECT seq FROM audit WHERE ");
+        is_of(&mut last);
+        last.push(" ORDER BY seq DESC LIMIT 1 OFFSET ").push_bind(i64::from(MAX_AUDIT_ROWS));
+        let last: Option<i64> = last.build_query_scalar().fetch_optional(&self.read).await?;
+        let Some(last) = last else { return Ok(0) };
+        let mut forgotten = 0;
+        loop {
+            let mut delete =
+                QueryBuilder::new("DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE ");
+            is_of(&mut delete);
+            delete.push(" AND seq <= ").push_bind(last);
+            delete.push(" ORDER BY seq LIMIT ").push_bind(ROWS_AT_ONCE).push(")");
+            let gone = delete.build().execute(&self.write).await?.rows_affected();
+            forgotten += gone;
+            if gone < ROWS_AT_ONCE.unsigned_abs() {
+                return Ok(forgotten);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use credentials::{CredentialId, Denial, IdentifierId, TurnKeyId};
 use sqlx::Row as _;
 
-use super::{Database, Row, Transaction, fixed, text};
+use super::{Database, ROWS_AT_ONCE, Row, Transaction, fixed, text};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
 use crate::store::{
@@ -40,23 +40,26 @@ impl Database {
         )
         .bind(seq)
         .bind(i64::from(limit))
-        .fetch_all(&self.read)
+        .fetch_all(&self.feed)
         .await?;
         rows.iter().map(|row| Ok(FeedEntry { seq: row.try_get("seq")?, denial: denial(row)? })).collect()
     }
 
     pub(in crate::store) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
-        let row = sqlx::query(
+        let row = sqlx::query(concat!(
             "SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
              COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
-             COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders",
-        )
-        .fetch_one(&self.read)
+             COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders, ",
+            clock_micros!(),
+            " AS now"
+        ))
+        .fetch_one(&self.feed)
         .await?;
         Ok(FeedEnds {
             denials: row.try_get("denials")?,
             settings: row.try_get("settings")?,
             orders: row.try_get("orders")?,
+            now: row.try_get("now")?,
         })
     }
 
@@ -79,9 +82,20 @@ impl Database {
     }
 
     pub(in crate::store) async fn purge_denials(&self, now: u64) -> Result<u64, StoreError> {
-        let done =
-            sqlx::query("DELETE FROM denials WHERE until < $1").bind(secs(now)).execute(&self.write).await?;
-        Ok(done.rows_affected())
+        let mut forgotten = 0;
+        loop {
+            let done = sqlx::query(
+                "DELETE FROM denials WHERE seq IN (SELECT seq FROM denials WHERE until < $1 ORDER BY until LIMIT $2)",
+            )
+            .bind(secs(now))
+            .bind(ROWS_AT_ONCE)
+            .execute(&self.write)
+            .await?;
+            forgotten += done.rows_affected();
+            if done.rows_affected() < ROWS_AT_ONCE.unsigned_abs() {
+                return Ok(forgotten);
+            }
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 use credentials::TurnKeyId;
 use sqlx::Row as _;
 
-use super::{Database, audit, keys, shared_secrets};
+use super::{Database, answers, audit, keys, shared_secrets};
 use crate::store::audit::Note;
 use crate::store::key_state::{Rolled, Settings};
-use crate::store::{AccountId, KeyLimits, KeyState, SecretHash, Stop, StoreError, Timestamp};
+use crate::store::{AccountId, Answer, KeyLimits, KeyState, SecretHash, Stop, StoreError, Timestamp};
 
 impl Database {
     pub(in crate::store) async fn roll_key(
@@ -12,7 +12,7 @@ impl Database {
         account: &AccountId,
         uid: TurnKeyId,
         (secret, now, former_until): (&SecretHash, Timestamp, Option<Timestamp>),
-        note: &Note,
+        (note, answer): (&Note, impl Fn(&Rolled) -> Result<Option<Answer>, StoreError>),
     ) -> Result<Option<Rolled>, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
@@ -29,10 +29,14 @@ impl Database {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(None) };
+        let rolled = (keys::from_row(&row)?, keys::record(&row)?);
+        if let Some(answer) = answer(&rolled)? {
+            answers::keep(&mut tx, &answer).await?;
+        }
         shared_secrets::changed(&mut tx, uid).await?;
         audit::write(&mut tx, note).await?;
         tx.commit().await?;
-        Ok(Some((keys::from_row(&row)?, keys::record(&row)?)))
+        Ok(Some(rolled))
     }
 
     pub(in crate::store) async fn suspend_key(
@@ -97,7 +101,7 @@ impl Database {
              FROM turn_keys WHERE uid = $1",
         )
         .bind(uid.as_bytes().as_slice())
-        .fetch_optional(&self.read)
+        .fetch_optional(&self.feed)
         .await?;
         let Some(row) = row else { return Ok(None) };
         let limits: Option<&str> = row.try_get("limits")?;

@@ -15,6 +15,7 @@ mod key_state;
 mod keys;
 mod month_limits;
 mod nodes;
+mod record;
 mod sessions;
 mod shared_secrets;
 mod sign_ins;
@@ -28,6 +29,9 @@ use sqlx::Row as _;
 
 use super::{Database, Db, Row, Transaction, hold_ends};
 use crate::store::StoreError;
+
+/// Rows that one statement forgets, of what is forgotten by and by.
+const ROWS_AT_ONCE: i64 = 10_000;
 
 /// Whether a statement was refused because a row with the same unique columns exists.
 fn is_duplicate(error: &sqlx::Error) -> bool {

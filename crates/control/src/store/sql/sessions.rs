@@ -94,7 +94,7 @@ impl Database {
         )
         .bind(seq)
         .bind(i64::from(limit))
-        .fetch_all(&self.read)
+        .fetch_all(&self.feed)
         .await?;
         rows.iter().map(|row| Ok((row.try_get("seq")?, order(row)?))).collect()
     }

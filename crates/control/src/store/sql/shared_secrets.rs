@@ -59,7 +59,7 @@ impl Database {
             "SELECT id, turn_key, sealed, created FROM shared_secrets WHERE turn_key = $1 ORDER BY created, id",
         )
         .bind(key.as_bytes().as_slice())
-        .fetch_all(&self.read)
+        .fetch_all(&self.feed)
         .await?;
         rows.iter().map(from_row).collect()
     }
@@ -120,7 +120,7 @@ impl Database {
             sqlx::query("SELECT seq, turn_key FROM setting_changes WHERE seq > $1 ORDER BY seq LIMIT $2")
                 .bind(seq)
                 .bind(i64::from(limit))
-                .fetch_all(&self.read)
+                .fetch_all(&self.feed)
                 .await?;
         let read = |row: &Row| Ok(SettingChange { seq: row.try_get("seq")?, key: key(row)? });
         rows.iter().map(read).collect()

@@ -1,39 +1,17 @@
-//! Reports of sessions, and the usage made of them in the same transaction.
-
-use std::collections::BTreeMap;
+//! Usage: what is kept of it, for how long, and what has ended.
 
 use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Db, Row, Transaction, hold_ends, sessions, text};
+use super::{Database, Db, Row, Transaction, hold_ends, sessions};
 use crate::store::usage::{
-    ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, SessionReport, TIDY_ROWS, TIDY_STEPS,
-    Usage, minutes, month_of,
+    ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, TIDY_ROWS, TIDY_STEPS, Usage,
 };
 use crate::store::{StoreError, Timestamp};
 
-const MINUTE: i64 = 60;
+pub(super) const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
-const DAY: i64 = 86_400;
-
-/// What was known of a session before a report.
-struct Known {
-    account: String,
-    series: i64,
-    transport: String,
-    client_family_is: String,
-    sequence: i64,
-    reported: Timestamp,
-    usage: Usage,
-    is_ended: bool,
-}
-
-/// What one report adds.
-struct Added {
-    usage: Usage,
-    live_from: Timestamp,
-    is_new: bool,
-}
+pub(super) const DAY: i64 = 86_400;
 
 pub(super) fn column(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -52,56 +30,10 @@ pub(super) fn usage(row: &Row) -> Result<Usage, StoreError> {
 }
 
 impl Database {
-    pub(in crate::store) async fn record_usage(
-        &self,
-        node: &Node,
-        reports: &[SessionReport],
-    ) -> Result<(), StoreError> {
-        let mut tx = self.begin_usage(&node.name).await?;
-        let mut owners: BTreeMap<TurnKeyId, Option<String>> = BTreeMap::new();
-        let mut months: BTreeMap<(TurnKeyId, u32), (String, Usage)> = BTreeMap::new();
-        let mut ended = Vec::new();
-        for report in reports {
-            let known = known(&mut tx, report).await?;
-            let account = match &known {
-                Some(known) => Some(known.account.clone()),
-                None => owner(&mut tx, &mut owners, report.turn_key).await?,
-            };
-            let Some(account) = account else {
-                tracing::debug!(session = %report.id, "a report of an account that is gone");
-                continue;
-            };
-            if known.as_ref().is_some_and(|known| known.sequence >= column(report.sequence)) {
-                continue;
-            }
-            let added = match &known {
-                Some(known) => {
-                    Added { usage: report.usage.since(known.usage), live_from: known.reported, is_new: false }
-                }
-                None => Added { usage: report.usage, live_from: report.started, is_new: true },
-            };
-            let series = series(&mut tx, node, &account, report, known.as_ref()).await?;
-            put(&mut tx, node, (&account, series), report).await?;
-            count(&mut tx, (&account, series), report, &added).await?;
-            // One that was given up for lost and has ended in order is told of once.
-            if report.ended.is_some() && !known.is_some_and(|known| known.is_ended) {
-                ended.push(report.id.0.to_vec());
-            }
-            let month = months.entry((report.turn_key, month_of(report.at))).or_default();
-            *month = (account, month.1.plus(added.usage));
-        }
-        for ((key, month), (account, usage)) in months {
-            add_to_month(&mut tx, key, month, &account, usage).await?;
-        }
-        tell_ends(&mut tx, &ended).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
     pub(in crate::store) async fn close_lost_sessions(&self, node: &Node) -> Result<(), StoreError> {
         loop {
             let mut tx = self.begin_usage(&node.name).await?;
-            let lost = sqlx::query_scalar(
+            let lost: Vec<Vec<u8>> = sqlx::query_scalar(
                 "SELECT id FROM turn_sessions WHERE ended IS NULL AND node = $1 AND epoch <> $2 LIMIT $3",
             )
             .bind(&node.name)
@@ -110,7 +42,7 @@ impl Database {
             .fetch_all(&mut *tx)
             .await?;
             let count = lost.len();
-            close(&mut tx, lost).await?;
+            close(&mut tx, &lost).await?;
             tx.commit().await?;
             if count < TIDY_ROWS as usize {
                 return Ok(());
@@ -249,14 +181,14 @@ impl Database {
     async fn close_silent(&self, now: i64) -> Result<bool, StoreError> {
         let heard = (now - column(SILENT_SECS)).saturating_mul(1_000_000);
         let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
-        let silent =
+        let silent: Vec<Vec<u8>> =
             sqlx::query_scalar("SELECT id FROM turn_sessions WHERE ended IS NULL AND reported < $1 LIMIT $2")
                 .bind(heard)
                 .bind(i64::from(TIDY_ROWS))
                 .fetch_all(&mut *tx)
                 .await?;
         let count = silent.len();
-        close(&mut tx, silent).await?;
+        close(&mut tx, &silent).await?;
         tx.commit().await?;
         Ok(count < TIDY_ROWS as usize)
     }
@@ -283,138 +215,8 @@ impl Database {
     }
 }
 
-async fn known(tx: &mut Transaction, report: &SessionReport) -> Result<Option<Known>, StoreError> {
-    let row = sqlx::query(concat!(
-        "SELECT s.account_id, s.series, s.transport, u.client_family, s.sequence, s.reported, \
-         s.egress_bytes, s.egress_packets, s.ingress_bytes, s.ingress_packets, s.ended \
-         FROM turn_sessions s LEFT JOIN usage_series u ON u.id = s.series WHERE s.id = $1",
-        for_update!("s")
-    ))
-    .bind(report.id.0.as_slice())
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Known {
-        account: row.try_get("account_id")?,
-        series: row.try_get("series")?,
-        transport: row.try_get("transport")?,
-        client_family_is: row.try_get::<Option<String>, _>("client_family")?.unwrap_or_default(),
-        sequence: row.try_get("sequence")?,
-        reported: Timestamp::from_unix_micros(row.try_get("reported")?),
-        usage: usage(&row)?,
-        is_ended: row.try_get::<Option<i64>, _>("ended")?.is_some(),
-    }))
-}
-
-async fn owner(
-    tx: &mut Transaction,
-    owners: &mut BTreeMap<TurnKeyId, Option<String>>,
-    key: TurnKeyId,
-) -> Result<Option<String>, StoreError> {
-    if let Some(owner) = owners.get(&key) {
-        return Ok(owner.clone());
-    }
-    let owner: Option<String> = sqlx::query_scalar("SELECT account_id FROM key_owners WHERE turn_key = $1")
-        .bind(key.as_bytes().as_slice())
-        .fetch_optional(&mut **tx)
-        .await?;
-    owners.insert(key, owner.clone());
-    Ok(owner)
-}
-
-/// The series that a report counts for: mostly the same as before.
-async fn series(
-    tx: &mut Transaction,
-    node: &Node,
-    account: &str,
-    report: &SessionReport,
-    known: Option<&Known>,
-) -> Result<i64, StoreError> {
-    let day = report.at.unix_micros().div_euclid(1_000_000).div_euclid(DAY) * DAY;
-    if let Some(known) = known
-        && known.transport == report.transport
-        && known.client_family_is == report.client_family()
-        && known.reported.unix_micros().div_euclid(1_000_000).div_euclid(DAY) * DAY == day
-    {
-        return Ok(known.series);
-    }
-    let location = &node.location;
-    let id = sqlx::query_scalar(
-        "INSERT INTO usage_series (account_id, turn_key, username, custom_identifier, transport, \
-         client_family, relay_family, node, city, code, country, region, last_day) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
-         ON CONFLICT (turn_key, username, custom_identifier, transport, client_family, relay_family, node, \
-         city, code, country, region) DO UPDATE SET last_day = excluded.last_day RETURNING id",
-    )
-    .bind(account)
-    .bind(report.turn_key.as_bytes().as_slice())
-    .bind(text(&report.username))
-    .bind(text(&report.custom_identifier))
-    .bind(report.transport)
-    .bind(report.client_family())
-    .bind(report.relay_family())
-    .bind(&node.name)
-    .bind(&location.city)
-    .bind(&location.code)
-    .bind(&location.country)
-    .bind(&location.region)
-    .bind(day)
-    .fetch_one(&mut **tx)
-    .await?;
-    Ok(id)
-}
-
-/// Writes the session as the report has it.
-async fn put(
-    tx: &mut Transaction,
-    node: &Node,
-    (account, series): (&str, i64),
-    report: &SessionReport,
-) -> Result<(), StoreError> {
-    let relayed: Vec<String> = report.relayed.iter().flatten().map(ToString::to_string).collect();
-    sqlx::query(
-        "INSERT INTO turn_sessions (id, account_id, turn_key, credential, username, custom_identifier, node, \
-         epoch, series, transport, client, relayed, relays_tcp, started, reported, expires, sequence, \
-         egress_bytes, egress_packets, ingress_bytes, ingress_packets, ended, end_reason) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) \
-         ON CONFLICT (id) DO UPDATE SET node = excluded.node, epoch = excluded.epoch, \
-         series = excluded.series, transport = excluded.transport, client = excluded.client, \
-         relayed = excluded.relayed, reported = excluded.reported, expires = excluded.expires, \
-         sequence = excluded.sequence, egress_bytes = excluded.egress_bytes, \
-         egress_packets = excluded.egress_packets, ingress_bytes = excluded.ingress_bytes, \
-         ingress_packets = excluded.ingress_packets, ended = excluded.ended, end_reason = excluded.end_reason",
-    )
-    .bind(report.id.0.as_slice())
-    .bind(account)
-    .bind(report.turn_key.as_bytes().as_slice())
-    .bind(report.credential.as_bytes().as_slice())
-    .bind(text(&report.username))
-    .bind(text(&report.custom_identifier))
-    .bind(&node.name)
-    .bind(node.epoch.as_slice())
-    .bind(series)
-    .bind(report.transport)
-    // Whose address it was is nobody's business afterwards.
-    .bind(report.ended.is_none().then(|| report.client.to_string()))
-    .bind(relayed.join(","))
-    .bind(i64::from(report.relays_tcp))
-    .bind(report.started.unix_micros())
-    .bind(report.at.unix_micros())
-    .bind(report.expires.unix_micros())
-    .bind(column(report.sequence))
-    .bind(column(report.usage.egress_bytes))
-    .bind(column(report.usage.egress_packets))
-    .bind(column(report.usage.ingress_bytes))
-    .bind(column(report.usage.ingress_packets))
-    .bind(report.ended.map(|_| report.at.unix_micros()))
-    .bind(report.ended)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
 /// Tells of sessions that have ended, in the order in which that becomes known to all.
-async fn tell_ends(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Result<(), StoreError> {
+pub(super) async fn tell_ends(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Result<(), StoreError> {
     if sessions.is_empty() {
         return Ok(());
     }
@@ -424,96 +226,25 @@ async fn tell_ends(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Result<(), Sto
     insert.push_values(sessions, |mut row, session| {
         row.push_bind(session).push_bind(now);
     });
-    insert.build().execute(&mut **tx).await?;
+    insert.build().persistent(false).execute(&mut **tx).await?;
     Ok(())
 }
 
 /// Ends sessions of which nothing will be heard any more, when they were last heard of.
-async fn close(tx: &mut Transaction, sessions: Vec<Vec<u8>>) -> Result<(), StoreError> {
-    let mut closed = Vec::with_capacity(sessions.len());
+async fn close(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Result<(), StoreError> {
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    let mut update: QueryBuilder<Db> = QueryBuilder::new(
+        "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL \
+         WHERE ended IS NULL AND id IN (",
+    );
+    let mut ids = update.separated(", ");
     for session in sessions {
-        let done = sqlx::query(
-            "UPDATE turn_sessions SET ended = reported, end_reason = 'node_lost', client = NULL \
-             WHERE id = $1 AND ended IS NULL",
-        )
-        .bind(session.as_slice())
-        .execute(&mut **tx)
-        .await?;
-        if done.rows_affected() > 0 {
-            closed.push(session);
-        }
+        ids.push_bind(session);
     }
+    update.push(") RETURNING id");
+    let rows: Vec<Row> = update.build().persistent(false).fetch_all(&mut **tx).await?;
+    let closed: Vec<Vec<u8>> = rows.iter().map(|row| row.try_get("id")).collect::<Result<_, _>>()?;
     tell_ends(tx, &closed).await
-}
-
-/// Counts what a report adds: traffic in its minute, the time lived in all minutes since the last.
-async fn count(
-    tx: &mut Transaction,
-    (account, series): (&str, i64),
-    report: &SessionReport,
-    added: &Added,
-) -> Result<(), StoreError> {
-    let minute = report.at.unix_micros().div_euclid(1_000_000).div_euclid(MINUTE) * MINUTE;
-    let mut lived = minutes(added.live_from, report.at);
-    if lived.last().is_none_or(|(start, _)| *start != minute) {
-        lived.push((minute, 0));
-    }
-    for (start, live_ms) in lived {
-        let is_now = start == minute;
-        let usage = if is_now { added.usage } else { Usage::default() };
-        if usage == Usage::default() && live_ms == 0 && !added.is_new {
-            continue;
-        }
-        sqlx::query(
-            "INSERT INTO usage_buckets (account_id, start, series, span, egress_bytes, egress_packets, \
-             ingress_bytes, ingress_packets, live_ms, sessions) VALUES ($1, $2, $3, 60, $4, $5, $6, $7, $8, $9) \
-             ON CONFLICT (account_id, start, series, span) DO UPDATE SET \
-             egress_bytes = usage_buckets.egress_bytes + excluded.egress_bytes, \
-             egress_packets = usage_buckets.egress_packets + excluded.egress_packets, \
-             ingress_bytes = usage_buckets.ingress_bytes + excluded.ingress_bytes, \
-             ingress_packets = usage_buckets.ingress_packets + excluded.ingress_packets, \
-             live_ms = usage_buckets.live_ms + excluded.live_ms, \
-             sessions = usage_buckets.sessions + excluded.sessions",
-        )
-        .bind(account)
-        .bind(start)
-        .bind(series)
-        .bind(column(usage.egress_bytes))
-        .bind(column(usage.egress_packets))
-        .bind(column(usage.ingress_bytes))
-        .bind(column(usage.ingress_packets))
-        .bind(live_ms)
-        .bind(i64::from(added.is_new && is_now))
-        .execute(&mut **tx)
-        .await?;
-    }
-    Ok(())
-}
-
-async fn add_to_month(
-    tx: &mut Transaction,
-    key: TurnKeyId,
-    month: u32,
-    account: &str,
-    usage: Usage,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO usage_months (turn_key, month, account_id, egress_bytes, egress_packets, \
-         ingress_bytes, ingress_packets) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-         ON CONFLICT (turn_key, month) DO UPDATE SET \
-         egress_bytes = usage_months.egress_bytes + excluded.egress_bytes, \
-         egress_packets = usage_months.egress_packets + excluded.egress_packets, \
-         ingress_bytes = usage_months.ingress_bytes + excluded.ingress_bytes, \
-         ingress_packets = usage_months.ingress_packets + excluded.ingress_packets",
-    )
-    .bind(key.as_bytes().as_slice())
-    .bind(i64::from(month))
-    .bind(account)
-    .bind(column(usage.egress_bytes))
-    .bind(column(usage.egress_packets))
-    .bind(column(usage.ingress_bytes))
-    .bind(column(usage.ingress_packets))
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }

@@ -133,7 +133,7 @@ impl Database {
         .bind(note.at.unix_micros())
         .bind(id)
         .bind(account.as_str())
-        .bind(event)
+        .bind(event.map(text))
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() > 0 {

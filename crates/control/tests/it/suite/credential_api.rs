@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use control::Rate;
 use control::store::Timestamp;
 use credentials::{Claims, CustomIdentifier, TurnKeyId};
@@ -31,6 +33,16 @@ fn opened(server: &Server, username: &Value, credential: &Value) -> Claims {
     let keyring = server.keyring.load();
     assert_eq!(keyring.password(username.as_bytes()).unwrap(), credential.as_str().unwrap());
     keyring.open(username.as_bytes()).unwrap().claims
+}
+
+#[tokio::test]
+async fn who_does_not_hear_what_is_revoked_mints_nothing() {
+    let server = server_with(|config, _| config.mint_feed_max_age = Duration::ZERO, |store| store).await;
+    let (uid, secret) = server.key().await;
+    let generate = request("POST", format!("/v1/turn/keys/{uid}/credentials/generate")).bearer(&secret);
+    let reply = server.send(generate).await;
+    reply.failure(503, 20_052, "it may be deleted by now");
+    assert!(reply.header("retry-after").is_some());
 }
 
 #[tokio::test]
@@ -314,5 +326,6 @@ async fn minting_touches_no_database() {
     server.store.close().await;
     username(&server, &key).await;
     let list = server.send(request("GET", server.keys_path()).bearer(&server.token)).await;
-    list.failure(500, 20_500, "what needs the store says so");
+    list.failure(503, 20_051, "what needs the store says so");
+    assert_eq!(list.header("retry-after"), Some("2"));
 }

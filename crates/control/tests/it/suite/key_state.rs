@@ -74,6 +74,26 @@ async fn a_rolled_secret_stays_good_for_the_overlap_only() {
 }
 
 #[tokio::test]
+async fn a_roll_that_is_sent_again_rolls_once() {
+    let server = server().await;
+    let key = server.key().await;
+    let roll = async |name: &str, body: &str| {
+        let ask = request("POST", at(&server, &key.0, "roll")).bearer(&server.token);
+        server.send(ask.header("Idempotency-Key", name).body(body)).await
+    };
+    let first = roll("once", r#"{"overlap_secs":60}"#).await;
+    assert_eq!((first.status, first.header("idempotency-replayed")), (200, None));
+    let again = roll("once", r#"{"overlap_secs":60}"#).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (200, Some("true")));
+    assert_eq!(again.json(), first.json());
+    assert_eq!(roll("once", "").await.status, 422, "it is another request");
+    let secret = first.json()["result"]["secret"].as_str().unwrap().to_owned();
+    let minted = server.send(generate(&(key.0.clone(), secret))).await;
+    assert_eq!(minted.status, 201, "it is the secret that is in force");
+    assert_eq!(server.send(generate(&key)).await.status, 201, "and the former one is the first");
+}
+
+#[tokio::test]
 async fn a_suspended_key_mints_nothing_and_relays_hear_before_the_answer() {
     let server = server().await;
     let key = server.key().await;

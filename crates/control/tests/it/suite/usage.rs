@@ -25,7 +25,7 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-const START: &str = "2026-03-01T10:00:30Z";
+pub(super) const START: &str = "2026-03-01T10:00:30Z";
 
 pub(crate) fn report(id: u8, key: TurnKeyId, sequence: u64, when: &str, egress: u64) -> SessionReport {
     SessionReport {
@@ -52,7 +52,7 @@ pub(crate) fn report(id: u8, key: TurnKeyId, sequence: u64, when: &str, egress: 
     }
 }
 
-async fn total(store: &Store, server: &Server) -> Usage {
+pub(super) async fn total(store: &Store, server: &Server) -> Usage {
     let query = UsageQuery {
         account: server.account.id.clone(),
         dimensions: vec![],
