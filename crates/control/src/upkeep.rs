@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::control::Shared;
-use crate::store::{ANSWER_LIFETIME_SECS, DEAD_LIFETIME_SECS, StoreError, Timestamp};
+use crate::store::{ANSWER_LIFETIME_SECS, DEAD_LIFETIME_SECS, StoreError};
 
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +43,8 @@ pub(crate) async fn watch_limits(shared: &Shared) -> Result<(), StoreError> {
 }
 
 async fn purge(shared: &Shared) -> Result<(), StoreError> {
-    let now = Timestamp::now();
+    // By the store's clock, as everything that is compared with it: this machine's may be ahead.
+    let now = shared.store.now();
     shared.store.purge_denials(now.unix_secs().saturating_sub(DENIAL_GRACE_SECS)).await?;
     shared.store.purge_audit(now.minus_secs(u64::from(shared.config.audit_days) * DAY_SECS)).await?;
     shared.store.purge_deliveries(now.minus_secs(DEAD_LIFETIME_SECS)).await?;

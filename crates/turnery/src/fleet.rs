@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ const ALONE_INTERVAL: Duration = Duration::from_mins(1);
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// How often it is looked whether live allocations have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// In which time the relay is told to drain, whatever the database does.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How many others clients are sent to in turn.
 const ALTERNATES: usize = 4;
 /// Who sends clients elsewhere because it is full takes them again below so much, in thousandths of what it wants; and
@@ -46,6 +49,8 @@ pub(crate) struct Membership {
     said: NodeReport,
     steering: Steering,
     draining: Arc<AtomicBool>,
+    /// Whether the relay has been told so.
+    relay_drains: AtomicBool,
     hurry: Notify,
 }
 
@@ -102,6 +107,7 @@ impl Membership {
             said,
             steering: settings.fleet.steering,
             draining,
+            relay_drains: AtomicBool::new(false),
             hurry: Notify::new(),
         }
     }
@@ -167,6 +173,7 @@ impl Membership {
         if round.told != tell {
             let (to, draining) = tell.clone();
             self.relay.command(&Command::Redirect { to, draining });
+            self.relay_drains.store(draining, Ordering::Relaxed);
             round.told = tell;
         }
     }
@@ -207,6 +214,14 @@ impl Membership {
         self.hurry.notify_one();
         let live = || self.relay.counters().map_or(0, |(totals, _)| totals.allocations);
         tracing::info!(allocations = live(), secs = patience.as_secs(), "draining");
+        let unheard = async {
+            sleep(TOLD_WITHIN).await;
+            if !self.relay_drains.load(Ordering::Relaxed) {
+                // The database does not answer: nobody knows where to send clients, but none is taken.
+                self.relay.command(&Command::Redirect { to: Vec::new(), draining: true });
+            }
+            pending().await
+        };
         let ended = async {
             // Who was let in a moment ago is counted.
             while {
@@ -214,7 +229,11 @@ impl Membership {
                 live() > 0
             } {}
         };
-        if timeout(patience, ended).await.is_err() {
+        let ended = tokio::select! {
+            ended = timeout(patience, ended) => ended,
+            never = unheard => never,
+        };
+        if ended.is_err() {
             tracing::info!(allocations = live(), "live allocations were waited for long enough");
         }
     }

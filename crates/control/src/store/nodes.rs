@@ -120,17 +120,14 @@ pub struct KnownNode {
 }
 
 impl KnownNode {
-    pub(super) fn new(
-        name: String,
-        about: &str,
-        seen: Timestamp,
-        micros_ago: i64,
-    ) -> Result<Self, StoreError> {
-        let report: NodeReport =
-            serde_json::from_str(about).map_err(|_| StoreError::Corrupt { what: "node" })?;
+    pub(super) fn new(name: String, about: &str, seen: Timestamp, micros_ago: i64) -> Self {
         let seen_ms_ago = u64::try_from(micros_ago / 1_000).unwrap_or(0);
-        let state = report.state(Duration::from_millis(seen_ms_ago));
-        Ok(Self { name, state, seen, seen_ms_ago, report })
+        // What another version says and this one cannot read must not hide the other nodes.
+        let (state, report) = match serde_json::from_str::<NodeReport>(about) {
+            Ok(report) => (report.state(Duration::from_millis(seen_ms_ago)), report),
+            Err(_) => (NodeState::Lost, NodeReport::default()),
+        };
+        Self { name, state, seen, seen_ms_ago, report }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{AccountId, Backend, Store, StoreError, Timestamp, TypeError};
 /// Most reports that are recorded in one transaction: others wait for it.
 pub const REPORTS_AT_ONCE: usize = 500;
 /// A session that lives is reported at least every five minutes: one of which nothing was heard for so many is over.
-pub(super) const SILENT_SECS: u64 = 600;
+pub(super) const SILENT_SECS: u64 = 1_800;
 /// How long the order to end sessions is kept, in seconds: nodes read it within one.
 pub(super) const ORDER_KEPT_SECS: u64 = 600;
 /// Hours, days and rows that one run of [`Store::tidy_usage`] sees to: the next goes on.

@@ -52,7 +52,7 @@ fn check(what: &str, plan: &Plan) {
     let key = fleet.node(0).create_key();
     until("the key is known", || fleet.node(1).http("GET", "/readyz", "", None).unwrap().0 == 200);
     let times = trials(&fleet, &key, given("TURNERY_FLEET_TRIALS", 40));
-    let at = |permille: usize| times[(times.len() - 1) * permille / 1_000];
+    let at = |permille: usize| times[(times.len() * permille).div_ceil(1_000) - 1];
     println!(
         "{what}: {} revocations, traffic ended after p50 {:?}, p99 {:?}, at most {:?}",
         times.len(),
@@ -61,6 +61,8 @@ fn check(what: &str, plan: &Plan) {
         at(1_000)
     );
     assert!(at(990) < WITHIN, "{what}: {:?}", at(990));
+    // What has not ended at all was looked at when half as long again had passed.
+    assert!(at(1_000) < WITHIN + WITHIN / 4, "{what}: {:?}", at(1_000));
 }
 
 #[test]

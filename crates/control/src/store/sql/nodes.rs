@@ -30,7 +30,7 @@ impl Database {
         .await?;
         let node = |row: &super::Row| {
             let seen = Timestamp::from_unix_micros(row.try_get("seen")?);
-            KnownNode::new(row.try_get("name")?, row.try_get("about")?, seen, row.try_get("age")?)
+            Ok(KnownNode::new(row.try_get("name")?, row.try_get("about")?, seen, row.try_get("age")?))
         };
         rows.iter().map(node).collect()
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,6 +19,8 @@ use crate::store::{StoreError, Waker};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Who is woken looks no oftener than so.
 const REST: Duration = Duration::from_millis(20);
+/// A writer is there for long when it takes longer than this.
+const LONG: Duration = Duration::from_millis(100);
 /// How long the system may take to tell of a write.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts.
@@ -60,7 +63,7 @@ impl Database {
         loop {
             watch.written().await.map_err(unheard)?;
             // Whoever writes for long keeps others from knowing.
-            while let Err(error) = self.wait_for_writers().await {
+            while let Err(error) = self.wait_for_writers(waker).await {
                 if self.write.is_closed() {
                     return Err(error);
                 }
@@ -73,8 +76,17 @@ impl Database {
     }
 
     /// The log is written before a change is to be seen. Whoever makes one holds the lock until it is.
-    async fn wait_for_writers(&self) -> Result<(), StoreError> {
-        Ok(self.begin().await?.rollback().await?)
+    /// It is not waited for in vain: who holds the lock for long may have come after what is new.
+    async fn wait_for_writers(&self, waker: &Waker) -> Result<(), StoreError> {
+        let mut begun = pin!(self.begin());
+        let begun = match timeout(LONG, &mut begun).await {
+            Ok(begun) => begun,
+            Err(_) => {
+                waker.wake();
+                begun.await
+            }
+        };
+        Ok(begun?.rollback().await?)
     }
 
     /// Something that the log has to hold, and nobody reads.
