@@ -187,7 +187,7 @@ async fn sessions_of_a_dead_process_end_and_may_turn_out_to_live() {
     store.record_usage(&before, &[last]).await.unwrap();
     assert_eq!(store.sessions_ended_after(*seq, 10).await.unwrap().len(), 1, "told once");
     // Silent for too long.
-    while !store.tidy_usage_at(&Retention::default(), at("2026-03-01T10:15:00Z").unix_secs()).await.unwrap() {
+    while !store.tidy_usage_at(&Retention::default(), at("2026-03-01T10:45:00Z").unix_secs()).await.unwrap() {
     }
     assert!(live().await.is_empty());
     server.stop().await;
