@@ -104,7 +104,7 @@ impl Choice {
 fn share(node: &KnownNode) -> u64 {
     let report = &node.report;
     let busy = report.load_permille().max(report.cpu_permille.into()).min(WHOLE);
-    u64::from(report.weight.max(1)) * (WHOLE - busy).max(LEAST)
+    u64::from(report.fair_weight()) * (WHOLE - busy).max(LEAST)
 }
 
 /// A number that looks random, a different one each turn.
@@ -155,6 +155,9 @@ mod tests {
         check(Steering::Host, "", &even, &[("all", 100)]);
         check(Steering::Node, "", &even, &[("a", 50), ("b", 50)]);
         check(Steering::Node, "", &[up("a", |it| it.weight = 300), up("b", |_| {})], &[("a", 75), ("b", 25)]);
+        // What no node of ours says of itself.
+        let greedy = [up("a", |it| it.weight = u32::MAX), up("b", |it| it.weight = 1_000)];
+        check(Steering::Node, "", &greedy, &[("a", 50), ("b", 50)]);
         let half = |it: &mut NodeReport| (it.allocations, it.redirect_above) = (50, Some(100));
         check(Steering::Node, "", &[up("a", half), up("b", |_| {})], &[("a", 33), ("b", 66)]);
         check(

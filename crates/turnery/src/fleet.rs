@@ -296,7 +296,7 @@ fn alternates((own, region): (&str, &str), nodes: &[KnownNode]) -> Vec<Alternate
     };
     let mut others: Vec<&KnownNode> = nodes.iter().filter(has_room).collect();
     others.sort_by_key(|node| {
-        let per_weight = node.report.allocations.saturating_mul(1_000) / u64::from(node.report.weight.max(1));
+        let per_weight = node.report.allocations.saturating_mul(1_000) / u64::from(node.report.fair_weight());
         (node.report.region != region, per_weight)
     });
     // Each transport of each family has its own others: not all nodes have all.
@@ -357,6 +357,8 @@ mod tests {
         check(&[node("self", Up, 0, |_| {})], &[]);
         check(&[node("aa", Up, 7, |_| {}), node("b", Up, 3, |_| {})], &["b", "aa"]);
         check(&[node("aa", Up, 7, |it| it.weight = 300), node("b", Up, 3, |_| {})], &["aa", "b"]);
+        let greedy = |it: &mut NodeReport| it.weight = u32::MAX;
+        check(&[node("aa", Up, 7_000, greedy), node("b", Up, 500, |_| {})], &["b", "aa"]);
         for gone in [Draining, Ended, Full, Lost] {
             check(&[node("aa", gone, 0, |_| {}), node("b", Up, 3, |_| {})], &["b"]);
         }

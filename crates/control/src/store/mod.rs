@@ -59,7 +59,7 @@ pub use key_limits::KeyLimits;
 pub(crate) use key_state::Settings;
 pub use key_state::{KeyState, MAX_OVERLAP_SECS};
 pub use month_limits::{MAX_THRESHOLDS, MonthAction, MonthBytes, MonthLimit, MonthStatus, Stop};
-pub use nodes::{KnownNode, MAX_NODES, NodeReport, NodeState};
+pub use nodes::{KnownNode, MAX_NODE_WEIGHT, MAX_NODES, NodeReport, NodeState};
 pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
 pub use secret::{SecretHash, TokenText};
 pub use sign_ins::{MAX_SIGN_INS_OF_TOKEN, NewSignIn};

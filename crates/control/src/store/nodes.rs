@@ -16,6 +16,9 @@ pub const MAX_NODES: u32 = 10_000;
 /// How long a node is remembered that is not heard of any more.
 const FORGET_AFTER_SECS: u32 = 86_400;
 
+/// The most that a node's weight counts for, whatever it says of itself: what one node says cannot take everything.
+pub const MAX_NODE_WEIGHT: u32 = 1_000;
+
 /// So many times in a row a node may miss saying that it is there.
 const MISSED: u64 = 3;
 
@@ -155,6 +158,11 @@ impl NodeReport {
         self.redirect_above.map_or(0, share)
     }
 
+    /// What its weight counts for, 1 to [`MAX_NODE_WEIGHT`].
+    pub fn fair_weight(&self) -> u32 {
+        self.weight.clamp(1, MAX_NODE_WEIGHT)
+    }
+
     fn to_column(&self) -> Result<String, StoreError> {
         serde_json::to_string(self).map_err(|error| StoreError::Database(error.into()))
     }
@@ -203,6 +211,13 @@ mod tests {
         check(&draining, 15_000, NodeState::Draining);
         check(&draining, 15_001, NodeState::Lost);
         check(&NodeReport { ended: true, ..draining }, 99_999, NodeState::Ended);
+    }
+
+    #[test]
+    fn a_weight_counts_for_something_and_not_for_everything() {
+        for (weight, counts) in [(0, 1), (1, 1), (1_000, 1_000), (1_001, 1_000), (u32::MAX, 1_000)] {
+            assert_eq!(NodeReport { weight, ..NodeReport::default() }.fair_weight(), counts);
+        }
     }
 
     #[test]

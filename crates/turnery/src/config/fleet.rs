@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use control::Steering;
 
+use control::store::MAX_NODE_WEIGHT;
 use super::layer::Layers;
 use super::limits::amount;
 
-const MAX_WEIGHT: u32 = 1_000;
 const DEFAULT_WEIGHT: u32 = 100;
 /// A day.
 const MAX_DRAIN_SECS: u64 = 86_400;
@@ -32,8 +32,8 @@ pub(crate) struct FleetSettings {
 pub(super) fn settings(layers: &Layers) -> Result<FleetSettings> {
     let weight = layers.first("node_weight", |layer| &layer.node_weight).map(|given| {
         given.read(|text| {
-            let weight = text.parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
-            weight.ok_or_else(|| anyhow!("{text:?} is not a number from 1 to {MAX_WEIGHT}"))
+            let weight = text.parse().ok().filter(|weight| (1..=MAX_NODE_WEIGHT).contains(weight));
+            weight.ok_or_else(|| anyhow!("{text:?} is not a number from 1 to {MAX_NODE_WEIGHT}"))
         })
     });
     let above = layers.first("redirect_above", |layer| &layer.redirect_above).map(|given| {
