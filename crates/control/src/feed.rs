@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
+use crate::store::{FeedEnds, FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Who is woken waits for a moment, for what else is about to be said.
@@ -63,6 +64,8 @@ pub struct Feed {
     state: Arc<Mutex<State>>,
     /// When the last look at the store that succeeded was begun.
     heard: Arc<ArcSwapOption<Instant>>,
+    /// The last denial that every subscriber has.
+    position: Arc<AtomicI64>,
     /// How often the store is looked at without being woken, where that is chosen.
     poll_interval: Option<Duration>,
 }
@@ -78,6 +81,8 @@ struct State {
     orders_seq: Option<i64>,
     /// Which database that was, and how many connections had been made when it was asked.
     history: Option<(u64, String)>,
+    /// Which tables in it.
+    tables: Option<String>,
     /// Keys whose settings were told.
     told: BTreeSet<TurnKeyId>,
     /// Those that may be others in another database.
@@ -91,8 +96,8 @@ struct State {
 impl Feed {
     /// A feed of this store's denials and settings, without any subscriber. The keyring opens shared secrets.
     pub fn new(store: Store, keyring: Arc<ArcSwap<Keyring>>) -> Self {
-        let (state, heard) = (Arc::default(), Arc::default());
-        Self { store, keyring, state, heard, poll_interval: None }
+        let (state, heard, position) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, keyring, state, heard, position, poll_interval: None }
     }
 
     /// The same feed, looking so often at the store when it is not woken: for tests of the waking.
@@ -158,9 +163,9 @@ impl Feed {
         self.heard.load().as_ref().map(|begun| begun.elapsed())
     }
 
-    /// The last denial that every subscriber has.
-    pub async fn position(&self) -> i64 {
-        self.state.lock().await.denials_seq
+    /// The last denial that every subscriber has. Waits for nobody, also while the store does not answer.
+    pub fn position(&self) -> i64 {
+        self.position.load(Ordering::Relaxed)
     }
 
     /// Follows the feed for as long as it is polled. A failing store is logged and
@@ -208,6 +213,8 @@ impl State {
         // Mostly there is nothing new, and that is one question.
         let ends = feed.store.feed_ends().await?;
         self.look_at_history(feed).await?;
+        self.look_at_tables(&ends);
+        feed.position.store(self.denials_seq, Ordering::Relaxed);
         while self.denials_seq < ends.denials {
             let page = feed.store.denials_after(self.denials_seq, PAGE).await?;
             // No await from here: a page is handed out whole or, if the caller goes away, not at all.
@@ -215,6 +222,7 @@ impl State {
                 self.tell(&News::Denied(*denial));
                 self.denials_seq = *seq;
             }
+            feed.position.store(self.denials_seq, Ordering::Relaxed);
             if page.len() < PAGE as usize {
                 break;
             }
@@ -254,6 +262,23 @@ impl State {
         }
         self.history = Some((made, history));
         Ok(())
+    }
+
+    /// The same where only the tables are others, as when a backup is restored into the database that is in use: that is seen
+    /// on the same connections. And no number that was seen is larger than the last there is: where the newest entries are
+    /// gone, those that take their numbers are new.
+    fn look_at_tables(&mut self, ends: &FeedEnds) {
+        if self.tables.as_ref().is_some_and(|known| *known != ends.tables) {
+            tracing::warn!("the store's tables were written anew; all that they deny is read again");
+            (self.denials_seq, self.settings_seq) = (0, 0);
+            self.unsure.extend(&self.told);
+        }
+        if self.tables.as_ref() != Some(&ends.tables) {
+            self.tables = Some(ends.tables.clone());
+        }
+        self.denials_seq = self.denials_seq.min(ends.denials);
+        self.settings_seq = self.settings_seq.min(ends.settings);
+        self.orders_seq = self.orders_seq.map(|seq| seq.min(ends.orders));
     }
 
     async fn read_orders(&mut self, feed: &Feed, end: i64) -> Result<(), StoreError> {

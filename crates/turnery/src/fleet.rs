@@ -137,7 +137,7 @@ impl Membership {
 
     async fn beat(&self, round: &mut Round, control: Option<&Control>) -> Result<(), StoreError> {
         let draining = self.draining.load(Ordering::Relaxed);
-        let report = self.report(&mut round.sample, draining).await;
+        let report = self.report(&mut round.sample, draining);
         let load = report.load_permille();
         round.is_full = report.is_full() || (round.is_full && load >= ROOM_PERMILLE);
         if !self.store.is_shared() {
@@ -178,7 +178,7 @@ impl Membership {
         }
     }
 
-    async fn report(&self, last: &mut Sample, draining: bool) -> NodeReport {
+    fn report(&self, last: &mut Sample, draining: bool) -> NodeReport {
         let now = self.sample();
         let millis = u64::try_from((now.at - last.at).as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |now: u64, last: u64| now.saturating_sub(last).saturating_mul(1_000) / millis;
@@ -190,7 +190,7 @@ impl Membership {
             packets_per_second: rate(now.packets, last.packets),
             bytes_per_second: rate(now.bytes, last.bytes),
             cpu_permille: u32::try_from(cpu_permille.min(1_000)).unwrap_or(1_000),
-            feed_position: self.feed.position().await,
+            feed_position: self.feed.position(),
             feed_age_ms: self.feed.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             ..self.said.clone()
         };

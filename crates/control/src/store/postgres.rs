@@ -43,6 +43,14 @@ macro_rules! clock_micros {
     };
 }
 
+/// What changes when other tables take the place of the feed's, or they are emptied or written anew.
+macro_rules! feed_tables {
+    () => {
+        "concat_ws('/', pg_relation_filenode('denials'), pg_relation_filenode('setting_changes'), \
+         pg_relation_filenode('session_orders'))"
+    };
+}
+
 /// What a query adds to pass over rows that another process is about to change.
 macro_rules! skip_locked {
     () => {
@@ -173,12 +181,12 @@ impl Database {
         self.feed_connections.load(Ordering::Relaxed)
     }
 
-    /// What tells this database from one that was promoted, recovered to an earlier moment or filled from a backup. Empty where
-    /// the server does not say.
+    /// What tells this database from one that was promoted or recovered to an earlier moment: that needs new connections.
+    /// Empty where the server does not say.
     pub(super) async fn history(&self) -> Result<String, StoreError> {
         let history = sqlx::query_scalar(
             "SELECT concat((SELECT system_identifier FROM pg_control_system()), '/', \
-             substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), '/', 'denials'::regclass::oid)",
+             substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))",
         );
         match history.fetch_one(&self.feed).await {
             Err(sqlx::Error::Database(error)) if !is_passing(&*error) => Ok(String::new()),

@@ -437,11 +437,14 @@ pub struct Bootstrapped {
 }
 
 /// The last numbers of the tables that make the feed; 0 where one is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FeedEnds {
     pub(crate) denials: i64,
     pub(crate) settings: i64,
     pub(crate) orders: i64,
+    /// What tells the tables from others of the same names, as a backup that is restored makes them; empty where nobody can
+    /// put others in their place.
+    pub(crate) tables: String,
     /// The database's clock, in microseconds of unix time, where it has one.
     pub(crate) now: Option<i64>,
 }

@@ -291,8 +291,8 @@ async fn clocks_that_are_apart_revoke_what_was_issued_before() {
     }
 }
 
-#[tokio::test]
-async fn another_database_in_its_place_is_read_from_its_beginning() {
+/// Three denials, then other tables as this statement makes them, and three more: all are heard, once.
+async fn check_heard_after(change: &[&str], looks_between: bool) {
     let (place, store) = store().await;
     let until = now() + 1_000;
     for n in 1..=3 {
@@ -308,17 +308,42 @@ async fn another_database_in_its_place_is_read_from_its_beginning() {
         }
     };
     feed.subscribe(on).await.unwrap();
-    // As from a backup of before these: the numbers begin again, and connections end.
-    place.sql(
-        "BEGIN; CREATE TABLE again (LIKE denials INCLUDING ALL); DROP TABLE denials; \
-         ALTER TABLE again RENAME TO denials; COMMIT",
-    );
-    place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()");
+    assert_eq!(feed.position(), 3);
+    for sql in change {
+        place.sql(sql);
+    }
+    if looks_between {
+        soon(async || feed.catch_up().await).await;
+        assert_eq!(feed.position(), 0);
+    }
     for n in 4..=6 {
         soon(async || store.revoke(CredentialId::from_bytes([n; 16]), until).await).await;
     }
     soon(async || feed.catch_up().await).await;
-    assert_eq!(*heard.lock().unwrap(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        (heard.lock().unwrap().as_slice(), feed.position()),
+        (&[1, 2, 3, 4, 5, 6][..], 3),
+        "{change:?}"
+    );
+}
+
+/// As from a backup of before the entries: the numbers begin again.
+const RESTORED: &str = "BEGIN; CREATE TABLE again (LIKE denials INCLUDING ALL); DROP TABLE denials; \
+                        ALTER TABLE again RENAME TO denials; COMMIT";
+
+#[tokio::test]
+async fn another_database_in_its_place_is_read_from_its_beginning() {
+    let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    check_heard_after(&[RESTORED, ended], false).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_is_restored_under_its_connections_is_read_from_its_beginning() {
+    check_heard_after(&[RESTORED], false).await;
+    check_heard_after(&["TRUNCATE denials RESTART IDENTITY"], false).await;
+    let emptied = ["DELETE FROM denials", "ALTER TABLE denials ALTER COLUMN seq RESTART"];
+    check_heard_after(&emptied, true).await;
 }
 
 /// With an hour between two looks, only what the database says can be heard.

@@ -50,6 +50,8 @@ impl Database {
             "SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
              COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
              COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders, ",
+            feed_tables!(),
+            " AS tables, ",
             clock_micros!(),
             " AS now"
         ))
@@ -59,6 +61,7 @@ impl Database {
             denials: row.try_get("denials")?,
             settings: row.try_get("settings")?,
             orders: row.try_get("orders")?,
+            tables: row.try_get("tables")?,
             now: row.try_get("now")?,
         })
     }
