@@ -75,7 +75,10 @@ impl Server {
         let wanted = wanted(message)?;
         let is_mobile = self.wants_mobility(message, protocol)?;
         let requested_lifetime = requested_lifetime(message)?;
-        self.expect_admission(client)?;
+        // What is reserved is here, and was promised when its pair was let in.
+        if !matches!(wanted, Wanted::Reserved(_)) {
+            self.expect_admission(client)?;
+        }
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested_lifetime, identity);
         // An expired allocation of this client may still wait for its timer.
         self.end_expired(now);

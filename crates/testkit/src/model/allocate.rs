@@ -67,8 +67,11 @@ impl Model {
         faults.when(ticket.is_some() && (!self.rules.mobility || of_tcp), 405);
         let lifetime = faults.take(lifetime(message)).flatten();
         // RFC 8489 §10; and who is about to end takes nobody, even if there is no other.
-        faults.when(self.redirect.elsewhere(&client), 300);
-        faults.when(self.redirect.nowhere(&client), 508);
+        // But what was reserved here is here.
+        if !matches!(wanted, Some(Wanted::Reserved(_))) {
+            faults.when(self.redirect.elsewhere(&client), 300);
+            faults.when(self.redirect.nowhere(&client), 508);
+        }
         let right = faults.0.is_empty();
         let full = self.is_full(now);
         faults.when(full, 508);

@@ -4,7 +4,8 @@ use credentials::Credential;
 use stun::{AttributeType as A, Integrity, Message, Method, PasswordAlgorithm, address};
 use turn::{AlternateServer, Client, Command, Transport};
 
-use crate::fixture::{Fixture, PEER, alice, client, code, udp};
+use crate::fixture::{Fixture, PEER, alice, client, code, relayed, udp, value};
+use testkit::message::EVEN_AND_NEXT;
 
 /// SHA-256, then MD5, neither with parameters.
 const OFFER: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
@@ -134,6 +135,29 @@ fn rfc8489_10_what_is_wrong_with_a_request_comes_first() {
     let credential = fixture.mint(3_600);
     redirect(&mut fixture, &OTHERS);
     assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, |_| {})), 400);
+}
+
+#[test]
+fn who_comes_for_a_port_that_is_reserved_here_is_served_here() {
+    for draining in [false, true] {
+        let mut fixture = Fixture::new();
+        let credential = fixture.mint(3_600);
+        let pair = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
+            udp(writer);
+            writer.attribute(A::EVEN_PORT, &EVEN_AND_NEXT);
+        });
+        let token = value(&pair, A::RESERVATION_TOKEN).unwrap();
+        redirect_all(&mut fixture, &OTHERS, draining);
+        let bob = client(Transport::Udp, "82.0.0.1:4000");
+        let mut claim = |token: &[u8]| {
+            fixture.ask(bob, &credential, Method::ALLOCATE, |writer| {
+                udp(writer);
+                writer.attribute(A::RESERVATION_TOKEN, token);
+            })
+        };
+        assert_eq!(code(&claim(&[0; 8])), 508, "a token that nobody was given lets nobody in");
+        assert_eq!(relayed(&claim(&token)).port(), relayed(&pair).port() + 1);
+    }
 }
 
 #[test]
