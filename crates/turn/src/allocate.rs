@@ -79,6 +79,9 @@ impl Server {
         if !matches!(wanted, Wanted::Reserved(_)) {
             self.expect_admission(client)?;
         }
+        if self.are_denials_stale {
+            return Err(Refusal::DenialsStale);
+        }
         let (lifetime_secs, expires_ms) = lifetime(&self.config, now, requested_lifetime, identity);
         // An expired allocation of this client may still wait for its timer.
         self.end_expired(now);

@@ -44,6 +44,9 @@ pub enum Command {
         /// Whether this server is about to end.
         draining: bool,
     },
+    /// Whether what is denied was not heard for so long that each new Allocate is refused with 508, unless
+    /// [`Command::Redirect`] names another server that it is sent to. What is allocated goes on.
+    DenialsStale(bool),
     /// These are the limits of this TURN key from now on, for allocations that live, too; `None`: those of
     /// [`crate::Config::key_limits`]. An allocation beyond a lowered limit stays.
     KeyLimits {
@@ -113,6 +116,7 @@ impl Server {
                 self.end_forbidden();
             }
             Command::Redirect { to, draining } => self.redirection = Redirection::new(to, draining),
+            Command::DenialsStale(are) => self.are_denials_stale = are,
             Command::KeyLimits { key, limits } => self.limit_key(key, limits)?,
             Command::Suspend { key, suspended } => self.suspend(now, key, suspended)?,
             Command::ClientGone(five_tuple) => {

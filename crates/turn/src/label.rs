@@ -116,6 +116,7 @@ labels! { Refusal:
     NotMoved => "not_moved",
     TryAlternate => "try_alternate",
     Draining => "draining",
+    DenialsStale => "denials_stale",
     OtherProtocol => "other_protocol",
     ConnectionExists => "connection_exists",
     ConnectFailed => "connect_failed",

@@ -107,6 +107,8 @@ pub enum Refusal {
     TryAlternate(SocketAddr),
     /// This server takes no new allocations because it is about to end, and knows of no other one.
     Draining,
+    /// This server takes no new allocations because it has not heard for long what is denied.
+    DenialsStale,
     /// The request is for the other kind of allocation: one that relays TCP, or one that relays UDP.
     OtherProtocol,
     /// The allocation has a connection with the peer, or is making one.
@@ -166,6 +168,9 @@ impl Refusal {
             // RFC 8656 §10.2 and §12.2: what a limit keeps from being done is 508; 486 is for Allocate alone.
             Self::TooManyAllocations
             | Self::Draining
+            // RFC 8656 §7.4: with 508 a client comes again after a minute or goes elsewhere; 486 would say that its user has too
+            // much, 401 that its credential is wrong.
+            | Self::DenialsStale
             | Self::TooManyNewPeers
             | Self::TooManyPermissions
             | Self::TooManyChannels

@@ -57,6 +57,8 @@ pub struct Server {
     pub(crate) endings: Endings,
     /// Where new allocations are sent to instead.
     pub(crate) redirection: Redirection,
+    /// Nothing new is allocated: a credential may be denied by now.
+    pub(crate) are_denials_stale: bool,
     /// At most one entry for the end of each relay socket, one for that of each allocation, two for each connection,
     /// and what one call of `report` may queue, not taken yet.
     pub(crate) outputs: VecDeque<Output>,
@@ -98,6 +100,7 @@ impl Server {
             report_from: 0,
             endings: Endings::default(),
             redirection: Redirection::default(),
+            are_denials_stale: false,
             outputs: VecDeque::new(),
         }
     }

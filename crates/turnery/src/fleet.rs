@@ -11,12 +11,13 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use control::store::{KnownNode, NodeReport, NodeState, Store, StoreError};
-use control::{Check, Control, Feed, Steering};
+use control::{Control, Feed, Steering};
 use relay::Listener;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use turn::{AlternateServer, Command, RelayAddress};
 
+use crate::admission::Admission;
 use crate::config::{Role, Settings};
 use crate::keyring_file::unix_now;
 use crate::relaying::RelayHandle;
@@ -48,7 +49,7 @@ pub(crate) struct Membership {
     /// What it says of itself that does not change.
     said: NodeReport,
     steering: Steering,
-    draining: Arc<AtomicBool>,
+    admission: Arc<Admission>,
     /// Whether the relay has been told so.
     relay_drains: AtomicBool,
     hurry: Notify,
@@ -79,7 +80,7 @@ impl Membership {
         settings: &Settings,
         (store, feed, relay): (Store, Feed, RelayHandle),
         (listeners, urls): (&[Listener], Vec<String>),
-        draining: Arc<AtomicBool>,
+        admission: Arc<Admission>,
     ) -> Self {
         let location = settings.location.clone();
         let interval = if store.is_shared() { INTERVAL } else { ALONE_INTERVAL };
@@ -106,7 +107,7 @@ impl Membership {
             name: settings.node_name.clone(),
             said,
             steering: settings.fleet.steering,
-            draining,
+            admission,
             relay_drains: AtomicBool::new(false),
             hurry: Notify::new(),
         }
@@ -136,7 +137,7 @@ impl Membership {
     }
 
     async fn beat(&self, round: &mut Round, control: Option<&Control>) -> Result<(), StoreError> {
-        let draining = self.draining.load(Ordering::Relaxed);
+        let draining = self.admission.is_draining();
         let report = self.report(&mut round.sample, draining);
         let load = report.load_permille();
         round.is_full = report.is_full() || (round.is_full && load >= ROOM_PERMILLE);
@@ -210,7 +211,7 @@ impl Membership {
 
     /// Takes no new allocations from now on, and waits until the live ones have ended, for so long at most.
     pub(crate) async fn drain(&self, patience: Duration) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.admission.drain();
         self.hurry.notify_one();
         let live = || self.relay.counters().map_or(0, |(totals, _)| totals.allocations);
         tracing::info!(allocations = live(), secs = patience.as_secs(), "draining");
@@ -245,12 +246,6 @@ impl Membership {
             tracing::debug!("the other nodes are not told that this one has ended");
         }
     }
-}
-
-/// That new allocations are taken: what `/readyz` asks.
-pub(crate) fn admission(draining: &Arc<AtomicBool>) -> Check {
-    let draining = Arc::clone(draining);
-    Check::new("admission", move || !draining.load(Ordering::Relaxed))
 }
 
 /// A little more or less, so that nodes that started together do not write together.

@@ -2,6 +2,7 @@
 //! the relay and the HTTP side meet: the binary carries each denial from one to the other.
 
 mod acme;
+mod admission;
 mod announce;
 mod certificates;
 mod cli;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use relay::{Breakdown, Totals, Traffic};
 
+use crate::admission::Admission;
 use crate::certificates::Certificates;
 use crate::relaying::RelayHandle;
 
@@ -101,13 +102,18 @@ fn requests(out: &mut Encoder<'_>, totals: &Totals, breakdown: &Breakdown) -> fm
 pub(crate) struct ProcessMetrics {
     feed: Feed,
     certificates: Option<Arc<Certificates>>,
+    admission: Arc<Admission>,
     started: f64,
 }
 
 impl ProcessMetrics {
-    pub(crate) fn new(feed: Feed, certificates: Option<Arc<Certificates>>) -> Self {
+    pub(crate) fn new(
+        feed: Feed,
+        certificates: Option<Arc<Certificates>>,
+        admission: Arc<Admission>,
+    ) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Self { feed, certificates, started }
+        Self { feed, certificates, admission, started }
     }
 }
 
@@ -124,6 +130,11 @@ impl Collector for ProcessMetrics {
                 age.as_secs_f64(),
             )?;
         }
+        out.gauge(
+            "feed_too_old",
+            "1 while new allocations are refused because of the age of the deny feed",
+            self.admission.is_stale().into(),
+        )?;
         if let Some(expiry) = self.certificates.as_ref().and_then(|it| it.soonest_expiry()) {
             let encoder = out.0.encode_descriptor(
                 "certificate_expiry_time_seconds",

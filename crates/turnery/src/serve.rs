@@ -2,7 +2,6 @@
 //! half-started and does not use up the token that is shown once.
 
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use turn::{Command, Report, Transport};
 
 use crate::acme::{self, Acme};
+use crate::admission::Admission;
 use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
 use crate::config::{LogFormat, Role, Settings};
-use crate::fleet::{Membership, admission};
+use crate::fleet::Membership;
 use crate::keyring_file::{KeyringFile, Stamp};
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
@@ -88,6 +88,9 @@ struct Service {
     /// What is told beside the API, and where.
     observed: Mutex<Option<(Observed, TcpListener)>>,
     membership: Membership,
+    admission: Arc<Admission>,
+    /// How old the feed may be where new allocations are taken.
+    max_feed_age: Option<Duration>,
     /// How long live allocations are waited for at the end.
     drain: Duration,
     /// What the API speaks TLS with, if it does.
@@ -154,8 +157,8 @@ impl Service {
             trial.as_ref().map(|it| Dev { key: it.uid(), public_host: Some(settings.public_host.clone()) });
         configure(&mut config, settings, &relay);
         config.about = about(settings, &listeners, certificates.clone());
-        let draining = Arc::<AtomicBool>::default();
-        config.checks.push(admission(&draining));
+        let admission = Arc::<Admission>::default();
+        config.checks.push(admission.check());
         let metrics = config.metrics.clone();
         let checks = config.checks.clone();
         if settings.role == Role::All {
@@ -175,12 +178,12 @@ impl Service {
         let own_feed = || Feed::new(store.clone(), Arc::clone(&keyring));
         let feed = control.as_ref().map_or_else(own_feed, Control::feed);
         let to_relay = relay.clone();
-        metrics.register(ProcessMetrics::new(feed.clone(), certificates.clone()));
+        metrics.register(ProcessMetrics::new(feed.clone(), certificates.clone(), Arc::clone(&admission)));
         let of_all = settings.key_limits;
         feed.subscribe(move |news| to_relay.hear(news, &of_all)).await?;
         let observed = observed(settings, (&store, &feed), checks, metrics);
         let parts = (store.clone(), feed.clone(), relay.clone());
-        let membership = Membership::new(settings, parts, (&listeners, urls), draining);
+        let membership = Membership::new(settings, parts, (&listeners, urls), Arc::clone(&admission));
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
@@ -201,6 +204,8 @@ impl Service {
             api: Mutex::new(api),
             observed: Mutex::new(metrics_listen.map(|listener| (observed, listener))),
             membership,
+            admission,
+            max_feed_age: settings.fleet.max_feed_age,
             drain: settings.fleet.drain,
             api_tls,
             keyring_file,
@@ -245,6 +250,7 @@ impl Service {
             never = self.obtain_certificates() => never,
             never = self.membership.run(self.control.as_ref()) => never,
             never = self.tell_of_itself() => never,
+            never = self.admission.watch(&self.feed, &self.relay, self.max_feed_age) => never,
         }
     }
 

@@ -72,6 +72,7 @@ impl Model {
             faults.when(self.redirect.elsewhere(&client), 300);
             faults.when(self.redirect.nowhere(&client), 508);
         }
+        faults.when(self.are_denials_stale(), 508);
         let right = faults.0.is_empty();
         let full = self.is_full(now);
         faults.when(full, 508);

@@ -9,6 +9,7 @@ use super::Model;
 pub(super) struct Redirect {
     to: Vec<AlternateServer>,
     draining: bool,
+    stale: bool,
 }
 
 impl Redirect {
@@ -29,7 +30,17 @@ impl Redirect {
 impl Model {
     /// New clients are sent to these servers from now on.
     pub fn redirect(&mut self, to: Vec<AlternateServer>, draining: bool) {
-        self.redirect = Redirect { to, draining };
+        (self.redirect.to, self.redirect.draining) = (to, draining);
+    }
+
+    /// Nothing new is allocated from now on, because denials may be missing; or it is again.
+    pub fn denials_stale(&mut self, stale: bool) {
+        self.redirect.stale = stale;
+    }
+
+    /// Whether denials may be missing.
+    pub fn are_denials_stale(&self) -> bool {
+        self.redirect.stale
     }
 
     /// Whether some of them may be sent away.

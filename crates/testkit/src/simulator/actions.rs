@@ -189,7 +189,7 @@ impl World {
         };
         let until = now.unix_secs() + 172_800;
         let command = match self.dice.below(23) {
-            22 => self.change_redirect(),
+            22 => self.change_admission(),
             16..19 => {
                 // An account of a suspended key is as good as dead: who had it got another one long ago.
                 let keys = self.keyrings.turn_keys();
@@ -246,8 +246,13 @@ impl World {
         self.lockstep.command(now, &command)
     }
 
-    /// New clients of some transports are sent elsewhere, or no longer: mostly they are taken.
-    fn change_redirect(&mut self) -> Command {
+    /// New clients of some transports are sent elsewhere, all are refused, or no longer: mostly they are taken.
+    fn change_admission(&mut self) -> Command {
+        let stale = self.lockstep.model.are_denials_stale();
+        if stale || self.dice.permille(250) {
+            self.lockstep.model.denials_stale(!stale);
+            return Command::DenialsStale(!stale);
+        }
         let redirects = self.lockstep.model.redirects();
         let transports = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls];
         let chosen = transports.into_iter().filter(|_| !redirects && self.dice.permille(400));

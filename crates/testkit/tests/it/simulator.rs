@@ -65,6 +65,7 @@ fn server_and_model_agree() {
         );
         for reason in [
             "Draining",
+            "DenialsStale",
             "KeyQuotaReached",
             "CredentialQuotaReached",
             "TooManyNewPeers",

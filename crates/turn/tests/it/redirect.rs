@@ -161,6 +161,34 @@ fn who_comes_for_a_port_that_is_reserved_here_is_served_here() {
 }
 
 #[test]
+fn rfc8656_7_4_who_has_not_heard_what_is_denied_allocates_nothing_new() {
+    let mut fixture = Fixture::new();
+    let credential = fixture.mint(3_600);
+    let pair = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
+        udp(writer);
+        writer.attribute(A::EVEN_PORT, &EVEN_AND_NEXT);
+    });
+    let token = value(&pair, A::RESERVATION_TOKEN).unwrap();
+    fixture.command(Command::DenialsStale(true));
+    let bob = client(Transport::Udp, "82.0.0.1:4000");
+    assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 508);
+    let claim = fixture.ask(bob, &credential, Method::ALLOCATE, |writer| {
+        udp(writer);
+        writer.attribute(A::RESERVATION_TOKEN, &token);
+    });
+    assert_eq!(code(&claim), 508, "a reserved port is no live traffic");
+    assert_eq!(fixture.permit(alice(), &credential, &[PEER]), 0);
+    assert_eq!(fixture.bind(alice(), &credential, 0x4000, PEER), 0);
+    assert_eq!(code(&fixture.refresh(alice(), &credential, 700)), 0);
+    assert!(fixture.sends(alice()) && fixture.hears());
+    redirect(&mut fixture, &OTHERS[..1]);
+    assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 300, "another may have heard");
+    redirect(&mut fixture, &[]);
+    fixture.command(Command::DenialsStale(false));
+    assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 0);
+}
+
+#[test]
 fn without_a_server_of_the_clients_family_it_is_served_here() {
     let mut fixture = Fixture::new();
     let credential = fixture.mint(3_600);

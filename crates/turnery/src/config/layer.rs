@@ -243,6 +243,11 @@ pub(crate) struct Layer {
     #[arg(long, value_name = "N")]
     #[serde(deserialize_with = "text_or_number")]
     pub(crate) drain_secs: Option<String>,
+    /// Refuse new allocations (508) while what is revoked was not heard for more than so many seconds, 5 to 86400, or none;
+    /// what is allocated goes on [default: none]
+    #[arg(long, value_name = "SECS")]
+    #[serde(deserialize_with = "text_or_number")]
+    pub(crate) refuse_when_feed_older_than: Option<String>,
     /// Whose URLs the credential API hands out: host, those of --public-host or --ice-url; node, those of one node,
     /// chosen by weight and load; region, the same among the nodes of this node's region [default: host]
     #[arg(long, value_name = "HOW")]
@@ -392,6 +397,7 @@ impl Layer {
             node_weight: text("node_weight")?,
             redirect_above: text("redirect_above")?,
             drain_secs: text("drain_secs")?,
+            refuse_when_feed_older_than: text("refuse_when_feed_older_than")?,
             steering: text("steering")?,
             usage_minutes_days: text("usage_minutes_days")?,
             usage_hours_days: text("usage_hours_days")?,

@@ -162,6 +162,9 @@ fn other(world: &mut World, bytes: &mut Bytes<'_>) {
         }
         5 => {
             let which = bytes.byte();
+            if which >= 192 {
+                return world.tell_all(0, &Command::DenialsStale(which % 2 == 1));
+            }
             let domain = (which / 4 % 2 == 1).then(|| "b.example".into());
             let server =
                 |address| AlternateServer { transport: Transport::Udp, address, domain: domain.clone() };
