@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
@@ -49,6 +49,8 @@ pub(crate) struct Membership {
     /// What it says of itself that does not change.
     said: NodeReport,
     steering: Steering,
+    /// Whether an operator has chosen the URLs that it is handed out by.
+    has_chosen_urls: bool,
     admission: Arc<Admission>,
     /// Whether the relay has been told so.
     relay_drains: AtomicBool,
@@ -73,6 +75,8 @@ struct Round {
     /// What the relay was told last.
     told: (Vec<AlternateServer>, bool),
     failed: bool,
+    /// It was said that steering changes nothing.
+    is_pointless: bool,
 }
 
 impl Membership {
@@ -84,6 +88,12 @@ impl Membership {
     ) -> Self {
         let location = settings.location.clone();
         let interval = if store.is_shared() { INTERVAL } else { ALONE_INTERVAL };
+        if store.is_shared() && is_near_host(&settings.public_host) {
+            tracing::warn!(
+                host = %settings.public_host,
+                "the other nodes send clients to an address of this machine alone; name the host with --public-host"
+            );
+        }
         let said = NodeReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: if settings.role == Role::All { "all" } else { "relay" }.to_owned(),
@@ -91,7 +101,7 @@ impl Membership {
             code: location.code,
             country: location.country,
             region: location.region,
-            addresses: addresses(listeners, &settings.relay_addresses),
+            addresses: addresses(listeners, &settings.relay_addresses, &settings.public_host),
             host: settings.public_host.clone(),
             urls,
             weight: settings.fleet.weight,
@@ -107,6 +117,7 @@ impl Membership {
             name: settings.node_name.clone(),
             said,
             steering: settings.fleet.steering,
+            has_chosen_urls: settings.ice.is_some(),
             admission,
             relay_drains: AtomicBool::new(false),
             hurry: Notify::new(),
@@ -115,8 +126,13 @@ impl Membership {
 
     /// Says that it is there, and looks at the others, for as long as it is polled.
     pub(crate) async fn run(&self, control: Option<&Control>) -> ! {
-        let mut round =
-            Round { sample: self.sample(), is_full: false, told: (Vec::new(), false), failed: false };
+        let mut round = Round {
+            sample: self.sample(),
+            is_full: false,
+            told: (Vec::new(), false),
+            failed: false,
+            is_pointless: false,
+        };
         let interval = Duration::from_secs(self.said.interval_secs);
         loop {
             let done = self.beat(&mut round, control).await;
@@ -157,6 +173,7 @@ impl Membership {
         };
         if let Some(control) = control {
             control.steer(self.steering, &self.said.region, &nodes);
+            self.look_at_choice(round, &nodes);
         }
         let own = (self.name.as_str(), self.said.region.as_str());
         let to = if sends_away { alternates(own, &nodes) } else { Vec::new() };
@@ -168,6 +185,18 @@ impl Membership {
     async fn look_around(&self, report: &NodeReport, sends_away: bool) -> Result<Vec<KnownNode>, StoreError> {
         self.store.note_node(&self.name, report).await?;
         if sends_away || self.steering != Steering::Host { self.store.nodes().await } else { Ok(Vec::new()) }
+    }
+
+    /// Says once when all nodes are given the same --ice-url: whichever is chosen, a client hears the same.
+    fn look_at_choice(&self, round: &mut Round, nodes: &[KnownNode]) {
+        let is_pointless =
+            self.steering == Steering::Node && self.has_chosen_urls && are_one_to_clients(nodes);
+        if is_pointless && !round.is_pointless {
+            tracing::warn!(
+                "--steering node changes nothing: all nodes have the same --ice-url; give each one of its own, or none"
+            );
+        }
+        round.is_pointless = is_pointless;
     }
 
     fn tell_relay(&self, round: &mut Round, tell: (Vec<AlternateServer>, bool)) {
@@ -266,7 +295,9 @@ fn cpu_ticks() -> Option<u64> {
 }
 
 /// Where clients reach these listeners: a wildcard at each of the relay's addresses, its own address as the relay's is told.
-fn addresses(listeners: &[Listener], own: &[RelayAddress]) -> Vec<String> {
+/// What only this machine reaches is told only where `host` is such an address, so that everybody is on this machine.
+fn addresses(listeners: &[Listener], own: &[RelayAddress], host: &str) -> Vec<String> {
+    let is_told = |ip: IpAddr| !ip.is_unspecified() && (!is_near(ip) || is_near_host(host));
     let mut all = Vec::new();
     for Listener { transport, address } in listeners {
         let fits = |it: &&RelayAddress| {
@@ -275,12 +306,33 @@ fn addresses(listeners: &[Listener], own: &[RelayAddress]) -> Vec<String> {
         };
         let public = own.iter().find(fits).map(|it| it.public);
         let ip = public.unwrap_or_else(|| address.ip());
-        if !ip.is_unspecified() {
+        if is_told(ip) {
             let address = SocketAddr::new(ip, address.port());
             all.push(Listener { transport: *transport, address }.to_string());
         }
     }
     all
+}
+
+/// Whether the address leads nowhere from another machine, or elsewhere: it is on loopback or link-local.
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+fn is_near_host(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(is_near)
+}
+
+/// Whether choosing among the nodes changes nothing: there are some, and all are handed out by the same URLs.
+fn are_one_to_clients(nodes: &[KnownNode]) -> bool {
+    let mut urls =
+        nodes.iter().filter(|node| node.state == NodeState::Up).map(|node| node.report.urls.as_slice());
+    let first = urls.next();
+    let mut others = urls.peekable();
+    others.peek().is_some() && others.all(|urls| Some(urls) == first)
 }
 
 /// The nodes that new clients can be sent to: those that work, this node's region first, and among them those with the
@@ -311,7 +363,7 @@ fn alternates((own, region): (&str, &str), nodes: &[KnownNode]) -> Vec<Alternate
 
 fn server(address: &str, host: &str) -> Option<AlternateServer> {
     let listener: Listener = address.parse().ok()?;
-    let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.is_empty();
+    let is_name = host.parse::<IpAddr>().is_err() && !host.is_empty();
     Some(AlternateServer {
         transport: listener.transport,
         address: listener.address,
@@ -384,7 +436,39 @@ mod tests {
         let listeners = ["udp://0.0.0.0:3478", "tcp://10.0.0.5:80", "tls://192.0.2.1:443", "udp://[::]:3478"];
         let listeners = listeners.map(|text| text.parse().unwrap());
         let expected = ["udp://198.51.100.7:3478", "tcp://198.51.100.7:80", "tls://192.0.2.1:443"];
-        assert_eq!(addresses(&listeners, &own), expected);
+        assert_eq!(addresses(&listeners, &own, "turn.example"), expected);
+    }
+
+    #[test]
+    fn what_only_this_machine_reaches_is_told_to_nobody_else() {
+        let loopback = [RelayAddress { public: [127, 0, 0, 1].into(), local: [127, 0, 0, 1].into() }];
+        let near = [
+            "udp://0.0.0.0:1",
+            "udp://127.0.0.2:1",
+            "tcp://[::1]:1",
+            "udp://169.254.0.1:1",
+            "udp://[fe80::1]:1",
+        ];
+        let near = near.map(|text| text.parse().unwrap());
+        assert_eq!(addresses(&near, &loopback, "turn.example"), [""; 0]);
+        assert_eq!(addresses(&near, &loopback, "192.0.2.1"), [""; 0]);
+        for host in ["localhost", "127.0.0.1", "::1", "a.localhost"] {
+            assert_eq!(addresses(&near, &loopback, host).len(), 5, "{host}: everybody is here");
+        }
+        let private = ["udp://10.0.0.5:1".parse().unwrap()];
+        assert_eq!(addresses(&private, &loopback, "turn.example"), ["udp://10.0.0.5:1"]);
+    }
+
+    #[test]
+    fn a_choice_among_nodes_that_clients_cannot_tell_apart_is_none() {
+        use NodeState::{Lost, Up};
+        let at = |name: &str, state, url: &str| node(name, state, 0, |it| it.urls = vec![url.to_owned()]);
+        let same = [at("a", Up, "turn:all"), at("b", Up, "turn:all")];
+        assert!(are_one_to_clients(&same));
+        assert!(!are_one_to_clients(&same[..1]), "there is no other");
+        assert!(!are_one_to_clients(&[]));
+        assert!(!are_one_to_clients(&[at("a", Up, "turn:a"), at("b", Up, "turn:b")]));
+        assert!(are_one_to_clients(&[at("a", Up, "turn:a"), at("b", Up, "turn:a"), at("c", Lost, "turn:c")]));
     }
 
     #[test]
