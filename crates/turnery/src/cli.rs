@@ -44,6 +44,8 @@ Environment:
                              and what is empty counts as not set
   TURNERY_BOOTSTRAP_ACCOUNT  first start only: the account's id, 32 hex digits
   TURNERY_BOOTSTRAP_TOKEN    first start only: the API token, 32 to 128 of A-Za-z0-9_-
+  TURNERY_KEYRING            in place of keyring.toml in the data directory: what stands in that
+                             file, as it is or in base64
   NO_COLOR                   no colours in the log
 
 The first start makes an account and an API token and prints them once. When every listener is

@@ -25,7 +25,7 @@ use crate::cli::{
     AccountCommand, AuditCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand, WebhookCommand,
 };
 use crate::config::Place;
-use crate::keyring_file::{KeyringFile, prepare_data_dir};
+use crate::keyring_file::{KeyringSource, prepare_data_dir};
 use crate::table::{printable, table};
 
 pub(crate) use certificates::certificates;
@@ -44,6 +44,11 @@ impl Place {
 
     fn dir(&self) -> Result<PathBuf> {
         self.data_dir.clone().context("where the data is is not known: give --data-dir")
+    }
+
+    /// Where the keyring is.
+    fn keyring(&self) -> Result<KeyringSource> {
+        KeyringSource::of(self.keyring.as_ref(), &self.dir()?)
     }
 
     /// Whether there is a store, as far as that can be seen from outside.
@@ -219,16 +224,17 @@ pub(crate) async fn webhook(place: &Place, command: WebhookCommand) -> Result<()
 
 pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {
     let dir = place.dir()?;
-    let file = KeyringFile::in_dir(&dir);
+    let source = place.keyring()?;
     match command {
-        KeyringCommand::Show { output } => show_keyring(&file.open()?, output, ""),
+        KeyringCommand::Show { output } => show_keyring(&source.open()?, output, ""),
         KeyringCommand::Prepare { output } => {
             let note = "\nGive every node this keyring, then rotate.\n";
-            show_keyring(&file.prepare()?, output, note)
+            show_keyring(&source.file()?.prepare()?, output, note)
         }
         KeyringCommand::Rotate { output } => {
+            let file = source.file()?;
             prepare_data_dir(&dir)?;
-            secrets::reseal(place, &file).await?;
+            secrets::reseal(place, file).await?;
             let note = "\nNew credentials are sealed with the current key; older ones stay good until they expire.\n";
             show_keyring(&file.rotate()?, output, note)
         }

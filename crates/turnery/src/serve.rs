@@ -22,7 +22,7 @@ use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
 use crate::config::{LogFormat, Role, Settings};
 use crate::fleet::Membership;
-use crate::keyring_file::{KeyringFile, Stamp};
+use crate::keyring_file::{KeyringSource, Stamp};
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
 use crate::relaying::RelayHandle;
@@ -95,7 +95,7 @@ struct Service {
     drain: Duration,
     /// What the API speaks TLS with, if it does.
     api_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    keyring_file: KeyringFile,
+    keyring_source: KeyringSource,
     keyring: Arc<ArcSwap<Keyring>>,
     /// What the keyring's file was when it was read.
     keyring_stamp: Option<Stamp>,
@@ -116,11 +116,11 @@ struct CertificateFiles {
 impl Service {
     async fn start(settings: &Settings) -> Result<Self> {
         let data_dir = DataDir::prepare(settings)?;
-        let keyring_file = KeyringFile::in_dir(data_dir.path());
+        let keyring_source = KeyringSource::of(settings.place.keyring.as_ref(), data_dir.path())?;
         // The stamp first: what changes while the file is read is then seen as a change.
-        let early_stamp = keyring_file.stamp();
-        let keyring = open_keyring(settings.role, &keyring_file)?;
-        let keyring_stamp = early_stamp.or_else(|| keyring_file.stamp());
+        let early_stamp = keyring_source.stamp();
+        let keyring = open_keyring(settings.role, &keyring_source)?;
+        let keyring_stamp = early_stamp.or_else(|| keyring_source.stamp());
         let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
         let early_certificates_stamp = settings.certificates.stamp();
         let certificates = match &settings.acme {
@@ -137,7 +137,7 @@ impl Service {
         let api_address = api.as_ref().map(TcpListener::local_addr).transpose();
         let api_address = api_address.context("cannot tell the API listener's address")?;
         let api_address = api_address.map(|address| Api { address, tls: settings.api_tls });
-        warn(settings, &keyring_file, certificates.as_deref());
+        warn(settings, &keyring_source, certificates.as_deref());
 
         let listeners = bound.listeners().to_vec();
         tell_of_discovery(&bound);
@@ -208,7 +208,7 @@ impl Service {
             max_feed_age: settings.fleet.max_feed_age,
             drain: settings.fleet.drain,
             api_tls,
-            keyring_file,
+            keyring_source,
             keyring,
             keyring_stamp,
             certificates: certificates.map(|certificates| (certificates, watched)),
@@ -308,12 +308,12 @@ impl Service {
                     warned_at = Instant::now();
                 }
             }
-            let stamp = self.keyring_file.stamp();
+            let stamp = self.keyring_source.stamp();
             if stamp == seen && !asked {
                 continue;
             }
             seen = stamp;
-            match self.keyring_file.open() {
+            match self.keyring_source.open() {
                 Ok(keyring) => self.use_keyring(keyring).await,
                 Err(error) => tracing::error!("{error:#}; the keyring in use stays"),
             }
@@ -333,7 +333,7 @@ impl Service {
         {
             tracing::error!("{error:#}; they are sealed again at the next start or change of the keyring");
         }
-        tracing::info!(path = %self.keyring_file.path().display(), "the keyring was read again");
+        tracing::info!("the keyring was read again");
     }
 
     async fn stop(self) {
@@ -355,11 +355,11 @@ impl Service {
     }
 }
 
-fn open_keyring(role: Role, file: &KeyringFile) -> Result<Keyring> {
+fn open_keyring(role: Role, source: &KeyringSource) -> Result<Keyring> {
     match role {
-        Role::All => file.open_or_create(),
+        Role::All => source.open_or_create(),
         // Another than the fleet's would verify nothing.
-        Role::Relay => file.open(),
+        Role::Relay => source.open(),
     }
 }
 
@@ -507,7 +507,7 @@ fn ice_urls(settings: &Settings, bound: &Bound) -> IceUrls {
     IceUrls::new(&settings.public_host, &open)
 }
 
-fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&Certificates>) {
+fn warn(settings: &Settings, keyring_source: &KeyringSource, certificates: Option<&Certificates>) {
     if let Some(certificates) = certificates {
         warn_of_certificates(certificates);
         if certificates.dtls().is_none() {
@@ -521,9 +521,8 @@ fn warn(settings: &Settings, keyring_file: &KeyringFile, certificates: Option<&C
     if settings.dev {
         tracing::warn!("--dev lets peers on loopback and private networks be reached; not for production");
     }
-    if keyring_file.is_exposed() {
-        let path = keyring_file.path().display();
-        tracing::warn!("others than its owner may read the keyring {path}; chmod 600 it");
+    if let Some(path) = keyring_source.exposed() {
+        tracing::warn!("others than its owner may read the keyring {}; chmod 600 it", path.display());
     }
     if settings.role == Role::All && !settings.api_listen.ip().is_loopback() && !settings.api_tls {
         tracing::warn!(

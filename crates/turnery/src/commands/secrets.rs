@@ -30,7 +30,7 @@ pub(super) async fn secret(place: &Place, store: &Store, command: SecretCommand)
                 Some(path) => read(path)?,
                 None => SecretText::generate()?,
             };
-            let keyring = KeyringFile::in_dir(&place.dir()?).open()?;
+            let keyring = place.keyring()?.open()?;
             let made = store.add_shared_secret(&keyring, &account, uid, text).await?;
             let made = made.with_context(|| format!("account {account} has no TURN key {uid}"))?;
             output.show(&made, || {

@@ -5,7 +5,6 @@ use control::store::{AccountId, Delivery, Store, Webhook};
 
 use crate::cli::WebhookCommand;
 use crate::config::Place;
-use crate::keyring_file::KeyringFile;
 use crate::table::{printable, table};
 
 pub(super) async fn webhook(place: &Place, store: &Store, command: WebhookCommand) -> Result<()> {
@@ -23,7 +22,7 @@ pub(super) async fn webhook(place: &Place, store: &Store, command: WebhookComman
         WebhookCommand::Create { url, event, owner, output } => {
             ensure!(control::is_webhook_url(&url), "{url:?} is not https://HOST/PATH, nor http://");
             let account = owner.resolve(store).await?;
-            let keyring = KeyringFile::in_dir(&place.dir()?).open()?;
+            let keyring = place.keyring()?.open()?;
             let made = store.create_webhook(&keyring, &account, &url, &event).await?;
             output.show(&made, || {
                 format!(

@@ -253,7 +253,7 @@ fn external_account(layers: &Layers) -> Result<Option<ExternalAccount>> {
 }
 
 /// RFC 4648 §5; padding may be there.
-fn base64url(text: &str) -> Option<Vec<u8>> {
+pub(super) fn base64url(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
     let (mut bits, mut count) = (0_u32, 0);
     for byte in text.trim_end_matches('=').bytes() {

@@ -6,6 +6,7 @@ mod address;
 mod alternate;
 mod api;
 mod fleet;
+mod keyring;
 mod layer;
 mod limits;
 mod observability;
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use control::IceUrls;
 use control::store::usage::{Location, Retention};
 use control::store::{AccountId, TokenText};
-use credentials::MAX_USERNAME_LIFETIME_SECS;
+use credentials::{Keyring, MAX_USERNAME_LIFETIME_SECS};
 use relay::{Alternate, Listener};
 use tracing_subscriber::EnvFilter;
 use turn::{Cidr, KeyLimits, PeerPolicy, PortRange, RelayAddress, StrangerLimit, Transport};
@@ -29,6 +30,7 @@ use crate::certificates::{Files, Pair};
 
 pub(crate) use acme::{AcmeSettings, ChallengeKind};
 pub(crate) use fleet::FleetSettings;
+pub(crate) use keyring::KEYRING_VARIABLE;
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
@@ -71,6 +73,8 @@ pub(crate) struct Place {
     pub(crate) data_dir: Option<PathBuf>,
     /// The store's URL; by default in the data directory.
     pub(crate) store: Option<String>,
+    /// The keyring, where the environment has it.
+    pub(crate) keyring: Option<Keyring>,
 }
 
 /// What a node does.
@@ -175,7 +179,7 @@ impl Place {
             None => Some(default_data_dir(env)?),
         };
         let store = layers.first("store", |layer| &layer.store).map(|given| given.value);
-        Ok(Self { data_dir, store })
+        Ok(Self { data_dir, store, keyring: keyring::keyring(env)? })
     }
 }
 

@@ -207,3 +207,20 @@ fn add_migration_from_the_future(store: &Path) {
         connection.close().await.unwrap();
     });
 }
+
+#[test]
+fn a_keyring_in_the_environment_that_cannot_be_meant_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |keyring: &str| {
+        let mut command = serve_in(dir.path(), &LOOPBACK);
+        command.env("TURNERY_KEYRING", keyring);
+        command
+    };
+    check_refused(start("none of ours"), &["TURNERY_KEYRING", "keyring.toml", "base64"]);
+    check_refused(start("[[key]]\nid = 1"), &["TURNERY_KEYRING", "line 1"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let made = turnery(&["keyring", "rotate", "--data-dir", dir.path().to_str().unwrap()]);
+    assert!(finish(made).status.success());
+    let keyring = fs::read_to_string(dir.path().join("keyring.toml")).unwrap();
+    check_refused(start(&keyring), &["two keyrings", "keyring.toml", "TURNERY_KEYRING"]);
+}

@@ -40,10 +40,11 @@ fn a_relay_without_an_api_needs_only_the_documented_rights() {
     cluster().sql(database, documented_grants());
     let own_url = cluster().url("turnery_relay", database);
     let relay_dir = tempfile::tempdir().unwrap();
-    let keyring = |dir: &tempfile::TempDir| dir.path().join("keyring.toml");
-    std::fs::copy(keyring(&whole_dir), keyring(&relay_dir)).unwrap();
-    let args = ["--store", &own_url, "--role", "relay", "--node-name", "edge"];
-    let relay = start_command(serve_in(relay_dir.path(), &[&LOOPBACK[..], &args].concat()));
+    let keyring = std::fs::read_to_string(whole_dir.path().join("keyring.toml")).unwrap();
+    let args = ["--store", &own_url, "--role", "relay", "--node-name", "edge", "--log", "trace"];
+    let mut command = serve_in(relay_dir.path(), &[&LOOPBACK[..], &args].concat());
+    command.env("TURNERY_KEYRING", &keyring);
+    let relay = start_command(command);
     assert_eq!(relay.api, "none");
 
     let key = whole.create_key();
@@ -57,4 +58,7 @@ fn a_relay_without_an_api_needs_only_the_documented_rights() {
     let (status, log) = relay.end();
     assert!(status.success(), "{log}");
     assert!(!log.contains("ERROR") && !log.contains("permission denied"), "{log}");
+    let secret = keyring.split("secret = \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(!log.contains(&secret[..32]), "the keyring is logged");
+    assert_eq!(std::fs::read_dir(relay_dir.path()).unwrap().count(), 0, "nor is it written down");
 }
