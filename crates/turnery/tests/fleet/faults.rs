@@ -213,14 +213,20 @@ fn two_nodes_change_the_same_key_at_once() {
     flows.expect_never_stalled(0..FLOWS);
 }
 
+const SKEWS: [i64; NODES] = [30, -30, 0, 30, -30];
+
 #[test]
 fn clocks_are_half_a_minute_apart() {
     let _alone = alone();
-    let (fleet, flows, key, minted) = busy(&Plan { skews: vec![30, -30, 0, 30, -30], ..usual() });
+    let (fleet, flows, key, minted) = busy(&Plan { skews: SKEWS.to_vec(), ..usual() });
     for asked in 0..2 {
         for index in 0..NODES {
             fleet.until_state(asked, index, "up");
         }
+    }
+    for (index, skew) in SKEWS.into_iter().enumerate() {
+        let own = fleet.own_clock(index);
+        assert!((own - skew).abs() <= 10, "node {index} is {own} s ahead and not {skew}");
     }
     // One minted at each API node, revoked at the other; each at every relay.
     for (index, minted) in minted.iter().enumerate().take(4) {

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use testkit::client::BlockingClient;
 
 use crate::nodes::{peer_address, until};
 
 /// How long the peer waits for a packet before it looks whether it is to end.
 const POLL: Duration = Duration::from_millis(50);
+/// The peer's, in bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
 /// How long giving an allocation back may take.
 const GIVEN_BACK: Duration = Duration::from_millis(500);
 /// Who has sent nothing that arrived for so long has stopped: the most that a busy machine is believed.
@@ -42,7 +45,8 @@ impl Flows {
     pub(crate) fn new(count: usize, interval: Duration) -> Self {
         let socket = UdpSocket::bind(peer_address(0)).unwrap();
         socket.set_read_timeout(Some(POLL)).unwrap();
-        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+        // More than the system's bound for everybody: what is lost here would be missing in usage.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).unwrap();
         let peer = socket.local_addr().unwrap();
         let heard: Arc<Vec<Heard>> = Arc::new((0..count).map(|_| Heard::default()).collect());
         let clients = Arc::new(Mutex::new((0..count).map(|_| None).collect::<Vec<Option<BlockingClient>>>()));
@@ -85,6 +89,11 @@ impl Flows {
 
     pub(crate) fn put_allocated(&self, index: usize, mut client: BlockingClient) {
         client.channel_bind(self.peer).unwrap_or_else(|error| panic!("flow {index}: {error}"));
+        self.put_back(index, client);
+    }
+
+    /// Goes on with a client that was taken away.
+    pub(crate) fn put_back(&self, index: usize, client: BlockingClient) {
         self.clients.lock().unwrap()[index] = Some(client);
     }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -34,6 +34,8 @@ pub(crate) struct Fleet {
     apis: usize,
     more: Vec<Vec<String>>,
     skews: Vec<i64>,
+    /// When each was started, in Unix seconds.
+    started: Vec<i64>,
 }
 
 /// How a fleet is to be.
@@ -74,6 +76,7 @@ impl Fleet {
             apis: plan.apis,
             more: vec![plan.more.iter().map(|it| (*it).to_owned()).collect(); count],
             skews: plan.skews.iter().copied().chain(std::iter::repeat(0)).take(count).collect(),
+            started: vec![0; count],
         };
         fleet.start_node(0);
         if plan.is_silent {
@@ -110,6 +113,7 @@ impl Fleet {
         let mut command = turnery(&args);
         command.env("TURNERY_BOOTSTRAP_ACCOUNT", ACCOUNT).env("TURNERY_BOOTSTRAP_TOKEN", TOKEN);
         skew(&mut command, self.skews[index]);
+        self.started[index] = unix_now();
         self.nodes[index] = Some(self.network.on(index, || start_command(command)));
     }
 
@@ -152,6 +156,15 @@ impl Fleet {
         });
     }
 
+    /// How far a node's clock is ahead of this process's, in seconds: by when it says that it started.
+    pub(crate) fn own_clock(&self, index: usize) -> i64 {
+        let path = format!("/client/v4/accounts/{ACCOUNT}/calls/turn_nodes");
+        let nodes = self.node(0).ask("GET", &path, TOKEN, None, 200);
+        let name = format!("node{index}");
+        let node = nodes["result"].as_array().unwrap().iter().find(|node| node["name"] == *name).unwrap();
+        node["started"].as_i64().unwrap() - self.started[index]
+    }
+
     /// What was relayed of a key as far as it is recorded: packets from clients.
     pub(crate) fn ingress_packets(&self, asked: usize, key: &Key) -> u64 {
         let path = format!("/client/v4/accounts/{ACCOUNT}/calls/turn_keys/{}/usage", key.uid);
@@ -182,6 +195,10 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn unix_now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+}
+
 /// Another clock for a process.
 fn skew(command: &mut Command, secs: i64) {
     if secs == 0 {
@@ -195,10 +212,11 @@ fn skew(command: &mut Command, secs: i64) {
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
 }
 
-/// What stands before the database: it passes everything on, as late as it is told.
+/// What stands before the database: it passes everything on, as late as it is told, or nothing.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     delay_ms: Arc<AtomicU64>,
+    hangs: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -207,18 +225,25 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let delay_ms = Arc::<AtomicU64>::default();
         let delay = Arc::clone(&delay_ms);
+        let hangs = Arc::<AtomicBool>::default();
+        let hanging = Arc::clone(&hangs);
         std::thread::spawn(move || {
             while let Ok((near, _)) = listener.accept() {
                 let Ok(far) = TcpStream::connect(to) else { continue };
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     to.set_nodelay(true).unwrap();
-                    let delay = Arc::clone(&delay);
-                    std::thread::spawn(move || pass(from, to, &delay));
+                    let (delay, hanging) = (Arc::clone(&delay), Arc::clone(&hanging));
+                    std::thread::spawn(move || pass(from, to, &delay, &hanging));
                 }
             }
         });
-        Self { address, delay_ms }
+        Self { address, delay_ms, hangs }
+    }
+
+    /// Connections are taken and nothing goes through any of them from now on, or it does again.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     /// Everything takes so much longer from now on, each way.
@@ -227,10 +252,13 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, delay_ms: &AtomicU64) {
+fn pass(mut from: TcpStream, mut to: TcpStream, delay_ms: &AtomicU64, hangs: &AtomicBool) {
     let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         std::thread::sleep(Duration::from_millis(delay_ms.load(Ordering::Relaxed)));
+        while hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if to.write_all(&buffer[..length]).is_err() {
             break;
         }

@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::fixture::{Minted, signal};
+use crate::fixture::{Key, Minted, signal};
 use crate::flows::Flows;
 use crate::network::Network;
 use crate::nodes::{Fleet, Plan, until};
 use crate::{alone, given};
 
 const NODES: usize = 5;
+/// The first of them have an API.
+const APIS: usize = 2;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Says so when it is dropped, also by a failure.
@@ -30,7 +32,7 @@ fn mint_anywhere(urls: &[String], secret: &str) -> bool {
 fn a_rolling_restart_is_not_noticed_by_a_thousand_clients() {
     let _alone = alone();
     let count = given("TURNERY_FLEET_ALLOCATIONS", 1_000);
-    let plan = Plan { apis: 2, relays: 3, more: vec!["--drain-secs", "30"], ..Plan::default() };
+    let plan = Plan { apis: APIS, relays: NODES - APIS, more: vec!["--drain-secs", "30"], ..Plan::default() };
     let mut fleet = Fleet::start(&plan);
     let key = fleet.node(0).create_key();
     let minted: Vec<Minted> = (0..count).map(|_| fleet.node(0).mint(&key, 3_600)).collect();
@@ -56,7 +58,7 @@ fn a_rolling_restart_is_not_noticed_by_a_thousand_clients() {
             }
         });
         let redirects: usize =
-            (0..NODES).map(|index| restart(&mut fleet, index, (&flows, &minted), &mut places)).sum();
+            (0..NODES).map(|index| restart(&mut fleet, index, (&flows, &key, &minted), &mut places)).sum();
         drop(ended);
         redirects
     });
@@ -73,7 +75,7 @@ fn a_rolling_restart_is_not_noticed_by_a_thousand_clients() {
 fn restart(
     fleet: &mut Fleet,
     index: usize,
-    (flows, minted): (&Flows, &[Minted]),
+    (flows, key, minted): (&Flows, &Key, &[Minted]),
     places: &mut [usize],
 ) -> usize {
     signal(&fleet.node(index).child, "TERM");
@@ -83,6 +85,11 @@ fn restart(
     let health = format!("http://{}:8080/readyz", Network::address(index));
     let (status, body) = crate::fixture::http(&health, "GET", "", None).unwrap();
     assert_eq!((status, &body["checks"]["admission"]), (503, &"fails".into()), "{body}");
+    if index < APIS {
+        // Its API goes on: what it mints is good at the others.
+        let fresh = fleet.node(index).mint(key, 600);
+        assert_eq!(Fleet::refusal(NODES - 1, &fresh), None);
+    }
     let here: Vec<usize> = (0..places.len()).filter(|flow| places[*flow] == index).collect();
     for flow in &here {
         let to = redirected(index, &minted[*flow]);

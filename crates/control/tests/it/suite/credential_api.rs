@@ -1,11 +1,11 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control::Rate;
 use control::store::Timestamp;
 use credentials::{Claims, CustomIdentifier, TurnKeyId};
 use serde_json::{Value, json};
 
-use super::server::{Server, now, server, server_with};
+use super::server::{Server, config, now, server, server_with};
 use crate::http::{Reply, Request, request};
 
 fn path(uid: &str, rest: &str) -> String {
@@ -43,6 +43,33 @@ async fn who_does_not_hear_what_is_revoked_mints_nothing() {
     let reply = server.send(generate).await;
     reply.failure(503, 20_052, "it may be deleted by now");
     assert!(reply.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn minting_ends_when_nothing_was_heard_for_that_long_and_begins_again() {
+    assert_eq!(config().mint_feed_max_age, Duration::from_mins(30), "as docs/fleet.md has it");
+    let most = Duration::from_secs(3);
+    let server = server_with(|config, _| config.mint_feed_max_age = most, |store| store).await;
+    let (uid, secret) = server.key().await;
+    let mint = async || server.send(request("POST", path(&uid, "generate")).bearer(&secret)).await;
+    server.control.feed().catch_up().await.unwrap();
+    let heard = Instant::now();
+    server.place.execute("ALTER TABLE denials RENAME TO away").await;
+    let refused = loop {
+        let reply = mint().await;
+        if reply.status != 201 {
+            break reply;
+        }
+        assert!(heard.elapsed() < 10 * most, "it goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(heard.elapsed() >= most, "{:?}", heard.elapsed());
+    refused.failure(503, 20_052, "it may be deleted by now");
+    server.place.execute("ALTER TABLE away RENAME TO denials").await;
+    while mint().await.status != 201 {
+        assert!(heard.elapsed() < 20 * most, "it does not begin again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
