@@ -210,20 +210,23 @@ impl Feed {
 
 impl State {
     async fn read_on(&mut self, feed: &Feed) -> Result<(), StoreError> {
-        // Mostly there is nothing new, and that is one question.
-        let ends = feed.store.feed_ends().await?;
-        self.look_at_history(feed).await?;
-        self.look_at_tables(&ends);
-        feed.position.store(self.denials_seq, Ordering::Relaxed);
-        while self.denials_seq < ends.denials {
-            let page = feed.store.denials_after(self.denials_seq, PAGE).await?;
-            // No await from here: a page is handed out whole or, if the caller goes away, not at all.
+        // Mostly there is nothing new, or one denial: that is one question.
+        let (ends, page) = feed.store.feed_look(self.denials_seq, PAGE).await?;
+        let begins_again = self.look_at_history(feed).await? | self.look_at_tables(&ends);
+        // That page was of what was there before.
+        let mut page = if begins_again { Vec::new() } else { page };
+        loop {
+            // No await while it is handed out: that is done whole or, if the caller goes away, not at all.
             for FeedEntry { seq, denial } in &page {
                 self.tell(&News::Denied(*denial));
                 self.denials_seq = *seq;
             }
             feed.position.store(self.denials_seq, Ordering::Relaxed);
-            if page.len() < PAGE as usize {
+            if self.denials_seq >= ends.denials {
+                break;
+            }
+            page = feed.store.denials_after(self.denials_seq, PAGE).await?;
+            if page.is_empty() {
                 break;
             }
         }
@@ -249,26 +252,28 @@ impl State {
 
     /// Begins again where another database has taken the place of the one that was read: after a failover or from a backup
     /// its numbers may have gone back, and then on again with other entries. A new database needs new connections.
-    async fn look_at_history(&mut self, feed: &Feed) -> Result<(), StoreError> {
+    async fn look_at_history(&mut self, feed: &Feed) -> Result<bool, StoreError> {
         let made = feed.store.feed_connections();
         if self.history.as_ref().is_some_and(|(seen, _)| *seen == made) {
-            return Ok(());
+            return Ok(false);
         }
         let history = feed.store.history().await?;
-        if self.history.as_ref().is_some_and(|(_, known)| *known != history) {
+        let is_another = self.history.as_ref().is_some_and(|(_, known)| *known != history);
+        if is_another {
             tracing::warn!("the store is another database than before; all that it denies is read again");
             (self.denials_seq, self.settings_seq, self.orders_seq) = (0, 0, None);
             self.unsure.extend(&self.told);
         }
         self.history = Some((made, history));
-        Ok(())
+        Ok(is_another)
     }
 
     /// The same where only the tables are others, as when a backup is restored into the database that is in use: that is seen
     /// on the same connections. And no number that was seen is larger than the last there is: where the newest entries are
     /// gone, those that take their numbers are new.
-    fn look_at_tables(&mut self, ends: &FeedEnds) {
-        if self.tables.as_ref().is_some_and(|known| *known != ends.tables) {
+    fn look_at_tables(&mut self, ends: &FeedEnds) -> bool {
+        let are_others = self.tables.as_ref().is_some_and(|known| *known != ends.tables);
+        if are_others {
             tracing::warn!("the store's tables were written anew; all that they deny is read again");
             (self.denials_seq, self.settings_seq) = (0, 0);
             self.unsure.extend(&self.told);
@@ -279,6 +284,7 @@ impl State {
         self.denials_seq = self.denials_seq.min(ends.denials);
         self.settings_seq = self.settings_seq.min(ends.settings);
         self.orders_seq = self.orders_seq.map(|seq| seq.min(ends.orders));
+        are_others
     }
 
     async fn read_orders(&mut self, feed: &Feed, end: i64) -> Result<(), StoreError> {

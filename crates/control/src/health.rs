@@ -49,8 +49,8 @@ pub(crate) const HOLDS: &str = "ok";
 /// Every check by its name, and what it comes to: [`HOLDS`], or what is wrong.
 pub(crate) async fn checks(store: &Store, feed: &Feed, more: &[Check]) -> Vec<Checked> {
     // What every node may ask, also one without an API.
-    let store = match timeout(STORE_TIMEOUT, store.feed_ends()).await {
-        Ok(Ok(_)) => HOLDS,
+    let store = match timeout(STORE_TIMEOUT, store.expect_feed()).await {
+        Ok(Ok(())) => HOLDS,
         Ok(Err(_)) => "fails",
         Err(_) => "does not answer",
     };

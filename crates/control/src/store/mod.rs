@@ -352,14 +352,23 @@ impl Store {
         on_backend!(self, db => db.denials_after(seq, limit))
     }
 
-    /// Where the feed's tables end now.
-    pub(crate) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
+    /// Where the feed's tables end now, and the first `limit` denials after `seq`.
+    pub(crate) async fn feed_look(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<(FeedEnds, Vec<FeedEntry>), StoreError> {
         let asked = self.clock.own();
-        let ends = on_backend!(self, db => db.feed_ends())?;
+        let (ends, page) = on_backend!(self, db => db.feed_look(seq, limit))?;
         if let Some(now) = ends.now {
             self.clock.learn(now, asked..=self.clock.own());
         }
-        Ok(ends)
+        Ok((ends, page))
+    }
+
+    /// That what every node may read can be read.
+    pub(crate) async fn expect_feed(&self) -> Result<(), StoreError> {
+        self.feed_look(i64::MAX, 1).await.map(drop)
     }
 
     /// How many connections the feed has had, of a store to which there are some.

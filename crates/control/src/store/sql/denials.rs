@@ -45,25 +45,43 @@ impl Database {
         rows.iter().map(|row| Ok(FeedEntry { seq: row.try_get("seq")?, denial: denial(row)? })).collect()
     }
 
-    pub(in crate::store) async fn feed_ends(&self) -> Result<FeedEnds, StoreError> {
-        let row = sqlx::query(concat!(
-            "SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
+    /// One question, so that what is read is what was there when it ended so.
+    pub(in crate::store) async fn feed_look(
+        &self,
+        after: i64,
+        limit: u32,
+    ) -> Result<(FeedEnds, Vec<FeedEntry>), StoreError> {
+        let rows = sqlx::query(concat!(
+            "SELECT ends.*, page.seq, page.kind, page.subject, page.turn_key, page.before, page.until FROM \
+             (SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
              COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
              COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders, ",
             feed_tables!(),
             " AS tables, ",
             clock_micros!(),
-            " AS now"
+            " AS now) AS ends LEFT JOIN (SELECT seq, kind, subject, turn_key, before, until FROM denials \
+             WHERE seq > $1 ORDER BY seq LIMIT $2) AS page ON TRUE ORDER BY page.seq"
         ))
-        .fetch_one(&self.feed)
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.feed)
         .await?;
-        Ok(FeedEnds {
+        let row = rows.first().ok_or(StoreError::Corrupt { what: "end of the feed" })?;
+        let ends = FeedEnds {
             denials: row.try_get("denials")?,
             settings: row.try_get("settings")?,
             orders: row.try_get("orders")?,
             tables: row.try_get("tables")?,
             now: row.try_get("now")?,
-        })
+        };
+        let mut page = Vec::new();
+        for row in &rows {
+            // Without any entry there is one row all the same.
+            if let Some(seq) = row.try_get("seq")? {
+                page.push(FeedEntry { seq, denial: denial(row)? });
+            }
+        }
+        Ok((ends, page))
     }
 
     pub(in crate::store) async fn revocations(
