@@ -381,6 +381,29 @@ async fn what_is_new_is_heard_at_once_also_after_the_store_was_away() {
     following.abort();
 }
 
+/// PostgreSQL wakes all who listen whenever anybody says something.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_are_told_few_ask_whether_they_still_are() {
+    const NODES: usize = 10;
+    let place = Place::new();
+    let mut following = tokio::task::JoinSet::new();
+    for _ in 0..NODES {
+        let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(now()).unwrap()));
+        let feed = Feed::new(Store::open(&place.url()).await.unwrap(), keyring);
+        following.spawn(async move { feed.run().await });
+    }
+    // Each asks when it begins.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut listener = sqlx::postgres::PgListener::connect(&place.url()).await.unwrap();
+    listener.listen("turnery_probe").await.unwrap();
+    let (begun, mut asked) = (tokio::time::Instant::now(), 0);
+    // As long as everybody must have asked, or heard somebody ask.
+    while tokio::time::timeout_at(begun + Duration::from_secs(21), listener.recv()).await.is_ok() {
+        asked += 1;
+    }
+    assert!((1..=NODES / 2).contains(&asked), "{asked} of {NODES} asked");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_copied_from_sqlite_and_only_into_an_empty_store() {
     use suite::usage::{node, report};

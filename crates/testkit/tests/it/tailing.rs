@@ -10,8 +10,8 @@ const BEGIN: &str = "<!-- model -->\n";
 const END: &str = "<!-- end of model -->\n";
 
 /// Measured: see the page.
-const LOOK_US: u64 = 400;
-const TELL_US: u64 = 100;
+const LOOK_US: u64 = 500;
+const TELL_US: u64 = 50;
 
 fn fleet(nodes: usize, revocations_a_day: u64, told: bool) -> Tailing {
     let (look_us, tell_us) = (LOOK_US, TELL_US);

@@ -14,8 +14,12 @@ use crate::store::{StoreError, Waker};
 const CHANNEL: &str = "turnery_feed";
 /// How often who is told looks all the same.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is tried whether notifications arrive.
-const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+/// What is said on it only shows that notifications arrive. PostgreSQL wakes all who listen, whatever they listen to: so all
+/// listen to all, and mostly one of many asks.
+const PROBES: &str = "turnery_probe";
+/// For how long nothing may be heard until it is tried whether notifications arrive; up to so much longer, so that of many
+/// nodes one tries and the others hear it.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts: what does not work may never do so, as behind some poolers of connections.
 const MIN_PAUSE: Duration = Duration::from_millis(200);
@@ -39,13 +43,11 @@ impl Database {
         waker: &Waker,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, StoreError> {
-        let own = format!("turnery_{}", hex::encode(random_bytes::<8>()?));
+        let own = hex::encode(random_bytes::<8>()?);
         let mut listener = PgListener::connect_with(&self.read).await?;
         // What is lost with a connection is looked for.
         listener.eager_reconnect(false);
-        timeout(PROBE_TIMEOUT, listener.listen_all([CHANNEL, own.as_str()]))
-            .await
-            .map_err(|_| silent())??;
+        timeout(PROBE_TIMEOUT, listener.listen_all([CHANNEL, PROBES])).await.map_err(|_| silent())??;
         loop {
             let probed = self.probe(&mut listener, &own, waker);
             timeout(PROBE_TIMEOUT, probed).await.map_err(|_| silent())??;
@@ -53,8 +55,7 @@ impl Database {
             if !waker.is_reliable() {
                 waker.rely(LOOK_INTERVAL);
             }
-            let until = Instant::now() + PROBE_INTERVAL;
-            while let Ok(heard) = timeout_at(until, listener.try_recv()).await {
+            while let Ok(heard) = timeout_at(Instant::now() + quiet()?, listener.try_recv()).await {
                 hear(heard?, waker)?;
             }
         }
@@ -62,19 +63,25 @@ impl Database {
 
     /// Says something, and waits until it is heard.
     async fn probe(&self, listener: &mut PgListener, own: &str, waker: &Waker) -> Result<(), StoreError> {
-        sqlx::query("SELECT pg_notify($1, '')").bind(own).execute(&self.read).await?;
+        sqlx::query("SELECT pg_notify($1, $2)").bind(PROBES).bind(own).execute(&self.read).await?;
         while hear(listener.try_recv().await?, waker)? != own {}
         Ok(())
     }
 }
 
-/// Wakes where it is the feed's; which channel it was.
+/// For how long nothing is to be heard until it is asked again.
+fn quiet() -> Result<Duration, StoreError> {
+    let share = u16::from_be_bytes(random_bytes()?);
+    Ok(PROBE_INTERVAL + PROBE_INTERVAL * u32::from(share) / 65_536)
+}
+
+/// Wakes where it is the feed's; what it says.
 fn hear(heard: Option<PgNotification>, waker: &Waker) -> Result<String, StoreError> {
     let heard = heard.ok_or_else(silent)?;
     if heard.channel() == CHANNEL {
         waker.wake();
     }
-    Ok(heard.channel().to_owned())
+    Ok(heard.payload().to_owned())
 }
 
 fn silent() -> StoreError {
