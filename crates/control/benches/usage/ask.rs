@@ -11,8 +11,6 @@ use credentials::Keyring;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::place::Place;
-
 /// The API and the dashboard, on loopback.
 pub(crate) struct Service {
     pub(crate) store: Store,
@@ -24,17 +22,13 @@ pub(crate) struct Service {
 
 impl Service {
     /// Makes the account that is asked about.
-    pub(crate) async fn start(place: &Place, store: Store) -> anyhow::Result<Self> {
+    pub(crate) async fn start(store: Store) -> anyhow::Result<Self> {
         let made = store.bootstrap(None, None).await?.context("the store is not empty")?;
-        Self::serve(place, store, made.account.id).await
+        Self::of(store, made.account.id).await
     }
 
-    /// One more of the same, with connections of its own.
-    pub(crate) async fn again(place: &Place, other: &Self) -> anyhow::Result<Self> {
-        Self::serve(place, Store::open(&place.url()).await?, other.account.clone()).await
-    }
-
-    async fn serve(_place: &Place, store: Store, account: AccountId) -> anyhow::Result<Self> {
+    /// The service of an account that is there.
+    pub(crate) async fn of(store: Store, account: AccountId) -> anyhow::Result<Self> {
         let token = store.create_token(&account, "bench", Permission::Write, None, None).await?;
         let keyring = Arc::new(ArcSwap::from_pointee(Keyring::generate(Timestamp::now().unix_secs())?));
         let config = Config::new(IceUrls::new("turn.example", &[(IceTransport::Udp, 3478)]));

@@ -47,6 +47,9 @@ struct Options {
     /// Once all is filled, wait for a line on standard input: for the machine to become quiet.
     #[arg(long)]
     wait: bool,
+    /// Ask a store in PostgreSQL that was filled before, and is left waiting with `--wait` on this machine.
+    #[arg(long)]
+    url: Option<String>,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -120,16 +123,25 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(options: &Options) -> anyhow::Result<Report> {
-    let place = Place::new(options.store)?;
+    let place = match &options.url {
+        Some(url) => Place::at(url).await?,
+        None => Place::new(options.store)?,
+    };
     let store = Store::open(&place.url()).await.context("opening the store")?;
-    let service = Service::start(&place, store.clone()).await?;
-    let (filling_secs, tidying_secs) = fill(&place, &service, options.rows).await?;
+    let (service, (filling_secs, tidying_secs)) = if options.url.is_some() {
+        let account = place.account().await?.parse()?;
+        (Service::of(store, account).await?, (0.0, 0.0))
+    } else {
+        let service = Service::start(store).await?;
+        let took = fill(&place, &service, options.rows).await?;
+        (service, took)
+    };
     let tables = place.tables().await?;
     for (table, rows, bytes) in &tables {
         eprintln!("{table}: {rows} rows, {} MB", bytes / 1_000_000);
     }
     if options.wait {
-        eprintln!("filled");
+        eprintln!("filled: {}", place.url());
         std::io::stdin().read_line(&mut String::new())?;
     }
     let mut questions = Vec::new();
@@ -143,7 +155,9 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     }
     if options.plans {
         place.explain(true).await?;
-        let explained = Service::again(&place, &service).await?;
+        // The plans of connections that are made now are written down.
+        let again = Store::open(&place.url()).await?;
+        let explained = Service::of(again, service.account.clone()).await?;
         for question in all.iter().filter(|question| wanted(question.name)) {
             let before = place.log_length();
             question.ask(&explained, 1).await?;
@@ -184,6 +198,7 @@ async fn fill(place: &Place, service: &Service, rows: u64) -> anyhow::Result<(f6
     }
     eprintln!();
     place.settle().await?;
+    place.make_safe().await?;
     Ok((filling_secs, tidying_secs))
 }
 

@@ -102,7 +102,7 @@ impl Spans {
              (n.n * 7919 + ({from} / {outer} + o.n) * 104729) % 1000003 AS h \
              FROM {hours}, {series}) hashed) t \
              JOIN usage_series s ON s.id = t.series, {minutes} WHERE {start} <= {now} - 60 \
-             ON CONFLICT DO NOTHING",
+             ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING",
             hours = numbers(*kind, count).replace(") n", ") o"),
             series = numbers(*kind, *each),
             minutes = numbers(*kind, *minutes).replace(") n", ") m"),
@@ -113,9 +113,11 @@ impl Spans {
 /// Keys and the other accounts.
 fn names(kind: Kind, account: &AccountId) -> String {
     let key = id(kind, "n.n");
+    let hash = format!("{key} || {key}");
+    let hash = if kind == Kind::Sqlite { format!("CAST({hash} AS BLOB)") } else { hash };
     let mut script = format!(
         "INSERT INTO turn_keys (uid, account_id, name, secret_hash, created, modified) SELECT {key}, '{account}', \
-         'key-' || n.n, {key}, n.n, n.n FROM {};\n",
+         'key-' || n.n, {hash}, n.n, n.n FROM {};\n",
         numbers(kind, KEYS)
     );
     for other in 0..OTHER_ACCOUNTS {

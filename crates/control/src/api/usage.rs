@@ -12,7 +12,9 @@ use crate::api::auth::{AtKey, InAccount};
 use crate::api::envelope::Success;
 use crate::control::Shared;
 use crate::store::AccountId;
-use crate::store::analytics::{Comparison, Condition, Dimension, MAX_GROUPS, UsageGroup, UsageQuery, moment};
+use crate::store::analytics::{
+    Comparison, Condition, Dimension, MAX_GROUPS, Metric, UsageGroup, UsageQuery, moment,
+};
 use crate::usage_table::csv;
 
 /// A query's parameters, in their order.
@@ -80,7 +82,7 @@ async fn answer(
         Some(_) => return Err(ApiError::Parameter { field: "format" }),
         None => wants_csv(headers),
     };
-    let query = UsageQuery { account, dimensions, conditions, order: vec![], limit };
+    let query = UsageQuery { account, dimensions, conditions, order: vec![], limit, metrics: Metric::all() };
     let groups = shared.store.usage(&query).await?;
     if as_csv {
         let kind = [(header::CONTENT_TYPE, "text/csv; charset=utf-8")];

@@ -239,7 +239,14 @@ impl Found {
             let by_time = dimensions.first().and_then(|it| it.span_secs()).is_some();
             let order = if by_time { vec![] } else { vec![(Order::Metric(metric), true)] };
             let limit = u32::try_from(limit).unwrap_or(MAX_GROUPS).min(MAX_GROUPS);
-            let query = UsageQuery { account: account.clone(), dimensions, conditions, order, limit };
+            // The chart shows one, and the table what is of all its time.
+            let metrics = match &dimensions[..] {
+                [] => Metric::all(),
+                _ if by_time => vec![metric],
+                _ => vec![Metric::EgressBytes, Metric::IngressBytes, Metric::Sessions],
+            };
+            let account = account.clone();
+            let query = UsageQuery { account, dimensions, conditions, order, limit, metrics };
             shared.store.usage(&query).await
         };
         let none = UsageGroup {
@@ -322,6 +329,7 @@ pub(super) async fn download(
         conditions: asked.conditions()?,
         order: vec![],
         limit: MAX_GROUPS,
+        metrics: Metric::all(),
     };
     let groups = shared.store.usage(&query).await?;
     let headers = [

@@ -117,6 +117,15 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// All that are sums.
+    pub const SUMS: [Self; 5] =
+        [Self::EgressBytes, Self::EgressPackets, Self::IngressBytes, Self::IngressPackets, Self::Sessions];
+
+    /// Every one.
+    pub fn all() -> Vec<Self> {
+        Self::ALL.map(|(metric, _)| metric).into()
+    }
+
     /// All of them, with the names that the interfaces use.
     pub const ALL: [(Self, &'static str); 6] = [
         (Self::EgressBytes, "egressBytes"),
@@ -248,6 +257,15 @@ pub struct UsageQuery {
     pub order: Vec<(Order, bool)>,
     /// At most so many rows, up to [`MAX_GROUPS`].
     pub limit: u32,
+    /// What is asked for, beside what is sorted by: the rest may be 0 in the answer. The less, the sooner.
+    pub metrics: Vec<Metric>,
+}
+
+impl UsageQuery {
+    /// Whether this is asked for, or sorted by.
+    pub(super) fn asks(&self, metric: Metric) -> bool {
+        self.metrics.contains(&metric) || self.order.iter().any(|(by, _)| *by == Order::Metric(metric))
+    }
 }
 
 /// One row of the answer.
@@ -260,7 +278,7 @@ pub struct UsageGroup {
     /// Sessions that began.
     pub sessions: u64,
     /// Sessions that lived, on average over the spans of five minutes in which any did; over minutes where those are
-    /// told apart.
+    /// told apart; over hours or days where a long time is asked about.
     pub concurrent: f64,
 }
 
@@ -298,7 +316,8 @@ impl Store {
     /// Sums up usage. The numbers are exact, and as old as the last reports: see [`Store::record_usage`]. Of what is
     /// old only hours or days are known; a condition on the time holds for them where it holds for their beginning.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageGroup>, StoreError> {
-        on_backend!(self, db => db.usage(query))
+        let now = Timestamp::now().unix_micros() / 1_000_000;
+        on_backend!(self, db => db.usage(query, now))
     }
 }
 

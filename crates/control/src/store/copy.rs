@@ -6,10 +6,12 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::postgres::make_room;
+use super::spans::Sums;
 use super::{Backend, Store, StoreError};
 
 /// Every table, those that others refer to before them.
-const TABLES: [&str; 23] = [
+const TABLES: [&str; 29] = [
     "accounts",
     "api_tokens",
     "turn_keys",
@@ -20,7 +22,13 @@ const TABLES: [&str; 23] = [
     "turn_sessions",
     "session_ends",
     "usage_series",
+    "usage_groups",
+    "usage_grouped",
     "usage_buckets",
+    "usage_minutes",
+    "usage_hours",
+    "usage_days",
+    "usage_kept",
     "usage_months",
     "session_orders",
     "audit",
@@ -34,14 +42,15 @@ const TABLES: [&str; 23] = [
     "acme_challenges",
     "sign_ins",
 ];
-/// Has one row in a store that is empty.
-const TOLD: &str = "told_session_ends";
+/// Have rows in a store that is empty.
+const NEVER_EMPTY: [&str; 2] = ["told_session_ends", "usage_kept"];
 /// Tables whose rows are numbered, with the number's column. A number is never used twice, also after the copy.
-const NUMBERED: [(&str, &str); 7] = [
+const NUMBERED: [(&str, &str); 8] = [
     ("denials", "seq"),
     ("setting_changes", "seq"),
     ("session_ends", "seq"),
     ("usage_series", "id"),
+    ("usage_groups", "id"),
     ("session_orders", "seq"),
     ("audit", "seq"),
     ("deliveries", "seq"),
@@ -94,13 +103,22 @@ impl Store {
         for limit in ["idle_in_transaction_session_timeout", "statement_timeout"] {
             sqlx::query(AssertSqlSafe(format!("SET LOCAL {limit} = 0"))).execute(&mut *target).await?;
         }
-        for table in TABLES.into_iter().filter(|table| *table != TOLD) {
+        for table in TABLES.into_iter().filter(|table| !NEVER_EMPTY.contains(table)) {
             let exists = AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 FROM {table})"));
             if sqlx::query_scalar(exists).fetch_one(&mut *target).await? {
                 return Err(StoreError::CopyTarget { table });
             }
         }
-        sqlx::query("DELETE FROM told_session_ends").execute(&mut *target).await?;
+        for table in NEVER_EMPTY {
+            sqlx::query(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *target).await?;
+        }
+        for sums in Sums::ALL {
+            let days = format!("SELECT DISTINCT start - start % 86400 FROM {}", sums.table());
+            let days: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(days)).fetch_all(&mut *source).await?;
+            for day in days {
+                make_room(&mut target, sums, day).await?;
+            }
+        }
         let mut copied = Vec::with_capacity(TABLES.len());
         for table in TABLES {
             let done = copy_table(table, &mut source, &mut target, &mut progress).await?;

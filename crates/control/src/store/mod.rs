@@ -45,6 +45,7 @@ mod revocations;
 mod secret;
 mod shared_secrets;
 mod sign_ins;
+mod spans;
 mod sqlite;
 mod types;
 pub mod usage;

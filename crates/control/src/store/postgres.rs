@@ -13,6 +13,7 @@
 //! server ends what a process that has gone away has left open, with the locks that it held.
 
 mod listen;
+mod partitions;
 mod place;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::time::timeout;
 
 use crate::store::StoreError;
 use crate::store::error::{UNAVAILABLE, cause};
+pub(super) use partitions::make_room;
 use place::Place;
 
 /// What a query adds so that the rows it reads of a table stay as they are until the transaction ends.
@@ -124,6 +126,9 @@ const TIDYING: i32 = 3;
 /// The first half of the names of locks that each node has one of.
 const NODE_LOCKS: i32 = LOCKS + 1;
 
+/// Reads the tables as they are now, whatever others change.
+const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// Begins with the tables as they are now, whatever others change.
 const BEGIN_TIDYING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
 
@@ -215,6 +220,11 @@ impl Database {
             .execute(&mut *tx)
             .await?;
         Ok(tx)
+    }
+
+    /// A transaction that reads, and sees the tables as they are now.
+    async fn begin_reading(&self) -> Result<Transaction, StoreError> {
+        Ok(self.read.begin_with(BEGIN_READING).await?)
     }
 
     /// A transaction that tidies up, and sees the tables as they are now. `None` while another process does.

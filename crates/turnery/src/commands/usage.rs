@@ -1,7 +1,7 @@
 //! `turnery usage` and `turnery sessions`.
 
 use anyhow::{Context, Result, bail};
-use control::store::analytics::{Comparison, Condition, Dimension, MAX_GROUPS, UsageQuery};
+use control::store::analytics::{Comparison, Condition, Dimension, MAX_GROUPS, Metric, UsageQuery};
 use control::store::usage::{Session, SessionFilter, SessionOrder};
 use control::store::{AccountId, Store};
 use control::usage_table::{cells, csv, headings};
@@ -36,7 +36,14 @@ pub(crate) async fn usage(place: &Place, question: UsageQuestion) -> Result<()> 
         seen.push(*dimension);
         is_new
     });
-    let query = UsageQuery { account, dimensions, conditions, order: vec![], limit: MAX_GROUPS };
+    let query = UsageQuery {
+        account,
+        dimensions,
+        conditions,
+        order: vec![],
+        limit: MAX_GROUPS,
+        metrics: Metric::all(),
+    };
     let groups = store.usage(&query).await?;
     if as_csv {
         return output.show(&Value::Null, || csv(&query.dimensions, &groups));

@@ -7,7 +7,7 @@ use async_graphql::dynamic::{
     Enum, Field, FieldFuture, FieldValue, InputObject, InputValue, Object, ObjectAccessor, ResolverContext,
     Scalar, Schema, TypeRef, ValueAccessor,
 };
-use async_graphql::{Error, Value};
+use async_graphql::{Error, SelectionField, Value};
 
 use crate::store::analytics::{
     Comparison, Condition, Dimension, MAX_GROUPS, Metric, Order, UsageGroup, UsageQuery,
@@ -245,12 +245,17 @@ async fn groups<'a>(context: &ResolverContext<'a>) -> Result<FieldValue<'a>, Err
         Some(list) => order(&list, &dimensions)?,
         None => vec![],
     };
+    let asked = ["sum", "avg"].map(|it| context.ctx.look_ahead().field(it).selection_fields());
+    let asked = asked.iter().flatten().flat_map(SelectionField::selection_set);
+    let named = |name: &str| Metric::ALL.iter().find(|(_, it)| *it == name).map(|(metric, _)| *metric);
+    let metrics = asked.filter_map(|field| named(field.name())).collect();
     let query = UsageQuery {
         account: asker.account.clone(),
         dimensions: dimensions.clone(),
         conditions,
         order,
         limit,
+        metrics,
     };
     let groups = asker.store.usage(&query).await.map_err(|error| {
         tracing::error!(request = %crate::api::request_id(), error = &error as &dyn std::error::Error, "usage cannot be read");

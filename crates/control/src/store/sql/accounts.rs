@@ -1,7 +1,8 @@
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Database, ROWS_AT_ONCE, Row, Transaction, is_duplicate, text};
 use crate::store::audit::Note;
+use crate::store::spans::{Grain, Sums};
 use crate::store::{Account, AccountId, ApiToken, SecretHash, StoreError, Timestamp};
 
 impl Database {
@@ -97,20 +98,32 @@ impl Database {
                 sqlx::query(statement).bind(id.as_str()).bind(ROWS_AT_ONCE).execute(&self.write).await?;
             is_done &= gone.rows_affected() < ROWS_AT_ONCE.unsigned_abs();
         }
-        // The oldest, up to the beginning of the row behind them: what began with that too.
-        let until: Option<i64> = sqlx::query_scalar(
-            "SELECT start FROM usage_buckets WHERE account_id = $1 ORDER BY start LIMIT 1 OFFSET $2",
-        )
+        is_done &= self.forget_oldest("usage_buckets", "", id).await?;
+        for sums in Sums::ALL {
+            for grain in std::iter::once(Grain::Series).chain(Grain::GROUPS) {
+                let of_grain = format!("AND grain = {}", grain.column());
+                is_done &= self.forget_oldest(sums.table(), &of_grain, id).await?;
+            }
+        }
+        Ok(is_done)
+    }
+
+    /// Forgets an account's oldest rows of a table, up to the beginning of the row behind them: what began with that too.
+    async fn forget_oldest(&self, table: &str, and: &str, id: &AccountId) -> Result<bool, StoreError> {
+        let until: Option<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT start FROM {table} WHERE account_id = $1 {and} ORDER BY start LIMIT 1 OFFSET $2"
+        )))
         .bind(id.as_str())
         .bind(ROWS_AT_ONCE)
         .fetch_optional(&self.write)
         .await?;
-        sqlx::query("DELETE FROM usage_buckets WHERE account_id = $1 AND start <= $2")
+        let delete = format!("DELETE FROM {table} WHERE account_id = $1 {and} AND start <= $2");
+        sqlx::query(AssertSqlSafe(delete))
             .bind(id.as_str())
             .bind(until.unwrap_or(i64::MAX))
             .execute(&self.write)
             .await?;
-        Ok(is_done && until.is_none())
+        Ok(until.is_none())
     }
 
     pub(in crate::store) async fn delete_account(

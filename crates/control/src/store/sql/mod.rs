@@ -11,6 +11,7 @@ mod analytics;
 mod answers;
 mod audit;
 mod denials;
+mod groups;
 mod key_state;
 mod keys;
 mod month_limits;
@@ -19,6 +20,7 @@ mod record;
 mod sessions;
 mod shared_secrets;
 mod sign_ins;
+mod sums;
 mod tokens;
 mod usage;
 mod webhooks;
@@ -27,7 +29,7 @@ use std::borrow::Cow;
 
 use sqlx::Row as _;
 
-use super::{Database, Db, Row, Transaction, hold_ends};
+use super::{Database, Db, Row, Transaction, hold_ends, make_room};
 use crate::store::StoreError;
 
 /// Rows that one statement forgets, of what is forgotten by and by.

@@ -5,12 +5,11 @@ use sqlx::{QueryBuilder, Row as _};
 
 use super::{Database, Db, Row, Transaction, hold_ends, sessions};
 use crate::store::usage::{
-    ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, TIDY_ROWS, TIDY_STEPS, Usage,
+    ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, TIDY_ROWS, Usage,
 };
 use crate::store::{StoreError, Timestamp};
 
 pub(super) const MINUTE: i64 = 60;
-const HOUR: i64 = 3_600;
 pub(super) const DAY: i64 = 86_400;
 
 pub(super) fn column(count: u64) -> i64 {
@@ -93,89 +92,13 @@ impl Database {
         now: u64,
     ) -> Result<bool, StoreError> {
         let now = column(now);
-        let days = |days: u32| i64::from(days) * DAY;
-        let first_hour = (now - days(retention.minutes_days)).div_euclid(HOUR) * HOUR;
-        let first_day = (now - days(retention.hours_days)).div_euclid(DAY) * DAY;
-        let oldest = (now - days(retention.days_days)).div_euclid(DAY) * DAY;
-        let mut is_done = self.roll_up((MINUTE, HOUR), first_hour).await?;
-        is_done &= self.roll_up((HOUR, DAY), first_day).await?;
-        is_done &= self.forget_days(oldest).await?;
+        let forget = now - i64::from(retention.sessions_days) * DAY;
+        // What cannot be moved keeps nothing else from being done.
+        let moved = self.sum_up(now).await;
+        let mut is_done = self.forget_sums(retention, now).await?;
         is_done &= self.close_silent(now).await?;
-        is_done &= self.forget_sessions(now, now - days(retention.sessions_days)).await?;
-        Ok(is_done)
-    }
-
-    /// Makes one row of the rows of each longer span that ends before `before`; each span is one transaction.
-    async fn roll_up(&self, (from, to): (i64, i64), before: i64) -> Result<bool, StoreError> {
-        for _ in 0..TIDY_STEPS {
-            let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
-            let first: Option<i64> =
-                sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
-                    .bind(from)
-                    .fetch_one(&mut *tx)
-                    .await?;
-            let Some(start) = first.map(|first| first.div_euclid(to) * to).filter(|it| *it + to <= before)
-            else {
-                // Left to itself it would end later, and what comes next find somebody tidying.
-                tx.rollback().await?;
-                return Ok(true);
-            };
-            sqlx::query(
-                "INSERT INTO usage_buckets (account_id, start, series, span, egress_bytes, egress_packets, \
-                 ingress_bytes, ingress_packets, live_ms, sessions) \
-                 SELECT account_id, $1, series, $2, SUM(egress_bytes), SUM(egress_packets), \
-                 SUM(ingress_bytes), SUM(ingress_packets), SUM(live_ms), SUM(sessions) \
-                 FROM usage_buckets WHERE span = $3 AND start >= $4 AND start < $5 GROUP BY account_id, series \
-                 ON CONFLICT (account_id, start, series, span) DO UPDATE SET \
-                 egress_bytes = usage_buckets.egress_bytes + excluded.egress_bytes, \
-                 egress_packets = usage_buckets.egress_packets + excluded.egress_packets, \
-                 ingress_bytes = usage_buckets.ingress_bytes + excluded.ingress_bytes, \
-                 ingress_packets = usage_buckets.ingress_packets + excluded.ingress_packets, \
-                 live_ms = usage_buckets.live_ms + excluded.live_ms, \
-                 sessions = usage_buckets.sessions + excluded.sessions",
-            )
-            .bind(start)
-            .bind(to)
-            .bind(from)
-            .bind(start)
-            .bind(start + to)
-            .execute(&mut *tx)
-            .await?;
-            sqlx::query("DELETE FROM usage_buckets WHERE span = $1 AND start >= $2 AND start < $3")
-                .bind(from)
-                .bind(start)
-                .bind(start + to)
-                .execute(&mut *tx)
-                .await?;
-            tx.commit().await?;
-        }
-        Ok(false)
-    }
-
-    /// Forgets days, and series that had none since.
-    async fn forget_days(&self, before: i64) -> Result<bool, StoreError> {
-        let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
-        let first: Option<i64> = sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1")
-            .bind(DAY)
-            .fetch_one(&mut *tx)
-            .await?;
-        let first = first.filter(|first| *first < before);
-        if let Some(first) = first {
-            sqlx::query("DELETE FROM usage_buckets WHERE span = $1 AND start = $2")
-                .bind(DAY)
-                .bind(first)
-                .execute(&mut *tx)
-                .await?;
-        }
-        let gone = sqlx::query(
-            "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE last_day < $1 LIMIT $2)",
-        )
-        .bind(before)
-        .bind(i64::from(TIDY_ROWS))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(first.is_none() && gone.rows_affected() < TIDY_ROWS.into())
+        is_done &= self.forget_sessions(now, forget).await?;
+        Ok(moved? && is_done)
     }
 
     async fn close_silent(&self, now: i64) -> Result<bool, StoreError> {

@@ -1,8 +1,10 @@
 //! Usage, when there is much of it at once.
 
-use control::store::usage::{REPORTS_AT_ONCE, SessionReport, Usage};
+use control::store::analytics::{Comparison, Condition, Dimension, DimensionValue, Metric, UsageQuery};
+use control::store::usage::{REPORTS_AT_ONCE, Retention, SessionReport, Usage};
+use control::store::{Store, Timestamp};
 
-use super::server::server;
+use super::server::{Server, server};
 use super::usage::{START, made_key, node, report, total};
 
 #[tokio::test]
@@ -42,5 +44,125 @@ async fn what_waited_while_the_store_was_away_is_recorded() {
     store.record_usage(&node("a"), &reports(1, "2026-03-01T10:00:35Z")).await.unwrap();
     store.record_usage(&node("a"), &reports(2, "2026-03-01T13:00:35Z")).await.unwrap();
     assert_eq!(total(store, &server).await.egress_bytes, 500 * 2_000);
+    server.stop().await;
+}
+
+/// What a store says to questions of every kind: what was relayed, and how many sessions began.
+async fn all_answers(server: &Server) -> Vec<(String, String, Usage, u64)> {
+    use Dimension as D;
+    let dimensions: [&[D]; 14] = [
+        &[],
+        &[D::Date],
+        &[D::Hour, D::Node],
+        &[D::FifteenMinutes],
+        &[D::Minute],
+        &[D::Key],
+        &[D::Transport, D::Country],
+        &[D::FiveMinutes, D::Key],
+        &[D::CustomIdentifier],
+        &[D::Date, D::CustomIdentifier, D::Key],
+        &[D::Username],
+        &[D::Hour, D::Username],
+        &[D::Username, D::Node],
+        &[D::CustomIdentifier, D::ClientFamily],
+    ];
+    let range = |since: &str, until: &str| {
+        let at = |text| Condition::new(D::Datetime, Comparison::AtLeast, text).unwrap();
+        vec![at(since), Condition::new(D::Datetime, Comparison::Below, until).unwrap()]
+    };
+    let is = |dimension, value: &str| Condition::new(dimension, Comparison::Equal, value).unwrap();
+    let conditions = [
+        vec![],
+        range("2026-03-01", "2026-03-03"),
+        range("2026-03-01T10:07:00Z", "2026-03-02T23:58:00Z"),
+        range("2026-03-01T10:02:00Z", "2026-03-01T10:04:00Z"),
+        vec![Condition::new(D::Date, Comparison::NotEqual, "2026-03-02").unwrap()],
+        vec![is(D::CustomIdentifier, "alice")],
+        vec![is(D::Username, "user3"), is(D::Date, "2026-03-02")],
+        vec![is(D::Transport, "udp"), is(D::Node, "node1")],
+    ];
+    let mut answers = Vec::new();
+    for (dimensions, conditions) in
+        dimensions.iter().flat_map(|it| conditions.iter().map(move |that| (it, that)))
+    {
+        let query = UsageQuery {
+            account: server.account.id.clone(),
+            dimensions: dimensions.to_vec(),
+            conditions: conditions.clone(),
+            order: vec![],
+            limit: 10_000,
+            metrics: if dimensions.len() % 2 == 1 { Metric::all() } else { Metric::SUMS.to_vec() },
+        };
+        for group in server.store.usage(&query).await.unwrap() {
+            let values: Vec<String> = group.values.iter().map(DimensionValue::text).collect();
+            let asked = format!("{dimensions:?} {conditions:?}");
+            answers.push((asked, values.join(" "), group.usage, group.sessions));
+        }
+    }
+    // Groups without traffic or a beginning may come and go with what is averaged over.
+    answers.retain(|(_, _, usage, sessions)| *usage != Usage::default() || *sessions > 0);
+    answers
+}
+
+#[tokio::test]
+async fn what_is_summed_up_tells_the_same_as_before() {
+    let server = server().await;
+    let keys = [made_key(&server).await, made_key(&server).await];
+    let times =
+        ["01T10:02:05Z", "01T10:03:59Z", "01T10:59:00Z", "02T00:00:00Z", "02T13:37:00Z", "03T00:00:01Z"];
+    for (sequence, time) in (1..).zip(times) {
+        for id in 1..=12 {
+            let mut told = report(id, keys[usize::from(id % 2)], sequence, "2026-03-01T10:02:00Z", 0);
+            told.at = format!("2026-03-{time}").parse().unwrap();
+            told.usage.egress_bytes = sequence * sequence * (1_000 + u64::from(id));
+            server.store.record_usage(&node(&format!("node{}", id % 3)), &[told]).await.unwrap();
+        }
+    }
+    let before = all_answers(&server).await;
+    assert!(before.len() > 250, "{}", before.len());
+    let tidy = async |now: &str| {
+        let now = now.parse::<Timestamp>().unwrap().unix_secs();
+        while !server.store.tidy_usage_at(&Retention::default(), now).await.unwrap() {}
+    };
+    // Some of it is summed up, then all, then what came late.
+    for now in ["2026-03-02T05:00:00Z", "2026-03-03T01:00:00Z"] {
+        tidy(now).await;
+        assert_eq!(all_answers(&server).await, before, "{now}");
+    }
+    let mut late = report(20, keys[0], 1, "2026-03-01T10:03:00Z", 7_777);
+    late.at = "2026-03-01T10:03:30Z".parse().unwrap();
+    server.store.record_usage(&node("node1"), &[late]).await.unwrap();
+    let with_late = all_answers(&server).await;
+    assert_ne!(with_late, before);
+    tidy("2026-03-03T01:00:00Z").await;
+    assert_eq!(all_answers(&server).await, with_late);
+    server.stop().await;
+}
+
+/// Sums are made of what is being added to, and all of it is seen at every moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_or_doubled_while_it_is_summed_up() {
+    let server = server().await;
+    let key = made_key(&server).await;
+    let store = Store::open(&server.place.url()).await.unwrap();
+    let recording = tokio::spawn(async move {
+        for sequence in 1..=60 {
+            let reports: Vec<_> =
+                (1..=9).map(|id| report(id, key, sequence, "2026-03-01T10:01:00Z", sequence * 100)).collect();
+            store.record_usage(&node("a"), &reports).await.unwrap();
+        }
+    });
+    let now = "2026-03-01T10:20:00Z".parse::<Timestamp>().unwrap().unix_secs();
+    let mut last = 0;
+    while !recording.is_finished() {
+        server.store.tidy_usage_at(&Retention::default(), now).await.unwrap();
+        let bytes = total(&server.store, &server).await.egress_bytes;
+        assert!(bytes >= last && bytes.is_multiple_of(900), "{bytes} after {last}");
+        last = bytes;
+    }
+    recording.await.unwrap();
+    assert_eq!(total(&server.store, &server).await.egress_bytes, 9 * 6_000);
+    while !server.store.tidy_usage_at(&Retention::default(), now).await.unwrap() {}
+    assert_eq!(total(&server.store, &server).await.egress_bytes, 9 * 6_000);
     server.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use control::News;
-use control::store::analytics::{Dimension, UsageQuery};
+use control::store::analytics::{Dimension, Metric, UsageQuery};
 use control::store::usage::{
     Location, Node, Retention, SessionFilter, SessionId, SessionOrder, SessionReport, Usage, month_of,
 };
@@ -59,6 +59,7 @@ pub(super) async fn total(store: &Store, server: &Server) -> Usage {
         conditions: vec![],
         order: vec![],
         limit: 10,
+        metrics: Metric::all(),
     };
     let groups = store.usage(&query).await.unwrap();
     assert_eq!(groups.len(), 1);
@@ -98,6 +99,7 @@ async fn nothing_counts_twice_and_the_newest_counts() {
         conditions: vec![],
         order: vec![],
         limit: 10,
+        metrics: Metric::all(),
     };
     let groups = store.usage(&query).await.unwrap();
     let rows: Vec<_> = groups
@@ -136,6 +138,7 @@ async fn old_usage_becomes_coarse_and_loses_nothing() {
             conditions: vec![],
             order: vec![],
             limit: 1_000,
+            metrics: Metric::all(),
         };
         let groups = store.usage(&query).await.unwrap();
         let of_traffic = groups.into_iter().filter(|group| group.usage.egress_bytes > 0);

@@ -1,0 +1,203 @@
+//! Usage summed up: what relays have added is moved into sums of minutes, hours and days, which questions are answered from.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::groups::group;
+use super::usage::{DAY, MINUTE};
+use super::{Database, Transaction, make_room};
+use crate::store::StoreError;
+use crate::store::spans::{Grain, Kept, Sums};
+use crate::store::usage::{Retention, TIDY_ROWS, TIDY_STEPS};
+
+const HOUR: i64 = 3_600;
+/// What is moved together begins and ends with five minutes: so most of them are summed up once.
+const STEP: i64 = 300;
+/// How often it is noted which groups had usage.
+const NOTE_SECS: i64 = 30 * DAY;
+/// A group is kept so much longer than the day that was noted of it: it may be late, and so may usage.
+const LATE_SECS: i64 = 2 * NOTE_SECS;
+/// Relays have told of a minute by then. What they tell of later is added.
+const SETTLE_SECS: i64 = 60;
+
+/// The rows that are moved: whoever tidied up before this table had others made hours and days of them.
+const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2";
+const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packets, live_ms, sessions";
+const SUMS_OF_COUNTS: &str = "CAST(SUM(b.egress_bytes) AS BIGINT), CAST(SUM(b.egress_packets) AS BIGINT), \
+                              CAST(SUM(b.ingress_bytes) AS BIGINT), CAST(SUM(b.ingress_packets) AS BIGINT), \
+                              CAST(SUM(b.live_ms) AS BIGINT), CAST(SUM(b.sessions) AS BIGINT)";
+
+impl Database {
+    /// Moves what relays have added into the sums, an hour at most in one transaction, which makes each byte be in one place
+    /// or the other.
+    pub(super) async fn sum_up(&self, now: i64) -> Result<bool, StoreError> {
+        let until = (now - SETTLE_SECS).div_euclid(STEP) * STEP;
+        // Rows that are gone are passed over one by one until the database has cleared them away.
+        let mut from = i64::MIN;
+        for _ in 0..TIDY_STEPS {
+            let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
+            let Some((first, span)) = first(&mut tx, from).await?.filter(|(first, _)| *first < until) else {
+                // Left to itself it would end later, and what comes next find somebody tidying.
+                tx.rollback().await?;
+                return Ok(true);
+            };
+            // Of what earlier versions made hours and days of there is less.
+            let together = if span == MINUTE { HOUR } else { DAY };
+            let next = (first.div_euclid(together) + 1) * together;
+            move_rows(&mut tx, first.div_euclid(STEP) * STEP, until.min(next)).await?;
+            tx.commit().await?;
+            from = until.min(next);
+        }
+        Ok(false)
+    }
+
+    /// Forgets sums that are too old, and series and groups that had none since.
+    pub(super) async fn forget_sums(&self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
+        let since = |days: u32, span: i64| (now - i64::from(days) * DAY).div_euclid(span) * span;
+        let hours = since(retention.hours_days, DAY);
+        let wanted = [
+            (MINUTE, since(retention.minutes_days, HOUR).max(hours)),
+            (HOUR, hours),
+            (DAY, since(retention.days_days, DAY)),
+        ];
+        let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
+        for (span, since) in wanted {
+            let update = sqlx::query("UPDATE usage_kept SET since = $1 WHERE span = $2 AND since < $3");
+            update.bind(since).bind(span).bind(since).execute(&mut *tx).await?;
+        }
+        let kept = kept(&mut tx).await?;
+        let mut is_done = true;
+        for (table, before) in [("usage_series", kept.days), ("usage_groups", kept.days - LATE_SECS)] {
+            let gone = sqlx::query(AssertSqlSafe(format!(
+                "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE last_day < $1 LIMIT $2)"
+            )))
+            .bind(before)
+            .bind(i64::from(TIDY_ROWS))
+            .execute(&mut *tx)
+            .await?;
+            is_done &= gone.rows_affected() < TIDY_ROWS.into();
+        }
+        tx.commit().await?;
+        for sums in Sums::ALL {
+            is_done &= self.forget_before(sums, kept.since(sums)).await?;
+        }
+        Ok(is_done)
+    }
+}
+
+/// From when on the tables tell of usage.
+pub(super) async fn kept(tx: &mut Transaction) -> Result<Kept, StoreError> {
+    let rows = sqlx::query("SELECT span, since FROM usage_kept").fetch_all(&mut **tx).await?;
+    let mut kept = Kept { minutes: 0, hours: 0, days: 0 };
+    for row in rows {
+        let since = row.try_get("since")?;
+        match row.try_get("span")? {
+            MINUTE => kept.minutes = since,
+            HOUR => kept.hours = since,
+            DAY => kept.days = since,
+            _ => {}
+        }
+    }
+    kept.minutes = kept.minutes.max(kept.hours);
+    Ok(kept)
+}
+
+/// When the oldest begins of what is not summed up yet and does not begin before `from`, and how long its span is.
+async fn first(tx: &mut Transaction, from: i64) -> Result<Option<(i64, i64)>, StoreError> {
+    let mut first: Option<(i64, i64)> = None;
+    for span in [MINUTE, HOUR, DAY] {
+        let oldest: Option<i64> =
+            sqlx::query_scalar("SELECT MIN(start) FROM usage_buckets WHERE span = $1 AND start >= $2")
+                .bind(span)
+                .bind(from)
+                .fetch_one(&mut **tx)
+                .await?;
+        first = [first, oldest.map(|start| (start, span))].into_iter().flatten().min();
+    }
+    Ok(first)
+}
+
+/// Moves what begins within these: they are in one day.
+async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), StoreError> {
+    let kept = kept(tx).await?;
+    let day = from.div_euclid(DAY) * DAY;
+    note_day(tx, day).await?;
+    let series: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED} \
+         AND NOT EXISTS (SELECT 1 FROM usage_grouped g WHERE g.series = b.series)"
+    )))
+    .bind(from)
+    .bind(until)
+    .fetch_all(&mut **tx)
+    .await?;
+    group(tx, &series, day).await?;
+    for sums in Sums::ALL {
+        let from = from.max(kept.since(sums));
+        if from >= until {
+            continue;
+        }
+        make_room(tx, sums, from).await?;
+        for grain in std::iter::once(Grain::Series).chain(Grain::GROUPS) {
+            if let Some(span) = sums.span_secs(grain) {
+                add(tx, (sums, grain, span), from, until).await?;
+            }
+        }
+    }
+    let delete = format!("DELETE FROM usage_buckets AS b WHERE {MOVED}");
+    run(tx, delete, from, until).await
+}
+
+/// Notes now and then which groups had usage since the last time.
+async fn note_day(tx: &mut Transaction, day: i64) -> Result<(), StoreError> {
+    let noted: Option<i64> =
+        sqlx::query_scalar("SELECT since FROM usage_kept WHERE span = 0").fetch_optional(&mut **tx).await?;
+    let noted = noted.unwrap_or(day);
+    if noted + NOTE_SECS > day {
+        return Ok(());
+    }
+    // A walk along the key for each account and grain.
+    sqlx::query(
+        "UPDATE usage_groups SET last_day = $1 WHERE last_day < $2 AND id IN (\
+         SELECT m.series FROM accounts a CROSS JOIN (SELECT DISTINCT grain FROM usage_groups) g \
+         JOIN usage_days m ON m.account_id = a.id AND m.grain = g.grain AND m.start >= $3 AND m.start < $4)",
+    )
+    .bind(day - DAY)
+    .bind(day - DAY)
+    .bind(noted)
+    .bind(day)
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query("UPDATE usage_kept SET since = $1 WHERE span = 0").bind(day).execute(&mut **tx).await?;
+    Ok(())
+}
+
+async fn run(tx: &mut Transaction, statement: String, from: i64, until: i64) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(statement)).bind(from).bind(until).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Adds them to the sums of one grain.
+async fn add(
+    tx: &mut Transaction,
+    (sums, grain, span): (Sums, Grain, i64),
+    from: i64,
+    until: i64,
+) -> Result<(), StoreError> {
+    let (table, number) = (sums.table(), grain.column());
+    let (series, join) = match grain {
+        Grain::Series => ("b.series".to_owned(), ""),
+        _ => (format!("g.grain_{number}"), " JOIN usage_grouped g ON g.series = b.series"),
+    };
+    let counted: Vec<String> =
+        COUNTS.split(", ").map(|it| format!("{it} = {table}.{it} + excluded.{it}")).collect();
+    // Rows of longer spans tell nothing of shorter ones.
+    let no_longer = format!("b.span <= {}", span.max(MINUTE));
+    let statement = format!(
+        "INSERT INTO {table} (account_id, grain, start, series, {COUNTS}) \
+         SELECT b.account_id, {number}, b.start - b.start % {span}, {series}, {SUMS_OF_COUNTS} \
+         FROM usage_buckets b{join} WHERE {MOVED} AND {no_longer} \
+         GROUP BY b.account_id, b.start - b.start % {span}, {series} \
+         ON CONFLICT (account_id, grain, start, series) DO UPDATE SET {}",
+        counted.join(", ")
+    );
+    run(tx, statement, from, until).await
+}
