@@ -226,19 +226,20 @@ impl Relay {
 
     /// What there is to say of sessions and was not taken yet, of each the newest report of a worker: within five
     /// seconds of whatever it is about, at once of the end of a session. What is not taken waits, the older report of a
-    /// session giving way to the newer.
-    pub fn take_reports(&self) -> Vec<Report> {
-        self.workers.iter().flat_map(|worker| worker.outbox.take()).collect()
+    /// session giving way to the newer. Each worker gives `most` at most: where a worker may have more, there are at
+    /// least so many.
+    pub fn take_reports(&self, most: usize) -> Vec<Box<Report>> {
+        self.workers.iter().flat_map(|worker| worker.outbox.take(most)).collect()
     }
 
     /// Ends the workers, and with them every allocation, and waits for them; their sockets are closed then. What
     /// [`Relay::take_reports`] would have given, the last of every session.
-    pub fn stop(self) -> Vec<Report> {
+    pub fn stop(self) -> Vec<Box<Report>> {
         self.tell(|| Message::Stop);
         let outboxes: Vec<Arc<Outbox>> = self.workers.iter().map(|it| Arc::clone(&it.outbox)).collect();
         for worker in self.workers {
             let _ = worker.thread.join();
         }
-        outboxes.iter().flat_map(|outbox| outbox.take()).collect()
+        outboxes.iter().flat_map(|outbox| outbox.take(usize::MAX)).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! What a worker has to say of its sessions, kept until somebody takes it: of each session the newest report only.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use turn::{Report, SessionId};
@@ -10,10 +11,18 @@ const MAX_WAITING: usize = 262_144;
 
 /// The reports of one worker that wait. The worker puts them in between two rounds, never for a packet.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox(Mutex<BTreeMap<SessionId, Box<Report>>>);
+pub(crate) struct Outbox(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    reports: BTreeMap<SessionId, Box<Report>>,
+    /// The session whose report was taken last: the next in order is the next to be taken, so that none waits for long
+    /// where fewer are taken than are put in.
+    taken: Option<SessionId>,
+}
 
 impl Outbox {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<SessionId, Box<Report>>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing under the lock can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -21,20 +30,30 @@ impl Outbox {
     /// Puts a report in the place of an older one of the same session. `false` when there is no room: a session that
     /// lives will be reported again.
     pub(crate) fn put(&self, report: Box<Report>) -> bool {
-        let mut waiting = self.waiting();
-        if waiting.len() >= MAX_WAITING && !waiting.contains_key(&report.session.id) {
+        let reports = &mut self.waiting().reports;
+        if reports.len() >= MAX_WAITING && !reports.contains_key(&report.session.id) {
             return false;
         }
         // It may have gone to another worker and come back.
-        if waiting.get(&report.session.id).is_none_or(|held| held.sequence < report.sequence) {
-            waiting.insert(report.session.id, report);
+        if reports.get(&report.session.id).is_none_or(|held| held.sequence < report.sequence) {
+            reports.insert(report.session.id, report);
         }
         true
     }
 
-    /// All that waits.
-    pub(crate) fn take(&self) -> impl Iterator<Item = Report> + use<> {
-        std::mem::take(&mut *self.waiting()).into_values().map(|report| *report)
+    /// What waits, `most` at most, each session in its turn.
+    pub(crate) fn take(&self, most: usize) -> Vec<Box<Report>> {
+        let mut waiting = self.waiting();
+        let Waiting { reports, taken } = &mut *waiting;
+        let mut in_turn = Vec::new();
+        while in_turn.len() < most {
+            let after = taken.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = reports.range((after, Bound::Unbounded)).next().or_else(|| reports.iter().next());
+            let Some(id) = next.map(|(id, _)| *id) else { break };
+            in_turn.extend(reports.remove(&id));
+            *taken = Some(id);
+        }
+        in_turn
     }
 }
 
@@ -80,9 +99,9 @@ mod tests {
             assert!(outbox.put(report(7, sequence)));
         }
         assert!(outbox.put(report(6, 1)));
-        let taken: Vec<u64> = outbox.take().map(|report| report.sequence).collect();
+        let taken: Vec<u64> = outbox.take(usize::MAX).iter().map(|report| report.sequence).collect();
         assert_eq!(taken, [1, 3]);
-        assert_eq!(outbox.take().count(), 0);
+        assert_eq!(outbox.take(usize::MAX).len(), 0);
     }
 
     #[test]
@@ -92,7 +111,32 @@ mod tests {
         assert!((0..most).all(|id| outbox.put(report(id, 1))));
         assert!(!outbox.put(report(most, 1)));
         assert!(outbox.put(report(0, 2)));
-        assert_eq!(outbox.take().count(), MAX_WAITING);
+        assert_eq!(outbox.take(usize::MAX).len(), MAX_WAITING);
         assert!(outbox.put(report(most, 1)));
+    }
+
+    #[test]
+    fn each_session_has_its_turn_where_fewer_are_taken_than_are_put_in() {
+        let outbox = Outbox::default();
+        let mut taken = Vec::new();
+        for sequence in 1..=4 {
+            assert!((1..=5).all(|id| outbox.put(report(id, sequence))));
+            taken.extend(outbox.take(3).iter().map(|report| (report.session.id.0[3], report.sequence)));
+        }
+        let in_turn = [
+            (1, 1),
+            (2, 1),
+            (3, 1), //
+            (4, 2),
+            (5, 2),
+            (1, 2), //
+            (2, 3),
+            (3, 3),
+            (4, 3), //
+            (5, 4),
+            (1, 4),
+            (2, 4),
+        ];
+        assert_eq!(taken, in_turn);
     }
 }

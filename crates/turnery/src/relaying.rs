@@ -62,17 +62,14 @@ impl RelayHandle {
         }
     }
 
-    pub(crate) fn reports(&self) -> Vec<Report> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(Relay::take_reports)
-            .unwrap_or_default()
+    /// What it has to say, `most` of each worker at most.
+    pub(crate) fn reports(&self, most: usize) -> Vec<Box<Report>> {
+        let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.as_ref().map(|relay| relay.take_reports(most)).unwrap_or_default()
     }
 
     /// What it has to say at the end.
-    pub(crate) fn stop(&self) -> Vec<Report> {
+    pub(crate) fn stop(&self) -> Vec<Box<Report>> {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         relay.map(Relay::stop).unwrap_or_default()
     }

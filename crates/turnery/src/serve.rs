@@ -273,7 +273,7 @@ impl Service {
     }
 
     async fn keep_books(&self) -> ! {
-        let keep = Box::pin(async { self.books.lock().await.keep(|| self.relay.reports()).await });
+        let keep = Box::pin(async { self.books.lock().await.keep(|most| self.relay.reports(most)).await });
         let tidy = Box::pin(async {
             match &self.retention {
                 Some(retention) => usage::tidy(&self.store, *retention).await,
@@ -415,7 +415,7 @@ fn about(settings: &Settings, listeners: &[Listener], certificates: Option<Arc<C
 }
 
 /// Records the last of every session.
-async fn finish(mut books: Books, last: Vec<Report>) {
+async fn finish(mut books: Books, last: Vec<Box<Report>>) {
     // What waits first: a later report of the same session is put in its place.
     books.add(last);
     books.record().await;

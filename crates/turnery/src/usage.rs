@@ -32,20 +32,26 @@ impl Books {
         Self { store, node, backlog: BTreeMap::new(), at_once: REPORTS_AT_ONCE, failed: false }
     }
 
-    /// Records what `take` gives, again and again.
-    pub(crate) async fn keep(&mut self, take: impl Fn() -> Vec<Report>) -> ! {
+    /// Records what `take` gives, so many at most at a time, again and again.
+    pub(crate) async fn keep(&mut self, take: impl Fn(usize) -> Vec<Box<Report>>) -> ! {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.backlog.is_empty() {
-                self.add(take());
-            }
             self.record().await;
+            // As many as are recorded at once: in the store's words they take several times the room.
+            while self.backlog.is_empty() {
+                let reports = take(REPORTS_AT_ONCE);
+                if reports.is_empty() {
+                    break;
+                }
+                self.add(reports);
+                self.record().await;
+            }
         }
     }
 
-    pub(crate) fn add(&mut self, reports: Vec<Report>) {
+    pub(crate) fn add(&mut self, reports: Vec<Box<Report>>) {
         for report in reports {
             let report = session_report(&report);
             let is_newer = |held: &SessionReport| held.sequence < report.sequence;

@@ -81,7 +81,7 @@ impl Running {
     }
 
     /// Stops it: what it still has to report.
-    pub(crate) fn stop(mut self) -> Vec<Report> {
+    pub(crate) fn stop(mut self) -> Vec<Box<Report>> {
         self.relay.take().unwrap().stop()
     }
 

@@ -117,13 +117,13 @@ impl Pair {
 struct Books(BTreeMap<CredentialId, Report>);
 
 impl Books {
-    fn enter(&mut self, reports: Vec<Report>) {
+    fn enter(&mut self, reports: Vec<Box<Report>>) {
         for report in reports {
             if let Some(before) = self.0.get(&report.session.credential) {
                 assert!(before.sequence < report.sequence && before.session.id == report.session.id);
                 assert!(before.usage.ingress.bytes <= report.usage.ingress.bytes, "totals only grow");
             }
-            self.0.insert(report.session.credential, report);
+            self.0.insert(report.session.credential, *report);
         }
     }
 
@@ -133,7 +133,7 @@ impl Books {
         while books.0.len() < sessions {
             assert!(Instant::now() < deadline, "sessions are reported");
             thread::sleep(Duration::from_millis(5));
-            books.enter(relay.take_reports());
+            books.enter(relay.take_reports(1));
         }
         books
     }

@@ -49,9 +49,9 @@ fn start() -> Running {
 /// What `measured` gives when no usage was reported meanwhile: that is done every few seconds, and not for a packet.
 fn unreported<T>(running: &Running, mut measured: impl FnMut() -> T) -> T {
     loop {
-        running.relay().take_reports();
+        running.relay().take_reports(usize::MAX);
         let result = measured();
-        if running.relay().take_reports().is_empty() {
+        if running.relay().take_reports(usize::MAX).is_empty() {
             return result;
         }
     }
