@@ -39,6 +39,13 @@ macro_rules! now_micros {
     };
 }
 
+/// Rows of many that one statement writes. Statements of these sizes are compiled once: that takes longer than what they
+/// do, and to call one costs next to nothing here.
+const KEPT_SIZES: [usize; 3] = [64, 8, 1];
+const MOST_ROWS: usize = 64;
+/// More than there are that write.
+const KEPT_STATEMENTS: usize = 256;
+
 mod forget;
 mod listen;
 
@@ -170,7 +177,7 @@ fn create_private(path: &Path) -> io::Result<()> {
 /// Turns the write-ahead log on, which stays so. That needs the file for itself, and SQLite's own busy timeout does
 /// not wait for it: other processes may be starting too.
 async fn connect_for_writing(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
-    let options = options.journal_mode(SqliteJournalMode::Wal);
+    let options = options.journal_mode(SqliteJournalMode::Wal).statement_cache_capacity(KEPT_STATEMENTS);
     let start = Instant::now();
     loop {
         match connect(options.clone(), 1).await {

@@ -29,11 +29,22 @@ use std::borrow::Cow;
 
 use sqlx::Row as _;
 
-use super::{Database, Db, Row, Transaction, hold_ends, make_room};
+use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room};
 use crate::store::StoreError;
 
 /// Rows that one statement forgets, of what is forgotten by and by.
 const ROWS_AT_ONCE: i64 = 10_000;
+
+/// Cuts rows into portions for a statement each, and says of each whether the statement is worth keeping.
+fn portions<T>(rows: &[T]) -> impl Iterator<Item = (&[T], bool)> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let kept = KEPT_SIZES.into_iter().find(|size| *size <= rest.len());
+        let (portion, behind) = rest.split_at(kept.unwrap_or(rest.len().min(MOST_ROWS)));
+        rest = behind;
+        (!portion.is_empty()).then_some((portion, kept.is_some()))
+    })
+}
 
 /// Whether a statement was refused because a row with the same unique columns exists.
 fn is_duplicate(error: &sqlx::Error) -> bool {

@@ -9,12 +9,9 @@ use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
 use super::usage::{DAY, MINUTE, column, tell_ends, usage};
-use super::{Database, Db, Row, Transaction, fixed, text};
+use super::{Database, Db, Row, Transaction, fixed, portions, text};
 use crate::store::usage::{Node, SessionId, SessionReport, Usage, minutes, month_of};
 use crate::store::{StoreError, Timestamp};
-
-/// Rows that one statement writes: each binds up to 23 values, and SQLite takes 32,766.
-const ROWS_AT_ONCE: usize = 1_000;
 
 type Builder = QueryBuilder<Db>;
 
@@ -212,7 +209,7 @@ impl<'a> Batch<'a> {
         let mut numbers = vec![None; self.asked.len()];
         let names: Vec<_> = self.names.iter().collect();
         let location = &node.location;
-        for chunk in names.chunks(ROWS_AT_ONCE) {
+        for (chunk, is_kept) in portions(&names) {
             let mut insert: Builder = QueryBuilder::new(
                 "INSERT INTO usage_series (account_id, turn_key, username, custom_identifier, transport, \
                  client_family, relay_family, node, city, code, country, region, last_day) ",
@@ -232,7 +229,7 @@ impl<'a> Batch<'a> {
                  ELSE usage_series.last_day END \
                  RETURNING id, turn_key, username, custom_identifier, transport, client_family, relay_family",
             );
-            for row in &insert.build().persistent(false).fetch_all(&mut **tx).await? {
+            for row in &insert.build().persistent(is_kept).fetch_all(&mut **tx).await? {
                 let place = self.names.get(&name(row)?).ok_or(LOST_SERIES)?;
                 *numbers.get_mut(*place).ok_or(LOST_SERIES)? = Some(row.try_get("id")?);
             }
@@ -258,7 +255,7 @@ async fn known(
     reports: &[SessionReport],
 ) -> Result<BTreeMap<SessionId, Known>, StoreError> {
     let mut all = BTreeMap::new();
-    for chunk in reports.chunks(ROWS_AT_ONCE) {
+    for (chunk, is_kept) in portions(reports) {
         let mut query: Builder = QueryBuilder::new(
             "SELECT s.id, s.account_id, s.series, s.transport, u.client_family, s.sequence, s.reported, \
              s.egress_bytes, s.egress_packets, s.ingress_bytes, s.ingress_packets, s.ended \
@@ -270,7 +267,7 @@ async fn known(
         }
         // In one order, so that two who hold them do not wait for each other.
         query.push(concat!(") ORDER BY s.id", for_update!("s")));
-        for row in &query.build().persistent(false).fetch_all(&mut **tx).await? {
+        for row in &query.build().persistent(is_kept).fetch_all(&mut **tx).await? {
             let known = Known {
                 account: row.try_get("account_id")?,
                 series: Series::Known(row.try_get("series")?),
@@ -296,7 +293,7 @@ async fn owners(
     let new = reports.iter().filter(|report| !known.contains_key(&report.id));
     let keys: BTreeSet<TurnKeyId> = new.map(|report| report.turn_key).collect();
     let mut owners = BTreeMap::new();
-    for chunk in keys.into_iter().collect::<Vec<_>>().chunks(ROWS_AT_ONCE) {
+    for (chunk, is_kept) in portions(&keys.into_iter().collect::<Vec<_>>()) {
         let mut query: Builder =
             QueryBuilder::new("SELECT turn_key, account_id FROM key_owners WHERE turn_key IN (");
         let mut ids = query.separated(", ");
@@ -304,7 +301,7 @@ async fn owners(
             ids.push_bind(key.as_bytes().as_slice());
         }
         query.push(")");
-        for row in &query.build().persistent(false).fetch_all(&mut **tx).await? {
+        for row in &query.build().persistent(is_kept).fetch_all(&mut **tx).await? {
             owners.insert(row.try_get("turn_key")?, row.try_get("account_id")?);
         }
     }
@@ -313,7 +310,7 @@ async fn owners(
 
 /// Writes sessions as their reports have them.
 async fn put(tx: &mut Transaction, node: &Node, sessions: &[(&Accepted<'_>, i64)]) -> Result<(), StoreError> {
-    for chunk in sessions.chunks(ROWS_AT_ONCE) {
+    for (chunk, is_kept) in portions(sessions) {
         let mut insert: Builder = QueryBuilder::new(
             "INSERT INTO turn_sessions (id, account_id, turn_key, credential, username, custom_identifier, node, \
              epoch, series, transport, client, relayed, relays_tcp, started, reported, expires, sequence, \
@@ -344,7 +341,7 @@ async fn put(tx: &mut Transaction, node: &Node, sessions: &[(&Accepted<'_>, i64)
              egress_packets = excluded.egress_packets, ingress_bytes = excluded.ingress_bytes, \
              ingress_packets = excluded.ingress_packets, ended = excluded.ended, end_reason = excluded.end_reason",
         );
-        insert.build().persistent(false).execute(&mut **tx).await?;
+        insert.build().persistent(is_kept).execute(&mut **tx).await?;
     }
     Ok(())
 }
@@ -374,7 +371,7 @@ fn count<'a>(buckets: &mut BTreeMap<BucketName<'a>, Bucket>, series: i64, accept
 }
 
 async fn add_to_buckets(tx: &mut Transaction, rows: &[(BucketName<'_>, Bucket)]) -> Result<(), StoreError> {
-    for chunk in rows.chunks(ROWS_AT_ONCE) {
+    for (chunk, is_kept) in portions(rows) {
         let mut insert: Builder = QueryBuilder::new(
             "INSERT INTO usage_buckets (account_id, start, series, span, egress_bytes, egress_packets, \
              ingress_bytes, ingress_packets, live_ms, sessions) ",
@@ -394,7 +391,7 @@ async fn add_to_buckets(tx: &mut Transaction, rows: &[(BucketName<'_>, Bucket)])
              live_ms = usage_buckets.live_ms + excluded.live_ms, \
              sessions = usage_buckets.sessions + excluded.sessions",
         );
-        insert.build().persistent(false).execute(&mut **tx).await?;
+        insert.build().persistent(is_kept).execute(&mut **tx).await?;
     }
     Ok(())
 }
@@ -404,7 +401,7 @@ async fn add_to_months(
     tx: &mut Transaction,
     rows: &[(MonthName, (String, Usage))],
 ) -> Result<(), StoreError> {
-    for chunk in rows.chunks(ROWS_AT_ONCE) {
+    for (chunk, is_kept) in portions(rows) {
         let mut insert: Builder = QueryBuilder::new(
             "INSERT INTO usage_months (turn_key, month, account_id, egress_bytes, egress_packets, \
              ingress_bytes, ingress_packets) ",
@@ -421,7 +418,7 @@ async fn add_to_months(
              ingress_bytes = usage_months.ingress_bytes + excluded.ingress_bytes, \
              ingress_packets = usage_months.ingress_packets + excluded.ingress_packets",
         );
-        insert.build().persistent(false).execute(&mut **tx).await?;
+        insert.build().persistent(is_kept).execute(&mut **tx).await?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Db, Row, Transaction, hold_ends, sessions};
+use super::{Database, Db, Row, Transaction, hold_ends, portions, sessions};
 use crate::store::usage::{
     ENDS_KEPT, Node, ORDER_KEPT_SECS, Retention, SILENT_SECS, Session, TIDY_ROWS, Usage,
 };
@@ -145,11 +145,13 @@ pub(super) async fn tell_ends(tx: &mut Transaction, sessions: &[Vec<u8>]) -> Res
     }
     hold_ends(tx).await?;
     let now = Timestamp::now().unix_micros();
-    let mut insert: QueryBuilder<Db> = QueryBuilder::new("INSERT INTO session_ends (session, created) ");
-    insert.push_values(sessions, |mut row, session| {
-        row.push_bind(session).push_bind(now);
-    });
-    insert.build().persistent(false).execute(&mut **tx).await?;
+    for (portion, is_kept) in portions(sessions) {
+        let mut insert: QueryBuilder<Db> = QueryBuilder::new("INSERT INTO session_ends (session, created) ");
+        insert.push_values(portion, |mut row, session| {
+            row.push_bind(session).push_bind(now);
+        });
+        insert.build().persistent(is_kept).execute(&mut **tx).await?;
+    }
     Ok(())
 }
 
