@@ -17,7 +17,7 @@ use turn::{HEADROOM, MAX_REPLY, Packet, TAILROOM};
 use crate::sys::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Messages, Received, Train, may_be_about_another};
 
 /// Slots, and so trains, in flight at once.
-const SLOTS: usize = 64;
+pub(crate) const SLOTS: usize = 64;
 /// The longest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6; ChannelData over TCP has 65,535.
 const PAYLOAD: usize = 65_536 + 8;
 /// An odd number of cache lines beyond a power of two, so that the slots' first lines do not share one cache set.
@@ -80,6 +80,32 @@ struct Outgoing {
     source: Option<IpAddr>,
 }
 
+/// How much a read of one of many sockets asks for. Where one datagram or train waits on each, asking for more costs
+/// another look at an empty queue and the preparation of every free slot, about a twentieth of a read; where many wait,
+/// taking one at a time costs a wait for each. One read in so many finds out.
+#[derive(Debug, Default)]
+pub(crate) struct Depth {
+    reads: u8,
+    /// Whether more than one waited on a socket since it was found out last.
+    is_deep: bool,
+}
+
+impl Depth {
+    /// Of so many reads, the first asks for all there is.
+    const READS: u8 = 16;
+
+    /// How many datagrams or trains the next read asks for.
+    pub(crate) fn most(&self) -> usize {
+        if self.is_deep || self.reads == 0 { SLOTS } else { 1 }
+    }
+
+    /// Tells how many it has found.
+    pub(crate) fn found(&mut self, count: usize) {
+        self.is_deep = count > 1 || (self.is_deep && self.reads > 0);
+        self.reads = (self.reads + 1) % Self::READS;
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Batch {
     /// The slots, then the spill. Mapped by the system as it is touched: a slot of small packets costs a page.
@@ -116,10 +142,11 @@ impl Batch {
         self.spilled + HEADROOM + PAYLOAD + TAILROOM > SPILL || self.outgoing.len() >= MAX_OUTGOING
     }
 
-    /// Receives what is waiting on a socket into the free slots. What came is told by [`Batch::received`].
-    pub(crate) fn receive(&mut self, socket: &impl AsFd) -> io::Result<()> {
+    /// Receives what is waiting on a socket into the free slots, `most` datagrams or trains at most; how many came. What
+    /// they are is told by [`Batch::received`].
+    pub(crate) fn receive(&mut self, socket: &impl AsFd, most: usize) -> io::Result<usize> {
         let first = self.used;
-        let free = self.memory.chunks_exact_mut(STRIDE).take(SLOTS).skip(first);
+        let free = self.memory.chunks_exact_mut(STRIDE).take(SLOTS).skip(first).take(most);
         let slots = free.filter_map(|slot| slot.get_mut(HEADROOM..HEADROOM + PAYLOAD));
         let received = &mut self.received;
         received.clear();
@@ -129,9 +156,9 @@ impl Batch {
         match count {
             Ok(count) => {
                 self.used += count;
-                Ok(())
+                Ok(count)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         }
     }

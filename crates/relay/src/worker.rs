@@ -17,7 +17,7 @@ use stun::Kind;
 use stun::framing;
 use turn::{Action, Client, FiveTuple, MAX_REPLY, Output, RelayId, Reply, Server, Time, Transport, WorkerId};
 
-use crate::batch::{Batch, Place};
+use crate::batch::{Batch, Depth, Place, SLOTS};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dtls::{Gate, Sessions};
@@ -72,6 +72,8 @@ pub(crate) struct Worker {
     /// TCP listeners, of clients or relayed addresses, left alone until a moment, in its order.
     paused: Vec<(u64, Token)>,
     batch: Batch,
+    /// Of relay sockets.
+    depth: Depth,
     stream_buffer: Box<[u8]>,
     records: Records,
     run: Run,
@@ -114,6 +116,7 @@ impl Worker {
             broken: Vec::new(),
             paused: Vec::new(),
             batch: Batch::new(),
+            depth: Depth::default(),
             stream_buffer: vec![0; STREAM_BUFFER].into(),
             records: Records::new(),
             run: Run::new(),
@@ -252,7 +255,7 @@ impl Worker {
         let Some(listener) = self.sockets.udp.get(index as usize) else { return };
         let (address, takes) = (listener.address, listener.takes);
         // An error is one of an earlier datagram; what else is wrong shows when nothing arrives.
-        let _ = self.batch.receive(listener);
+        let _ = self.batch.receive(listener, SLOTS);
         let mut next = 0;
         while let Some((slot, received)) = self.batch.received(next) {
             next += 1;
@@ -280,7 +283,9 @@ impl Worker {
             self.flush();
         }
         let Some(socket) = self.relays.socket(relay) else { return };
-        let _ = self.batch.receive(socket);
+        if let Ok(count) = self.batch.receive(socket, self.depth.most()) {
+            self.depth.found(count);
+        }
         let mut next = 0;
         while let Some((slot, received)) = self.batch.received(next) {
             next += 1;

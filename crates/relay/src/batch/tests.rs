@@ -167,7 +167,7 @@ impl Case<'_> {
         if self.batch.is_full() {
             self.failed += self.batch.flush();
         }
-        self.batch.receive(&self.sockets.between[index]).unwrap();
+        self.batch.receive(&self.sockets.between[index], SLOTS).unwrap();
         let mut next = 0;
         while let Some((slot, received)) = self.batch.received(next) {
             next += 1;
@@ -273,4 +273,23 @@ fn any_mixture_leaves_as_it_came() {
         println!("{packets} packets, {trains} trains");
         assert!(packets > 1_000 && trains > 50, "{packets} packets in {trains} trains test nothing");
     }
+}
+
+#[test]
+fn reads_ask_for_one_until_more_than_one_waits() {
+    let mut depth = Depth::default();
+    // What is told of sixteen reads, the first of which asked for all.
+    let mut reads = |waiting: usize| -> Vec<usize> {
+        let one = |_| {
+            let most = depth.most();
+            depth.found(waiting.min(most));
+            most
+        };
+        (0..16).map(one).collect()
+    };
+    let alone: Vec<usize> = [SLOTS].into_iter().chain([1; 15]).collect();
+    assert_eq!(reads(1), alone);
+    assert_eq!(reads(0), alone);
+    assert_eq!(reads(2), [SLOTS; 16]);
+    assert_eq!(reads(1), [SLOTS; 16].into_iter().take(1).chain([1; 15]).collect::<Vec<_>>());
 }
