@@ -25,13 +25,23 @@ pub fn pin(pid: u32, cores: impl std::fmt::Display) -> io::Result<()> {
     status.success().then_some(()).ok_or_else(failed)
 }
 
-/// Lets a process that runs already, with all its threads and those that it starts, go before all others (`SCHED_FIFO`), or
-/// not any more; whether the system allows it. Through chrt, of util-linux.
+/// Lets a process that runs already and sleeps when it has nothing to do, with all its threads and those that it starts,
+/// go before all others (`SCHED_FIFO`), or not any more; whether the system allows it. Through chrt, of util-linux.
 pub fn put_first(pid: u32, first: bool) -> bool {
     let policy = if first { ["--fifo", "1"] } else { ["--other", "0"] };
     let [policy, priority] = policy;
     let mut command = Command::new("chrt");
     command.args(["--all-tasks", policy, "--pid", priority, &pid.to_string()]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Lets a process that polls, its first thread, go before nearly all others (nice -20), or not any more; whether the
+/// system allows it. At a real-time priority the kernel would keep it off its core for 50 ms of each second
+/// (`sched_rt_runtime_us`). Through renice, of util-linux.
+pub fn favour(pid: u32, first: bool) -> bool {
+    let mut command = Command::new("renice");
+    command.args(["-n", if first { "-20" } else { "0" }, "-p", &pid.to_string()]);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }

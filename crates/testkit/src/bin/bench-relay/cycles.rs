@@ -134,13 +134,13 @@ impl Cycles {
                     message.integrity_by(IntegrityAlgorithm::Sha1, key) == Integrity::Verified
                 })
         };
+        let code =
+            message.attribute(AttributeType::ERROR_CODE).and_then(ErrorCode::parse).map(|(code, _)| code);
+        let nonce = message.attribute(AttributeType::NONCE);
         match (slot.step, message.class(), message.method()) {
-            (Step::Challenge, Class::Error, Method::ALLOCATE) => {
-                let told = [AttributeType::REALM, AttributeType::NONCE].map(|kind| message.attribute(kind));
-                let code = message.attribute(AttributeType::ERROR_CODE).and_then(ErrorCode::parse);
-                let ([Some(realm), Some(nonce)], Some((ErrorCode::UNAUTHENTICATED, _))) = (told, code) else {
-                    bail!("{:?} in answer to an Allocate without credentials", code.map(|(code, _)| code));
-                };
+            (Step::Challenge, Class::Error, Method::ALLOCATE) if code == Some(ErrorCode::UNAUTHENTICATED) => {
+                let told = (message.attribute(AttributeType::REALM), nonce);
+                let (Some(realm), Some(nonce)) = told else { bail!("a 401 without realm or nonce") };
                 let (username, password) = &self.credential;
                 self.signature.get_or_insert_with(|| Signature::new(username, password, realm, nonce));
                 nonce.clone_into(&mut slot.nonce);
@@ -156,10 +156,21 @@ impl Cycles {
                 self.tally.received += 1;
                 if begins { self.begin(index) } else { Ok(()) }
             }
-            (step, class, method) => {
-                let code = message.attribute(AttributeType::ERROR_CODE).and_then(ErrorCode::parse);
-                bail!("{class:?} of {method:?} while waiting for {step:?}: {code:?}");
+            // What was given up in a stall has happened after all, or the server is slow to delete: the client has an
+            // allocation already, and deletes that one, perhaps with a new nonce.
+            (Step::Challenge | Step::Allocation, Class::Error, _)
+                if code == Some(ErrorCode::ALLOCATION_MISMATCH) =>
+            {
+                self.tally.wrong += 1;
+                slot.step = Step::Deletion;
+                self.ask(index)
             }
+            (Step::Deletion, Class::Error, _) if code == Some(ErrorCode::STALE_NONCE) => {
+                self.tally.wrong += 1;
+                nonce.context("a 438 without nonce")?.clone_into(&mut slot.nonce);
+                self.ask(index)
+            }
+            (step, class, method) => bail!("{class:?} of {method:?} while waiting for {step:?}: {code:?}"),
         }
     }
 

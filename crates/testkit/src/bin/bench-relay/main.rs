@@ -255,7 +255,7 @@ fn measure(options: &Options, subject: Subject, line: &Line) -> anyhow::Result<S
         Mode::FixedRate => {
             let mut load = Load::start(&server, line.mode, line.case, options.window)?;
             // Whatever else the machine does would make packets wait for milliseconds.
-            let go_first = |first| server.put_first(first) && pinned::put_first(std::process::id(), first);
+            let go_first = |first| server.put_first(first) && pinned::favour(std::process::id(), first);
             let alone = !options.smoke && options.workers == 1;
             if alone && !go_first(true) {
                 eprintln!("this system lets nobody go first: others' work makes packets late");
