@@ -1,7 +1,8 @@
 //! Allocation cycles: Allocate, which is answered with 401, Allocate again, and Refresh with a lifetime of 0.
 //!
 //! A client begins its next cycle from the address it has: what a server keeps of addresses that are gone would be
-//! another comparison.
+//! another comparison. Only where it is told that it has an allocation still, since the server takes its time to delete
+//! one, or deleted nothing in a stall, it begins each cycle from another address from then on.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -29,9 +30,16 @@ enum Step {
     Deletion,
 }
 
+/// Addresses that all clients together may come to; there are as many in the loopback network.
+const ADDRESSES: usize = 1 << 20;
+
 /// One cycle after the other.
 #[derive(Debug)]
 struct Slot {
+    /// The number of its address: the slot's, and so many more as there are slots.
+    address: usize,
+    /// Whether each cycle begins from another address.
+    moves: bool,
     cycle: u64,
     step: Step,
     /// Of the request that waits.
@@ -58,7 +66,14 @@ pub(crate) struct Cycles {
 impl Cycles {
     pub(crate) fn start(server: &Server, clients: usize) -> anyhow::Result<Self> {
         let SocketAddr::V4(address) = server.address else { bail!("servers are measured over IPv4") };
-        let slot = |_| Slot { cycle: 0, step: Step::Challenge, number: 0, nonce: Vec::new() };
+        let slot = |address| Slot {
+            address,
+            moves: false,
+            cycle: 0,
+            step: Step::Challenge,
+            number: 0,
+            nonce: Vec::new(),
+        };
         Ok(Self {
             socket: datagrams::socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?,
             server: address,
@@ -109,16 +124,17 @@ impl Cycles {
         self.tally.looked(std::time::Instant::now(), found);
         let batch = std::mem::replace(&mut self.batch, Batch::empty());
         for (train, bytes) in batch.trains() {
-            let index = callers::index(train.to);
+            let address = callers::index(train.to);
             for packet in bytes.chunks(train.segment) {
-                self.response(index, packet, begins)?;
+                self.response(address, packet, begins)?;
             }
         }
         self.batch = batch;
         Ok(())
     }
 
-    fn response(&mut self, index: usize, packet: &[u8], begins: bool) -> anyhow::Result<()> {
+    fn response(&mut self, address: usize, packet: &[u8], begins: bool) -> anyhow::Result<()> {
+        let index = address % self.slots.len();
         let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
         let message = Message::parse(packet).ok();
         let message = message.filter(|it| it.transaction() == transaction(slot.number));
@@ -156,30 +172,35 @@ impl Cycles {
                 self.tally.received += 1;
                 if begins { self.begin(index) } else { Ok(()) }
             }
-            // What was given up in a stall has happened after all, or the server is slow to delete: the client has an
-            // allocation already, and deletes that one, perhaps with a new nonce.
-            (Step::Challenge | Step::Allocation, Class::Error, _)
+            (Step::Challenge | Step::Allocation, Class::Error, Method::ALLOCATE)
                 if code == Some(ErrorCode::ALLOCATION_MISMATCH) =>
             {
                 self.tally.wrong += 1;
-                slot.step = Step::Deletion;
-                self.ask(index)
-            }
-            (Step::Deletion, Class::Error, _) if code == Some(ErrorCode::STALE_NONCE) => {
-                self.tally.wrong += 1;
-                nonce.context("a 438 without nonce")?.clone_into(&mut slot.nonce);
-                self.ask(index)
+                slot.moves = true;
+                self.ask_first(index)
             }
             (step, class, method) => bail!("{class:?} of {method:?} while waiting for {step:?}: {code:?}"),
         }
     }
 
-    /// A client sends its first request.
+    /// A client begins a cycle.
     fn begin(&mut self, index: usize) -> anyhow::Result<()> {
-        let slot = self.slots.get_mut(index).context("a slot")?;
-        slot.cycle += 1;
-        slot.step = Step::Challenge;
+        self.slots.get_mut(index).context("a slot")?.cycle += 1;
         self.tally.sent += 1;
+        self.ask_first(index)
+    }
+
+    /// Sends a cycle's first request.
+    fn ask_first(&mut self, index: usize) -> anyhow::Result<()> {
+        let slots = self.slots.len();
+        let slot = self.slots.get_mut(index).context("a slot")?;
+        if slot.moves {
+            slot.address += slots;
+            if slot.address >= ADDRESSES {
+                slot.address = index;
+            }
+        }
+        slot.step = Step::Challenge;
         self.ask(index)
     }
 
@@ -204,7 +225,7 @@ impl Cycles {
         }
         let length = writer.finish()?;
         let bytes = self.buffer.get(..length).context("a message's length")?;
-        let source = Some(callers::address(index));
+        let source = Some(callers::address(slot.address));
         datagrams::send(&self.socket, &[IoSlice::new(bytes)], 1, length, source, self.server)
     }
 }
