@@ -28,13 +28,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use turn::{
-    Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Report, Shared, WorkerId,
-};
+use turn::{Command, Discovery, NonceKey, PeerPolicy, PortRange, RelayAddress, RelayPorts, Shared, WorkerId};
 
 pub use config::{Alternate, BindError, Config, DtlsLimits, Listener, ListenerError, StreamLimits};
 pub use counters::{Breakdown, Totals, Traffic};
 pub use dtls::{DtlsIdentity, IdentityError};
+pub use reports::Reports;
 
 use counters::Counters;
 use dtls::Sessions;
@@ -228,13 +227,13 @@ impl Relay {
     /// seconds of whatever it is about, at once of the end of a session. What is not taken waits, the older report of a
     /// session giving way to the newer. Each worker gives `most` at most: where a worker may have more, there are at
     /// least so many.
-    pub fn take_reports(&self, most: usize) -> Vec<Box<Report>> {
+    pub fn take_reports(&self, most: usize) -> Reports {
         self.workers.iter().flat_map(|worker| worker.outbox.take(most)).collect()
     }
 
     /// Ends the workers, and with them every allocation, and waits for them; their sockets are closed then. What
     /// [`Relay::take_reports`] would have given, the last of every session.
-    pub fn stop(self) -> Vec<Box<Report>> {
+    pub fn stop(self) -> Reports {
         self.tell(|| Message::Stop);
         let outboxes: Vec<Arc<Outbox>> = self.workers.iter().map(|it| Arc::clone(&it.outbox)).collect();
         for worker in self.workers {

@@ -9,6 +9,9 @@ use turn::{Report, SessionId};
 /// Sessions of one worker that may wait to be taken: its live ones, and those that have ended meanwhile.
 const MAX_WAITING: usize = 262_144;
 
+/// Reports as a worker has made them, one by one: each is some 300 bytes and changes hands several times.
+pub type Reports = Vec<Box<Report>>;
+
 /// The reports of one worker that wait. The worker puts them in between two rounds, never for a packet.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox(Mutex<Waiting>);
@@ -42,7 +45,7 @@ impl Outbox {
     }
 
     /// What waits, `most` at most, each session in its turn.
-    pub(crate) fn take(&self, most: usize) -> Vec<Box<Report>> {
+    pub(crate) fn take(&self, most: usize) -> Reports {
         let mut waiting = self.waiting();
         let Waiting { reports, taken } = &mut *waiting;
         let mut in_turn = Vec::new();

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use control::{KeySettings, News};
-use relay::{Bound, Breakdown, Relay, Totals};
-use turn::{Command, Report};
+use relay::{Bound, Breakdown, Relay, Reports, Totals};
+use turn::Command;
 
 use crate::usage::ending;
 
@@ -63,13 +63,13 @@ impl RelayHandle {
     }
 
     /// What it has to say, `most` of each worker at most.
-    pub(crate) fn reports(&self, most: usize) -> Vec<Box<Report>> {
+    pub(crate) fn reports(&self, most: usize) -> Reports {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         relay.as_ref().map(|relay| relay.take_reports(most)).unwrap_or_default()
     }
 
     /// What it has to say at the end.
-    pub(crate) fn stop(&self) -> Vec<Box<Report>> {
+    pub(crate) fn stop(&self) -> Reports {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         relay.map(Relay::stop).unwrap_or_default()
     }

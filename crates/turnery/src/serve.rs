@@ -11,10 +11,10 @@ use control::store::Store;
 use control::store::usage::{Node, Retention};
 use control::{About, Check, Control, Dev, Feed, IceTransport, IceUrls, Metrics, Observed};
 use credentials::Keyring;
-use relay::{Bound, DtlsLimits, Listener, StreamLimits};
+use relay::{Bound, DtlsLimits, Listener, Reports, StreamLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use turn::{Command, Report, Transport};
+use turn::{Command, Transport};
 
 use crate::acme::{self, Acme};
 use crate::admission::Admission;
@@ -415,7 +415,7 @@ fn about(settings: &Settings, listeners: &[Listener], certificates: Option<Arc<C
 }
 
 /// Records the last of every session.
-async fn finish(mut books: Books, last: Vec<Box<Report>>) {
+async fn finish(mut books: Books, last: Reports) {
     // What waits first: a later report of the same session is put in its place.
     books.add(last);
     books.record().await;

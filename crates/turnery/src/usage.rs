@@ -7,6 +7,7 @@ use control::store::usage::{
     Node, REPORTS_AT_ONCE, Retention, SessionId, SessionOrder, SessionReport, Usage,
 };
 use control::store::{Store, Timestamp};
+use relay::Reports;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use turn::{Ending, Report, Transport};
 
@@ -33,7 +34,7 @@ impl Books {
     }
 
     /// Records what `take` gives, so many at most at a time, again and again.
-    pub(crate) async fn keep(&mut self, take: impl Fn(usize) -> Vec<Box<Report>>) -> ! {
+    pub(crate) async fn keep(&mut self, take: impl Fn(usize) -> Reports) -> ! {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -51,7 +52,7 @@ impl Books {
         }
     }
 
-    pub(crate) fn add(&mut self, reports: Vec<Box<Report>>) {
+    pub(crate) fn add(&mut self, reports: Reports) {
         for report in reports {
             let report = session_report(&report);
             let is_newer = |held: &SessionReport| held.sequence < report.sequence;

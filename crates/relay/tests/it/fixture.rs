@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use credentials::{Claims, Credential, CustomIdentifier, Keyring, TurnKeyId};
-use relay::{Bound, Config, DtlsIdentity, DtlsLimits, Listener, Relay, StreamLimits, Totals};
+use relay::{Bound, Config, DtlsIdentity, DtlsLimits, Listener, Relay, Reports, StreamLimits, Totals};
 use testkit::client::BlockingClient;
 use testkit::client::dtls::self_signed;
-use turn::{PeerPolicy, PortRange, RelayAddress, Report, Transport};
+use turn::{PeerPolicy, PortRange, RelayAddress, Transport};
 
 pub(crate) const KEY: TurnKeyId = TurnKeyId::from_bytes([7; 16]);
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
@@ -81,7 +81,7 @@ impl Running {
     }
 
     /// Stops it: what it still has to report.
-    pub(crate) fn stop(mut self) -> Vec<Box<Report>> {
+    pub(crate) fn stop(mut self) -> Reports {
         self.relay.take().unwrap().stop()
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use credentials::CredentialId;
-use relay::Relay;
+use relay::{Relay, Reports};
 use stun::{ChannelNumber, channel_data};
 use testkit::dice::Dice;
 use turn::{Report, Usage};
@@ -117,7 +117,7 @@ impl Pair {
 struct Books(BTreeMap<CredentialId, Report>);
 
 impl Books {
-    fn enter(&mut self, reports: Vec<Box<Report>>) {
+    fn enter(&mut self, reports: Reports) {
         for report in reports {
             if let Some(before) = self.0.get(&report.session.credential) {
                 assert!(before.sequence < report.sequence && before.session.id == report.session.id);
