@@ -16,8 +16,9 @@ const STEP: i64 = 300;
 const NOTE_SECS: i64 = 30 * DAY;
 /// A group is kept so much longer than the day that was noted of it: it may be late, and so may usage.
 const LATE_SECS: i64 = 2 * NOTE_SECS;
-/// Relays have told of a minute by then. What they tell of later is added.
-const SETTLE_SECS: i64 = 60;
+/// Relays have told of a minute by then, also of sessions without traffic, of which they tell every five. What they tell of
+/// later is added; but in PostgreSQL a move gives way to whoever adds to what it moves, and begins again.
+const SETTLE_SECS: i64 = 360;
 
 /// The rows that are moved: whoever tidied up before this table had others made hours and days of them.
 const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2";
