@@ -56,16 +56,28 @@ impl Database {
         .await?;
         let is_old = |part: &&String| {
             let number = part.rsplit('_').next().and_then(|number| number.parse::<i64>().ok());
-            number.is_some_and(|number| (number + 1) * secs + QUESTION_SECS <= before)
+            // Others are whoever made them's.
+            number.is_some_and(|number| {
+                **part == format!("{table}_{number}") && (number + 1) * secs + QUESTION_SECS <= before
+            })
         };
         // One at a time: so nobody waits long.
         if let Some(part) = parts.iter().find(is_old) {
-            tx.execute(DROPPING).await?;
-            tx.execute(AssertSqlSafe(format!("DROP TABLE {part}"))).await?;
+            if let Err(error) = drop_part(&mut tx, part).await {
+                // Left to itself it would end later, and what comes next find somebody tidying.
+                drop(tx.rollback().await);
+                return Err(error);
+            }
             tx.commit().await?;
             return Ok(false);
         }
         tx.rollback().await?;
         Ok(true)
     }
+}
+
+async fn drop_part(tx: &mut Transaction, part: &str) -> Result<(), StoreError> {
+    tx.execute(DROPPING).await?;
+    tx.execute(AssertSqlSafe(format!("DROP TABLE {part}"))).await?;
+    Ok(())
 }

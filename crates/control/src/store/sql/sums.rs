@@ -44,7 +44,10 @@ impl Database {
             // Of what earlier versions made hours and days of there is less.
             let together = if span == MINUTE { HOUR } else { DAY };
             let next = (first.div_euclid(together) + 1) * together;
-            move_rows(&mut tx, first.div_euclid(STEP) * STEP, until.min(next)).await?;
+            if let Err(error) = move_rows(&mut tx, first.div_euclid(STEP) * STEP, until.min(next)).await {
+                drop(tx.rollback().await);
+                return Err(error);
+            }
             tx.commit().await?;
             from = until.min(next);
         }

@@ -93,12 +93,13 @@ impl Database {
     ) -> Result<bool, StoreError> {
         let now = column(now);
         let forget = now - i64::from(retention.sessions_days) * DAY;
-        // What cannot be moved keeps nothing else from being done.
+        // What cannot be moved or dropped keeps nothing else from being done.
         let moved = self.sum_up(now).await;
-        let mut is_done = self.forget_sums(retention, now).await?;
-        is_done &= self.close_silent(now).await?;
+        let forgotten = self.forget_sums(retention, now).await;
+        let mut is_done = self.close_silent(now).await?;
         is_done &= self.forget_sessions(now, forget).await?;
-        Ok(moved? && is_done)
+        is_done &= moved?;
+        Ok(forgotten? && is_done)
     }
 
     async fn close_silent(&self, now: i64) -> Result<bool, StoreError> {
