@@ -68,6 +68,12 @@ impl Database {
             let update = sqlx::query("UPDATE usage_kept SET since = $1 WHERE span = $2 AND since < $3");
             update.bind(since).bind(span).bind(since).execute(&mut *tx).await?;
         }
+        // Whose clock was ahead has forgotten too much, but what came after is not to be forgotten too.
+        let next = |span: i64| (now.div_euclid(span) + 1) * span;
+        for (span, latest) in [(MINUTE, next(HOUR)), (HOUR, next(DAY)), (DAY, next(DAY) - DAY)] {
+            let update = sqlx::query("UPDATE usage_kept SET since = $1 WHERE span = $2 AND since > $3");
+            update.bind(latest).bind(span).bind(latest).execute(&mut *tx).await?;
+        }
         let kept = kept(&mut tx).await?;
         let mut is_done = true;
         for (table, before) in [("usage_series", kept.days), ("usage_groups", kept.days - LATE_SECS)] {
