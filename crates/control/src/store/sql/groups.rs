@@ -31,7 +31,7 @@ const TEXTS: [(&str, Dimension); 10] = [
 /// A group's account, key and texts: empty where its grain does not tell them apart, and so the same for all.
 type Name = (String, Vec<u8>, [String; 10]);
 
-/// Puts series into groups, making those that are not there. `day` is one on which they had usage.
+/// Puts series into groups, making those that are not there. `day` is one on which they had usage, which is noted.
 pub(super) async fn group(tx: &mut Transaction, series: &[i64], day: i64) -> Result<(), StoreError> {
     for some in series.chunks(SERIES_AT_ONCE) {
         let mut query: QueryBuilder<Db> = QueryBuilder::new(select("id, "));
@@ -60,6 +60,10 @@ pub(super) async fn group(tx: &mut Transaction, series: &[i64], day: i64) -> Res
                 row.push_bind(of_grain.get(place).copied());
             }
         });
+        insert.push(
+            " ON CONFLICT (series) DO UPDATE SET grain_1 = excluded.grain_1, grain_2 = excluded.grain_2, \
+             grain_3 = excluded.grain_3, grain_4 = excluded.grain_4",
+        );
         insert.build().persistent(false).execute(&mut **tx).await?;
     }
     Ok(())

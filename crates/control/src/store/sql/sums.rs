@@ -12,9 +12,9 @@ use crate::store::usage::{Retention, TIDY_ROWS, TIDY_STEPS};
 const HOUR: i64 = 3_600;
 /// What is moved together begins and ends with five minutes: so most of them are summed up once.
 const STEP: i64 = 300;
-/// How often it is noted which groups had usage.
+/// How much later than the day that is noted of a group it may have had usage.
 const NOTE_SECS: i64 = 30 * DAY;
-/// A group is kept so much longer than the day that was noted of it: it may be late, and so may usage.
+/// A group is kept so much longer than the day that is noted of it.
 const LATE_SECS: i64 = 2 * NOTE_SECS;
 /// Relays have told of a minute by then, also of sessions without traffic, of which they tell every five. What they tell of
 /// later is added; but in PostgreSQL a move gives way to whoever adds to what it moves, and begins again.
@@ -130,13 +130,16 @@ async fn first(tx: &mut Transaction, from: i64) -> Result<Option<(i64, i64)>, St
 async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), StoreError> {
     let kept = kept(tx).await?;
     let day = from.div_euclid(DAY) * DAY;
-    note_day(tx, day).await?;
+    // Those without groups, or whose groups might be forgotten before this.
     let series: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED} \
-         AND NOT EXISTS (SELECT 1 FROM usage_grouped g WHERE g.series = b.series)"
+        "SELECT m.series FROM (SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED}) m \
+         WHERE NOT EXISTS (SELECT 1 FROM usage_grouped g WHERE g.series = m.series AND 4 = (\
+         SELECT COUNT(*) FROM usage_groups o \
+         WHERE o.id IN (g.grain_1, g.grain_2, g.grain_3, g.grain_4) AND o.last_day >= $3))"
     )))
     .bind(from)
     .bind(until)
+    .bind(day - NOTE_SECS)
     .fetch_all(&mut **tx)
     .await?;
     group(tx, &series, day).await?;
@@ -154,30 +157,6 @@ async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), St
     }
     let delete = format!("DELETE FROM usage_buckets AS b WHERE {MOVED}");
     run(tx, delete, from, until).await
-}
-
-/// Notes now and then which groups had usage since the last time.
-async fn note_day(tx: &mut Transaction, day: i64) -> Result<(), StoreError> {
-    let noted: Option<i64> =
-        sqlx::query_scalar("SELECT since FROM usage_kept WHERE span = 0").fetch_optional(&mut **tx).await?;
-    let noted = noted.unwrap_or(day);
-    if noted + NOTE_SECS > day {
-        return Ok(());
-    }
-    // A walk along the key for each account and grain.
-    sqlx::query(
-        "UPDATE usage_groups SET last_day = $1 WHERE last_day < $2 AND id IN (\
-         SELECT m.series FROM accounts a CROSS JOIN (SELECT DISTINCT grain FROM usage_groups) g \
-         JOIN usage_days m ON m.account_id = a.id AND m.grain = g.grain AND m.start >= $3 AND m.start < $4)",
-    )
-    .bind(day - DAY)
-    .bind(day - DAY)
-    .bind(noted)
-    .bind(day)
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query("UPDATE usage_kept SET since = $1 WHERE span = 0").bind(day).execute(&mut **tx).await?;
-    Ok(())
 }
 
 async fn run(tx: &mut Transaction, statement: String, from: i64, until: i64) -> Result<(), StoreError> {
