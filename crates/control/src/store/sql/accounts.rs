@@ -93,6 +93,7 @@ impl Database {
         for statement in [
             "DELETE FROM turn_sessions WHERE id IN (SELECT id FROM turn_sessions WHERE account_id = $1 LIMIT $2)",
             "DELETE FROM usage_series WHERE id IN (SELECT id FROM usage_series WHERE account_id = $1 LIMIT $2)",
+            "DELETE FROM usage_groups WHERE id IN (SELECT id FROM usage_groups WHERE account_id = $1 LIMIT $2)",
         ] {
             let gone =
                 sqlx::query(statement).bind(id.as_str()).bind(ROWS_AT_ONCE).execute(&self.write).await?;
