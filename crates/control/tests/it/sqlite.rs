@@ -47,6 +47,16 @@ impl Place {
         connection.close().await.unwrap();
     }
 
+    /// How many rows a table has.
+    pub(crate) async fn count(&self, table: &str) -> u64 {
+        let options = SqliteConnectOptions::new().filename(self.dir().join("turnery.db"));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let count = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        rows.unsigned_abs()
+    }
+
     /// A value of bytes as it is written in a statement.
     pub(crate) fn bytes(hex: &str) -> String {
         format!("x'{hex}'")

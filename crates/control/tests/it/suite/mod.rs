@@ -10,7 +10,7 @@ mod hygiene;
 mod key_limits;
 mod key_state;
 mod month_limits;
-mod much_usage;
+pub(crate) mod much_usage;
 mod nodes;
 pub(crate) mod server;
 mod shared_secrets;

@@ -2,9 +2,9 @@
 
 use control::store::analytics::{Comparison, Condition, Dimension, DimensionValue, Metric, UsageQuery};
 use control::store::usage::{REPORTS_AT_ONCE, Retention, SessionReport, Usage};
-use control::store::{Store, Timestamp};
+use control::store::{AccountId, Store, Timestamp};
 
-use super::server::{Server, server};
+use super::server::server;
 use super::usage::{START, made_key, node, report, total};
 
 #[tokio::test]
@@ -21,9 +21,26 @@ async fn an_account_with_much_usage_is_deleted_by_and_by() {
         ))
         .await;
     assert_eq!(total(store, &server).await.egress_bytes, 25_000 * 10 + 10);
+    // Some is summed up, some is not.
+    tidy(store, "2026-03-02T10:00:00Z").await;
+    let tables = [
+        "usage_buckets",
+        "usage_minutes",
+        "usage_hours",
+        "usage_days",
+        "usage_series",
+        "usage_groups",
+        "usage_grouped",
+    ];
+    for table in tables {
+        assert!(server.place.count(table).await > 0, "{table}");
+    }
     let deleted = store.delete_account(&server.account.id).await.unwrap();
     assert_eq!(deleted.as_ref(), Some(&server.account));
     assert_eq!(total(store, &server).await, Usage::default());
+    for table in tables {
+        assert_eq!(server.place.count(table).await, 0, "{table}");
+    }
     server.stop().await;
 }
 
@@ -47,8 +64,37 @@ async fn what_waited_while_the_store_was_away_is_recorded() {
     server.stop().await;
 }
 
+/// Tidies up at a moment, until there is nothing more to do.
+pub(crate) async fn tidy(store: &Store, now: &str) {
+    tidy_with(store, &Retention::default(), now).await;
+}
+
+pub(crate) async fn tidy_with(store: &Store, retention: &Retention, now: &str) {
+    let now = now.parse::<Timestamp>().unwrap().unix_secs();
+    while !store.tidy_usage_at(retention, now).await.unwrap() {}
+}
+
+/// What was relayed to clients, by these.
+pub(crate) async fn by(store: &Store, account: &AccountId, dimensions: &[Dimension]) -> Vec<(String, u64)> {
+    let query = UsageQuery {
+        account: account.clone(),
+        dimensions: dimensions.to_vec(),
+        conditions: vec![],
+        order: vec![],
+        limit: 10_000,
+        metrics: Metric::SUMS.to_vec(),
+    };
+    let mut rows = Vec::new();
+    for group in store.usage(&query).await.unwrap() {
+        let values: Vec<String> = group.values.iter().map(DimensionValue::text).collect();
+        rows.push((values.join(" "), group.usage.egress_bytes));
+    }
+    rows.retain(|(_, bytes)| *bytes > 0);
+    rows
+}
+
 /// What a store says to questions of every kind: what was relayed, and how many sessions began.
-async fn all_answers(server: &Server) -> Vec<(String, String, Usage, u64)> {
+pub(crate) async fn all_answers(store: &Store, account: &AccountId) -> Vec<(String, String, Usage, u64)> {
     use Dimension as D;
     let dimensions: [&[D]; 14] = [
         &[],
@@ -86,14 +132,14 @@ async fn all_answers(server: &Server) -> Vec<(String, String, Usage, u64)> {
         dimensions.iter().flat_map(|it| conditions.iter().map(move |that| (it, that)))
     {
         let query = UsageQuery {
-            account: server.account.id.clone(),
+            account: account.clone(),
             dimensions: dimensions.to_vec(),
             conditions: conditions.clone(),
             order: vec![],
             limit: 10_000,
             metrics: if dimensions.len() % 2 == 1 { Metric::all() } else { Metric::SUMS.to_vec() },
         };
-        for group in server.store.usage(&query).await.unwrap() {
+        for group in store.usage(&query).await.unwrap() {
             let values: Vec<String> = group.values.iter().map(DimensionValue::text).collect();
             let asked = format!("{dimensions:?} {conditions:?}");
             answers.push((asked, values.join(" "), group.usage, group.sessions));
@@ -118,24 +164,21 @@ async fn what_is_summed_up_tells_the_same_as_before() {
             server.store.record_usage(&node(&format!("node{}", id % 3)), &[told]).await.unwrap();
         }
     }
-    let before = all_answers(&server).await;
+    let all = async || all_answers(&server.store, &server.account.id).await;
+    let before = all().await;
     assert!(before.len() > 250, "{}", before.len());
-    let tidy = async |now: &str| {
-        let now = now.parse::<Timestamp>().unwrap().unix_secs();
-        while !server.store.tidy_usage_at(&Retention::default(), now).await.unwrap() {}
-    };
     // Some of it is summed up, then all, then what came late.
     for now in ["2026-03-02T05:00:00Z", "2026-03-03T01:00:00Z"] {
-        tidy(now).await;
-        assert_eq!(all_answers(&server).await, before, "{now}");
+        tidy(&server.store, now).await;
+        assert_eq!(all().await, before, "{now}");
     }
     let mut late = report(20, keys[0], 1, "2026-03-01T10:03:00Z", 7_777);
     late.at = "2026-03-01T10:03:30Z".parse().unwrap();
     server.store.record_usage(&node("node1"), &[late]).await.unwrap();
-    let with_late = all_answers(&server).await;
+    let with_late = all().await;
     assert_ne!(with_late, before);
-    tidy("2026-03-03T01:00:00Z").await;
-    assert_eq!(all_answers(&server).await, with_late);
+    tidy(&server.store, "2026-03-03T01:00:00Z").await;
+    assert_eq!(all().await, with_late);
     server.stop().await;
 }
 
@@ -164,5 +207,95 @@ async fn nothing_is_lost_or_doubled_while_it_is_summed_up() {
     assert_eq!(total(&server.store, &server).await.egress_bytes, 9 * 6_000);
     while !server.store.tidy_usage_at(&Retention::default(), now).await.unwrap() {}
     assert_eq!(total(&server.store, &server).await.egress_bytes, 9 * 6_000);
+    server.stop().await;
+}
+
+/// Of a clock that is ahead or a node that was away for long, when there are sums of other days.
+#[tokio::test]
+async fn what_is_told_of_other_days_counts() {
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let days = async || by(store, &server.account.id, &[Dimension::Date]).await;
+    let day = |date: &str, bytes| (date.to_owned(), bytes);
+    store.record_usage(&node("a"), &[report(1, key, 1, "2026-03-10T10:00:35Z", 100)]).await.unwrap();
+    tidy(store, "2026-03-10T12:00:00Z").await;
+    // Before all others, before minutes are kept, after all others; and before anything is kept.
+    let times =
+        ["2026-03-02T10:00:35Z", "2026-01-02T10:00:35Z", "2026-03-20T10:00:35Z", "2023-03-02T10:00:35Z"];
+    for (id, when) in (2..).zip(times) {
+        let mut told = report(id, key, 1, when, 100 * u64::from(id));
+        told.started = told.at;
+        store.record_usage(&node("a"), &[told]).await.unwrap();
+    }
+    let expected =
+        [day("2026-01-02", 300), day("2026-03-02", 200), day("2026-03-10", 100), day("2026-03-20", 400)];
+    assert_eq!(days().await, expected);
+    for (now, waiting) in [("2026-03-10T12:00:00Z", 1), ("2026-03-20T12:00:00Z", 0)] {
+        tidy(store, now).await;
+        assert_eq!(days().await, expected, "{now}");
+        assert_eq!(server.place.count("usage_buckets").await, waiting, "{now}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn groups_without_usage_are_forgotten_and_who_comes_back_counts() {
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let short = Retention { minutes_days: 1, hours_days: 1, days_days: 2, sessions_days: 1 };
+    let reports: Vec<_> = (1..=3).map(|id| report(id, key, 1, "2026-03-01T10:00:35Z", 100)).collect();
+    store.record_usage(&node("a"), &reports).await.unwrap();
+    tidy_with(store, &short, "2026-03-01T12:00:00Z").await;
+    let had = server.place.count("usage_groups").await;
+    assert_eq!(had, 3 + 1 + 2 + 1);
+    // After months somebody is back just before it is tidied up.
+    let mut back = report(3, key, 1, "2026-06-01T10:00:35Z", 100);
+    back.id.0[0] = 0;
+    back.started = back.at;
+    store.record_usage(&node("a"), &[back]).await.unwrap();
+    tidy_with(store, &short, "2026-06-01T10:01:00Z").await;
+    assert_eq!(server.place.count("usage_groups").await, 0);
+    tidy_with(store, &short, "2026-06-01T12:00:00Z").await;
+    assert_eq!(server.place.count("usage_groups").await, 4);
+    assert_eq!(server.place.count("usage_buckets").await, 0);
+    let expected = [("2026-06-01 user3".to_owned(), 100)];
+    assert_eq!(by(store, &server.account.id, &[Dimension::Date, Dimension::Username]).await, expected);
+    assert_eq!(total(store, &server).await.egress_bytes, 100);
+    server.stop().await;
+}
+
+/// Who has usage keeps his groups, however long ago they were made.
+#[tokio::test]
+async fn groups_with_usage_are_kept() {
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let short = Retention { minutes_days: 1, hours_days: 1, days_days: 2, sessions_days: 400 };
+    let days = (2..=22).step_by(10).flat_map(|day| (1..=6).map(move |month| (month, day)));
+    let mut days: Vec<_> = days.map(|(month, day)| format!("2026-{month:02}-{day:02}")).collect();
+    days.sort();
+    for (sequence, day) in (1..).zip(&days) {
+        let told = report(1, key, sequence, &format!("{day}T10:00:35Z"), sequence * 100);
+        store.record_usage(&node("a"), &[told]).await.unwrap();
+        tidy_with(store, &short, &format!("{day}T12:00:00Z")).await;
+        let expected = [(format!("{day} user1"), 100)];
+        assert_eq!(by(store, &server.account.id, &[Dimension::Date, Dimension::Username]).await, expected);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_once_does_not_have_all_forgotten_for_ever() {
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    tidy(store, "2036-03-01T12:00:00Z").await;
+    tidy(store, "2026-03-01T09:00:00Z").await;
+    for (id, when) in [(1, "2026-03-01T10:00:35Z"), (2, "2026-03-02T10:07:35Z")] {
+        store.record_usage(&node("a"), &[report(id, key, 1, when, 100)]).await.unwrap();
+        tidy(store, "2026-03-02T12:00:00Z").await;
+    }
+    assert_eq!(server.place.count("usage_buckets").await, 0);
+    assert_eq!(total(store, &server).await.egress_bytes, 200);
+    let expected = [("2026-03-01T00:00:00Z".to_owned(), 100), ("2026-03-02T10:07:00Z".to_owned(), 100)];
+    assert_eq!(by(store, &server.account.id, &[Dimension::Minute]).await, expected);
     server.stop().await;
 }
