@@ -75,3 +75,24 @@ pub fn busy_ns() -> io::Result<u64> {
     };
     Ok((user + nice + system + irq + softirq + steal) * 10_000_000)
 }
+
+/// The value in the middle, of an even number of values halfway between the two; not a number when there are none.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
+    f64::midpoint(middle(values.len().saturating_sub(1) / 2), middle(values.len() / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_of_two_is_neither() {
+        for values in [&[3.0, 1.0][..], &[5.0, 1.0, 2.0]] {
+            assert_eq!(format!("{}", median(values.iter().copied())), "2");
+        }
+        assert!(median(std::iter::empty()).is_nan());
+    }
+}

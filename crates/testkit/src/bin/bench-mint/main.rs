@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
+use testkit::pinned::median;
 
 use load::Load;
 use subject::{Server, Subject};
@@ -94,7 +95,7 @@ fn main() -> anyhow::Result<()> {
         .subjects
         .iter()
         .zip(samples)
-        .map(|(subject, rounds)| Row { subject: *subject, median: median(&rounds), rounds })
+        .map(|(subject, rounds)| Row { subject: *subject, median: of_rounds(&rounds), rounds })
         .collect();
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -121,12 +122,8 @@ fn measure(options: &Options, subject: Subject) -> anyhow::Result<Sample> {
     })
 }
 
-fn median(samples: &[Sample]) -> Sample {
-    let of = |value: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+fn of_rounds(samples: &[Sample]) -> Sample {
+    let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value));
     Sample {
         requests_per_sec: of(|sample| sample.requests_per_sec),
         cpu_ns_per_request: of(|sample| sample.cpu_ns_per_request),

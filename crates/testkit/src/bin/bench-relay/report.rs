@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use serde::Serialize;
+use testkit::pinned::median;
 
 use crate::plan::{Line, Measure, Mode, Target};
 use crate::sample::{Latency, Memory, Sample};
@@ -148,12 +149,6 @@ impl Outcome {
             }
         }
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// One round of one subject, for whoever waits.
