@@ -9,6 +9,9 @@ use turn::{Report, SessionId};
 /// Sessions of one worker that may wait to be taken: its live ones, and those that have ended meanwhile.
 const MAX_WAITING: usize = 262_144;
 
+/// Reports that are taken while the worker, should it put one in, has to wait: a few microseconds.
+const TAKEN_AT_ONCE: usize = 16;
+
 /// Reports as a worker has made them, one by one: each is some 300 bytes and changes hands several times.
 pub type Reports = Vec<Box<Report>>;
 
@@ -46,17 +49,20 @@ impl Outbox {
 
     /// What waits, `most` at most, each session in its turn.
     pub(crate) fn take(&self, most: usize) -> Reports {
-        let mut waiting = self.waiting();
-        let Waiting { reports, taken } = &mut *waiting;
         let mut in_turn = Vec::new();
-        while in_turn.len() < most {
-            let after = taken.map_or(Bound::Unbounded, Bound::Excluded);
-            let next = reports.range((after, Bound::Unbounded)).next().or_else(|| reports.iter().next());
-            let Some(id) = next.map(|(id, _)| *id) else { break };
-            in_turn.extend(reports.remove(&id));
-            *taken = Some(id);
+        loop {
+            let mut waiting = self.waiting();
+            let Waiting { reports, taken } = &mut *waiting;
+            for _ in 0..TAKEN_AT_ONCE {
+                let after = taken.map_or(Bound::Unbounded, Bound::Excluded);
+                let next = reports.range((after, Bound::Unbounded)).next().or_else(|| reports.iter().next());
+                let Some(id) = next.map(|(id, _)| *id).filter(|_| in_turn.len() < most) else {
+                    return in_turn;
+                };
+                in_turn.extend(reports.remove(&id));
+                *taken = Some(id);
+            }
         }
-        in_turn
     }
 }
 
