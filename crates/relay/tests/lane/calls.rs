@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,10 +19,15 @@ use crate::{alone, start, unreported};
 const BATCH_CALLS: [&str; 4] = ["epoll_wait", "recvmmsg", "sendmmsg", "sendmsg"];
 const BURST: usize = 32;
 const ROUNDS: usize = 50;
+const LONG: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(2);
 
 /// Counts the system calls of the one worker of this process.
-struct Trace(Child);
+struct Trace {
+    strace: Child,
+    /// The worker's place in `/proc`.
+    worker: PathBuf,
+}
 
 impl Trace {
     fn begin() -> Self {
@@ -39,13 +45,25 @@ impl Trace {
         let mut told = String::new();
         BufReader::with_capacity(1, strace.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
         assert!(told.contains("attached"), "this test needs root (CAP_SYS_PTRACE): {told}");
-        Self(strace)
+        Self { strace, worker }
     }
 
-    /// How many there were, by name.
+    /// Whether the worker waits in a call.
+    fn sleeps(&self) -> bool {
+        let stat = fs::read_to_string(self.worker.join("stat")).unwrap();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+    }
+
+    /// How many there were, by name. The last is counted once it has returned, which may be after its packets have
+    /// come: the worker waits again then.
     fn end(self) -> BTreeMap<String, usize> {
-        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-        let output = self.0.wait_with_output().unwrap();
+        let deadline = Instant::now() + LONG;
+        while !self.sleeps() {
+            assert!(Instant::now() < deadline, "the worker waits again");
+            std::thread::yield_now();
+        }
+        kill(Pid::from_raw(self.strace.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        let output = self.strace.wait_with_output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         let rows = told.lines().filter_map(|line| {
             let (name, calls) = line.trim().split_once(' ')?;
