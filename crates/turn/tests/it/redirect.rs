@@ -137,24 +137,36 @@ fn rfc8489_10_what_is_wrong_with_a_request_comes_first() {
     assert_eq!(code(&fixture.ask(alice(), &credential, Method::ALLOCATE, |_| {})), 400);
 }
 
+/// Alice allocates and has the next port reserved: the reply, and the token that it holds.
+fn reserve(fixture: &mut Fixture, credential: &Credential) -> (Vec<u8>, Vec<u8>) {
+    let pair = fixture.ask(alice(), credential, Method::ALLOCATE, |writer| {
+        udp(writer);
+        writer.attribute(A::EVEN_PORT, &EVEN_AND_NEXT);
+    });
+    let token = value(&pair, A::RESERVATION_TOKEN).unwrap();
+    (pair, token)
+}
+
+fn bob() -> Client {
+    client(Transport::Udp, "82.0.0.1:4000")
+}
+
+/// Bob comes for a reserved port.
+fn claim(fixture: &mut Fixture, credential: &Credential, token: &[u8]) -> Vec<u8> {
+    fixture.ask(bob(), credential, Method::ALLOCATE, |writer| {
+        udp(writer);
+        writer.attribute(A::RESERVATION_TOKEN, token);
+    })
+}
+
 #[test]
 fn who_comes_for_a_port_that_is_reserved_here_is_served_here() {
     for draining in [false, true] {
         let mut fixture = Fixture::new();
         let credential = fixture.mint(3_600);
-        let pair = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
-            udp(writer);
-            writer.attribute(A::EVEN_PORT, &EVEN_AND_NEXT);
-        });
-        let token = value(&pair, A::RESERVATION_TOKEN).unwrap();
+        let (pair, token) = reserve(&mut fixture, &credential);
         redirect_all(&mut fixture, &OTHERS, draining);
-        let bob = client(Transport::Udp, "82.0.0.1:4000");
-        let mut claim = |token: &[u8]| {
-            fixture.ask(bob, &credential, Method::ALLOCATE, |writer| {
-                udp(writer);
-                writer.attribute(A::RESERVATION_TOKEN, token);
-            })
-        };
+        let mut claim = |token: &[u8]| claim(&mut fixture, &credential, token);
         assert_eq!(code(&claim(&[0; 8])), 508, "a token that nobody was given lets nobody in");
         assert_eq!(relayed(&claim(&token)).port(), relayed(&pair).port() + 1);
     }
@@ -164,19 +176,11 @@ fn who_comes_for_a_port_that_is_reserved_here_is_served_here() {
 fn rfc8656_7_4_who_has_not_heard_what_is_denied_allocates_nothing_new() {
     let mut fixture = Fixture::new();
     let credential = fixture.mint(3_600);
-    let pair = fixture.ask(alice(), &credential, Method::ALLOCATE, |writer| {
-        udp(writer);
-        writer.attribute(A::EVEN_PORT, &EVEN_AND_NEXT);
-    });
-    let token = value(&pair, A::RESERVATION_TOKEN).unwrap();
+    let (_, token) = reserve(&mut fixture, &credential);
     fixture.command(Command::DenialsStale(true));
-    let bob = client(Transport::Udp, "82.0.0.1:4000");
+    let bob = bob();
     assert_eq!(code(&fixture.ask(bob, &credential, Method::ALLOCATE, udp)), 508);
-    let claim = fixture.ask(bob, &credential, Method::ALLOCATE, |writer| {
-        udp(writer);
-        writer.attribute(A::RESERVATION_TOKEN, &token);
-    });
-    assert_eq!(code(&claim), 508, "a reserved port is no live traffic");
+    assert_eq!(code(&claim(&mut fixture, &credential, &token)), 508, "a reserved port is no live traffic");
     assert_eq!(fixture.permit(alice(), &credential, &[PEER]), 0);
     assert_eq!(fixture.bind(alice(), &credential, 0x4000, PEER), 0);
     assert_eq!(code(&fixture.refresh(alice(), &credential, 700)), 0);
