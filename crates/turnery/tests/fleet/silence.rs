@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::alone;
-use crate::fixture::{Key, http, revoke_path};
+use crate::fixture::{Key, Minted, http, revoke_path};
 use crate::flows::Flows;
 use crate::network::Network;
 use crate::nodes::{Fleet, Plan, until};
@@ -32,20 +32,26 @@ fn mints(fleet: &Fleet, index: usize, key: &Key) -> u16 {
     fleet.node(index).http("POST", &path, &key.secret, Some("{}")).unwrap().0
 }
 
-/// A node with an API and one without are cut off, longer than either may be behind.
-#[test]
-fn who_is_cut_off_for_too_long_allocates_nothing_new_and_goes_on_with_what_there_is() {
-    let _alone = alone();
-    let more = vec!["--refuse-when-feed-older-than", "5"];
-    let fleet = Fleet::start(&Plan { apis: 2, relays: 1, more, ..Plan::default() });
+/// A key, a credential for each node, and a client there that relays.
+fn with_a_client_at_each_node(fleet: &Fleet) -> (Key, Vec<Minted>, Flows) {
     let key = fleet.node(0).create_key();
-    until("the key is known", || mints(&fleet, 1, &key) == 201);
+    until("the key is known", || mints(fleet, 1, &key) == 201);
     let minted: Vec<_> = (0..NODES).map(|_| fleet.node(0).mint(&key, 600)).collect();
     let flows = Flows::new(NODES, INTERVAL);
     for (index, minted) in minted.iter().enumerate() {
         flows.put(index, Fleet::client(index, minted));
     }
     flows.expect_alive(0..NODES);
+    (key, minted, flows)
+}
+
+/// A node with an API and one without are cut off, longer than either may be behind.
+#[test]
+fn who_is_cut_off_for_too_long_allocates_nothing_new_and_goes_on_with_what_there_is() {
+    let _alone = alone();
+    let more = vec!["--refuse-when-feed-older-than", "5"];
+    let fleet = Fleet::start(&Plan { apis: 2, relays: 1, more, ..Plan::default() });
+    let (key, _, flows) = with_a_client_at_each_node(&fleet);
     for index in 1..NODES {
         fleet.network.cut_off(index, true);
     }
@@ -93,14 +99,7 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 fn a_database_that_takes_connections_and_says_nothing_holds_up_nobody() {
     let _alone = alone();
     let fleet = Fleet::start(&Plan { apis: 2, relays: 1, ..Plan::default() });
-    let key = fleet.node(0).create_key();
-    until("the key is known", || mints(&fleet, 1, &key) == 201);
-    let minted: Vec<_> = (0..NODES).map(|_| fleet.node(0).mint(&key, 600)).collect();
-    let flows = Flows::new(NODES, INTERVAL);
-    for (index, minted) in minted.iter().enumerate() {
-        flows.put(index, Fleet::client(index, minted));
-    }
-    flows.expect_alive(0..NODES);
+    let (key, minted, flows) = with_a_client_at_each_node(&fleet);
     fleet.proxy.hang(true);
     let begun = Instant::now();
     // Longer than a call may take: connections that were open are given up, and new ones are made, which hang, too.
