@@ -6,6 +6,7 @@
 //!   looked at stays so until it is acted upon, and numbers that are read on from become visible in their order;
 //! - usage is recorded by many at once. Who does holds the lock of its node, so that a report that is repeated while the
 //!   first try is still under way counts once, and another when it writes sessions' ends, at the very end;
+//! - webhooks are told of sessions' ends by whoever holds the mark up to which they were told, beside all changes;
 //! - one process at a time tidies up, and sees the tables as they were when it began: where others write to the same rows
 //!   meanwhile, it gives up and comes again.
 //!
@@ -213,6 +214,11 @@ impl Database {
         lock.execute(&mut *tx).await?;
         drop(waits);
         Ok(tx)
+    }
+
+    /// A transaction that changes nothing that is configured, beside those that do.
+    async fn begin_beside(&self) -> Result<Transaction, StoreError> {
+        Ok(self.write.begin().await?)
     }
 
     /// A transaction that records usage of a node, beside those of other nodes. No other of this node runs.

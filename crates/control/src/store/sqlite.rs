@@ -133,6 +133,11 @@ impl Database {
         Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)
     }
 
+    /// The same: there is no beside.
+    async fn begin_beside(&self) -> Result<Transaction, StoreError> {
+        self.begin().await
+    }
+
     /// A transaction that reads, and sees the tables as they were at its first statement.
     async fn begin_reading(&self) -> Result<Transaction, StoreError> {
         Ok(self.read.begin().await?)

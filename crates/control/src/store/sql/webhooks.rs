@@ -1,7 +1,7 @@
 use serde::Deserialize;
-use sqlx::Row as _;
+use sqlx::{QueryBuilder, Row as _};
 
-use super::{Database, Row, Transaction, accounts, audit, count, sessions, text};
+use super::{Database, Db, Row, Transaction, accounts, audit, count, portions, sessions, text};
 use crate::store::audit::Note;
 use crate::store::webhooks::{
     Delivery, ENDS_AT_ONCE, Event, MAX_DELIVERIES, MAX_WEBHOOKS, SESSION_ENDED, Webhook,
@@ -195,33 +195,21 @@ impl Database {
         if self.last_session_end().await? <= told {
             return Ok(true);
         }
-        let mut tx = self.begin().await?;
-        let listening = sqlx::query("SELECT * FROM webhooks").fetch_all(&mut *tx).await?;
-        let listening = listening.iter().map(webhook).collect::<Result<Vec<_>, _>>()?;
-        let mut queues = Queues::of(listening.into_iter().filter(|it| it.wants(SESSION_ENDED)));
-        let told: i64 = sqlx::query_scalar("SELECT seq FROM told_session_ends").fetch_one(&mut *tx).await?;
+        let mut tx = self.begin_beside().await?;
+        // Whoever tells holds the mark, and nobody waits for it.
+        let mark = concat!("SELECT seq FROM told_session_ends", skip_locked!());
+        let told: Option<i64> = sqlx::query_scalar(mark).fetch_optional(&mut *tx).await?;
+        let Some(told) = told else { return Ok(true) };
         let last: i64 =
             sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM session_ends").fetch_one(&mut *tx).await?;
-        let mut done = last;
-        if !queues.webhooks.is_empty() {
-            let rows = sqlx::query(
-                "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
-                 WHERE e.seq > $1 AND e.seq <= $2 ORDER BY e.seq LIMIT $3",
-            )
-            .bind(told)
-            .bind(last)
-            .bind(i64::from(ENDS_AT_ONCE))
-            .fetch_all(&mut *tx)
-            .await?;
-            for row in &rows {
-                let session = sessions::from_row(row)?;
-                queues.tell(&mut tx, &session.account, &Event::session_ended(&session)?).await?;
-            }
-            if let Some(row) = rows.last().filter(|_| rows.len() == ENDS_AT_ONCE as usize) {
-                done = row.try_get("seq")?;
-            }
-        }
+        let (done, events) = session_ends(&mut tx, told, last).await?;
         sqlx::query("UPDATE told_session_ends SET seq = $1").bind(done).execute(&mut *tx).await?;
+        // At the very end: who deletes a webhook waits for this, and others for him.
+        if let Err(error) = insert_all(&mut tx, &events).await {
+            tx.rollback().await?;
+            // A webhook was deleted meanwhile, and is not told of them again.
+            return if is_orphan(&error) { Ok(false) } else { Err(error.into()) };
+        }
         tx.commit().await?;
         Ok(done == last)
     }
@@ -282,6 +270,19 @@ impl Queues {
         account: &AccountId,
         event: &Event,
     ) -> Result<(), StoreError> {
+        let mut events = Vec::new();
+        self.add(tx, account, event, &mut events).await?;
+        Ok(insert_all(tx, &events).await?)
+    }
+
+    /// Adds the deliveries of an event, each to a webhook that has room. What others queue meanwhile may be a little more.
+    async fn add(
+        &mut self,
+        tx: &mut Transaction,
+        account: &AccountId,
+        event: &Event,
+        events: &mut Vec<(String, Event)>,
+    ) -> Result<(), StoreError> {
         let own = self.webhooks.iter_mut().filter(|(webhook, _)| webhook.account == *account);
         for (webhook, count) in own {
             let waiting = match *count {
@@ -289,7 +290,7 @@ impl Queues {
                 None => queued(tx, &webhook.id).await?,
             };
             if waiting < MAX_DELIVERIES {
-                insert(tx, &webhook.id, event).await?;
+                events.push((webhook.id.clone(), event.clone()));
             } else {
                 tracing::error!(
                     webhook = %webhook.id, event = event.kind,
@@ -302,6 +303,36 @@ impl Queues {
     }
 }
 
+/// The events of sessions' ends behind a place in their order up to another, of a bounded number, and how far they go.
+async fn session_ends(
+    tx: &mut Transaction,
+    told: i64,
+    last: i64,
+) -> Result<(i64, Vec<(String, Event)>), StoreError> {
+    let listening = sqlx::query("SELECT * FROM webhooks").fetch_all(&mut **tx).await?;
+    let listening = listening.iter().map(webhook).collect::<Result<Vec<_>, _>>()?;
+    let mut queues = Queues::of(listening.into_iter().filter(|it| it.wants(SESSION_ENDED)));
+    let mut events = Vec::new();
+    if queues.webhooks.is_empty() {
+        return Ok((last, events));
+    }
+    let rows = sqlx::query(
+        "SELECT e.seq AS seq, s.* FROM session_ends e JOIN turn_sessions s ON s.id = e.session \
+         WHERE e.seq > $1 AND e.seq <= $2 ORDER BY e.seq LIMIT $3",
+    )
+    .bind(told)
+    .bind(last)
+    .bind(i64::from(ENDS_AT_ONCE))
+    .fetch_all(&mut **tx)
+    .await?;
+    for row in &rows {
+        let session = sessions::from_row(row)?;
+        queues.add(tx, &session.account, &Event::session_ended(&session)?, &mut events).await?;
+    }
+    let full = rows.last().filter(|_| rows.len() == ENDS_AT_ONCE as usize);
+    Ok((full.map_or(Ok(last), |row| row.try_get("seq"))?, events))
+}
+
 async fn queued(tx: &mut Transaction, webhook: &str) -> Result<u32, StoreError> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM deliveries WHERE webhook = $1")
         .bind(webhook)
@@ -310,17 +341,24 @@ async fn queued(tx: &mut Transaction, webhook: &str) -> Result<u32, StoreError> 
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-async fn insert(tx: &mut Transaction, webhook: &str, event: &Event) -> Result<(), StoreError> {
+/// Queues events, each for a webhook.
+async fn insert_all(tx: &mut Transaction, events: &[(String, Event)]) -> Result<(), sqlx::Error> {
     let now = Timestamp::now().unix_micros();
-    sqlx::query("INSERT INTO deliveries (webhook, event, body, created, due) VALUES ($1, $2, $3, $4, $5)")
-        .bind(webhook)
-        .bind(&event.id)
-        .bind(&event.body)
-        .bind(now)
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
+    for (portion, is_kept) in portions(events) {
+        let mut insert: QueryBuilder<Db> =
+            QueryBuilder::new("INSERT INTO deliveries (webhook, event, body, created, due) ");
+        insert.push_values(portion, |mut row, (webhook, event)| {
+            row.push_bind(webhook).push_bind(&event.id).push_bind(&event.body);
+            row.push_bind(now).push_bind(now);
+        });
+        insert.build().persistent(is_kept).execute(&mut **tx).await?;
+    }
     Ok(())
+}
+
+/// Whether a row was refused because what it belongs to is gone.
+fn is_orphan(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
 }
 
 fn webhook(row: &Row) -> Result<Webhook, StoreError> {
