@@ -8,7 +8,7 @@
 //!   first try is still under way counts once, and another when it writes sessions' ends, at the very end;
 //! - webhooks are told of sessions' ends by whoever holds the mark up to which they were told, beside all changes;
 //! - one process at a time tidies up, and sees the tables as they were when it began: where others write to the same rows
-//!   meanwhile, it gives up and comes again.
+//!   meanwhile, it gives up and comes again. Usage that somebody is adding to at that moment it leaves where it is.
 //!
 //! A database that does not answer must hold up nobody for long, on either side: every call has a limit of time, and the
 //! server ends what a process that has gone away has left open, with the locks that it held.
@@ -16,6 +16,7 @@
 mod listen;
 mod partitions;
 mod place;
+mod taking;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use crate::store::StoreError;
 use crate::store::error::{UNAVAILABLE, cause};
 pub(super) use partitions::make_room;
 use place::Place;
+use taking::take_out;
 
 /// What a query adds so that the rows it reads of a table stay as they are until the transaction ends.
 macro_rules! for_update {
@@ -65,6 +67,13 @@ macro_rules! skip_locked {
 macro_rules! now_micros {
     () => {
         "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint"
+    };
+}
+
+/// Where rows are that are taken out of the usage which is not summed up yet.
+macro_rules! taken_out {
+    () => {
+        "gone"
     };
 }
 
@@ -239,7 +248,16 @@ impl Database {
 
     /// A transaction that tidies up, and sees the tables as they are now. `None` while another process does.
     async fn begin_tidying(&self) -> Result<Option<Transaction>, StoreError> {
-        let mut tx = self.write.begin_with(BEGIN_TIDYING).await?;
+        self.begin_alone(BEGIN_TIDYING).await
+    }
+
+    /// The same for one that sees each row as it is when it comes there, and does not give way to those who write others.
+    async fn begin_moving(&self) -> Result<Option<Transaction>, StoreError> {
+        self.begin_alone("BEGIN").await
+    }
+
+    async fn begin_alone(&self, begin: &'static str) -> Result<Option<Transaction>, StoreError> {
+        let mut tx = self.write.begin_with(begin).await?;
         tx.execute(LONG_STATEMENTS).await?;
         let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
             .bind(LOCKS)

@@ -39,6 +39,13 @@ macro_rules! now_micros {
     };
 }
 
+/// Where rows are that are taken out of the usage which is not summed up yet: nobody adds to them meanwhile.
+macro_rules! taken_out {
+    () => {
+        "usage_buckets"
+    };
+}
+
 /// Rows of many that one statement writes. Statements of these sizes are compiled once: that takes longer than what they
 /// do, and to call one costs next to nothing here.
 const KEPT_SIZES: [usize; 3] = [64, 8, 1];
@@ -48,6 +55,7 @@ const KEPT_STATEMENTS: usize = 256;
 
 mod forget;
 mod listen;
+mod taking;
 
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
@@ -70,6 +78,7 @@ use tokio::time::{Instant, sleep};
 use crate::store::StoreError;
 use crate::store::error::cause;
 use crate::store::spans::Sums;
+use taking::take_out;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -151,6 +160,11 @@ impl Database {
     /// The same: nobody does anything else meanwhile.
     async fn begin_tidying(&self) -> Result<Option<Transaction>, StoreError> {
         self.begin().await.map(Some)
+    }
+
+    /// The same.
+    async fn begin_moving(&self) -> Result<Option<Transaction>, StoreError> {
+        self.begin_tidying().await
     }
 }
 

@@ -29,7 +29,7 @@ use std::borrow::Cow;
 
 use sqlx::Row as _;
 
-use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room};
+use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room, take_out};
 use crate::store::StoreError;
 
 /// Rows that one statement forgets, of what is forgotten by and by.

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::groups::group;
 use super::usage::{DAY, MINUTE};
-use super::{Database, Transaction, make_room};
+use super::{Database, Transaction, make_room, take_out};
 use crate::store::StoreError;
 use crate::store::spans::{Grain, Kept, Sums};
 use crate::store::usage::{Retention, TIDY_ROWS, TIDY_STEPS};
@@ -17,11 +17,16 @@ const NOTE_SECS: i64 = 30 * DAY;
 /// A group is kept so much longer than the day that is noted of it.
 const LATE_SECS: i64 = 2 * NOTE_SECS;
 /// Relays have told of a minute by then, also of sessions without traffic, of which they tell every five. What they tell of
-/// later is added; but in PostgreSQL a move gives way to whoever adds to what it moves, and begins again.
+/// later, or while it is moved, is moved later.
 const SETTLE_SECS: i64 = 360;
 
 /// The rows that are moved: whoever tidied up before this table had others made hours and days of them.
 const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2";
+/// Those whose groups are there, and are not forgotten before what is moved; and what nobody asks for any more.
+const GROUPED: &str = "(4 = (SELECT COUNT(*) FROM usage_grouped g JOIN usage_groups o \
+                       ON o.id IN (g.grain_1, g.grain_2, g.grain_3, g.grain_4) \
+                       WHERE g.series = b.series AND o.last_day >= $3) \
+                       OR NOT EXISTS (SELECT 1 FROM usage_series s WHERE s.id = b.series))";
 const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packets, live_ms, sessions";
 const SUMS_OF_COUNTS: &str = "CAST(SUM(b.egress_bytes) AS BIGINT), CAST(SUM(b.egress_packets) AS BIGINT), \
                               CAST(SUM(b.ingress_bytes) AS BIGINT), CAST(SUM(b.ingress_packets) AS BIGINT), \
@@ -35,7 +40,7 @@ impl Database {
         // Rows that are gone are passed over one by one until the database has cleared them away.
         let mut from = i64::MIN;
         for _ in 0..TIDY_STEPS {
-            let Some(mut tx) = self.begin_tidying().await? else { return Ok(true) };
+            let Some(mut tx) = self.begin_moving().await? else { return Ok(true) };
             let Some((first, span)) = first(&mut tx, from).await?.filter(|(first, _)| *first < until) else {
                 // Left to itself it would end later, and what comes next find somebody tidying.
                 tx.rollback().await?;
@@ -130,47 +135,35 @@ async fn first(tx: &mut Transaction, from: i64) -> Result<Option<(i64, i64)>, St
 async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), StoreError> {
     let kept = kept(tx).await?;
     let day = from.div_euclid(DAY) * DAY;
-    // Those without groups, or whose groups might be forgotten before this.
+    let noted = day - NOTE_SECS;
     let series: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "SELECT m.series FROM (SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED}) m \
-         WHERE NOT EXISTS (SELECT 1 FROM usage_grouped g WHERE g.series = m.series AND 4 = (\
-         SELECT COUNT(*) FROM usage_groups o \
-         WHERE o.id IN (g.grain_1, g.grain_2, g.grain_3, g.grain_4) AND o.last_day >= $3))"
+        "SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED} AND NOT {GROUPED}"
     )))
     .bind(from)
     .bind(until)
-    .bind(day - NOTE_SECS)
+    .bind(noted)
     .fetch_all(&mut **tx)
     .await?;
     group(tx, &series, day).await?;
+    let mut adds = Vec::new();
     for sums in Sums::ALL {
-        let from = from.max(kept.since(sums));
-        if from >= until {
+        let since = from.max(kept.since(sums));
+        if since >= until {
             continue;
         }
-        make_room(tx, sums, from).await?;
+        make_room(tx, sums, since).await?;
         for grain in std::iter::once(Grain::Series).chain(Grain::GROUPS) {
             if let Some(span) = sums.span_secs(grain) {
-                add(tx, (sums, grain, span), from, until).await?;
+                adds.push(add((sums, grain, span), since));
             }
         }
     }
-    let delete = format!("DELETE FROM usage_buckets AS b WHERE {MOVED}");
-    run(tx, delete, from, until).await
+    // Whoever is new since then, or is being added to, stays where he is.
+    take_out(tx, (MOVED, GROUPED), &adds, (from, until, noted)).await
 }
 
-async fn run(tx: &mut Transaction, statement: String, from: i64, until: i64) -> Result<(), StoreError> {
-    sqlx::query(AssertSqlSafe(statement)).bind(from).bind(until).execute(&mut **tx).await?;
-    Ok(())
-}
-
-/// Adds them to the sums of one grain.
-async fn add(
-    tx: &mut Transaction,
-    (sums, grain, span): (Sums, Grain, i64),
-    from: i64,
-    until: i64,
-) -> Result<(), StoreError> {
+/// What adds them to the sums of one grain, from this moment on.
+fn add((sums, grain, span): (Sums, Grain, i64), since: i64) -> String {
     let (table, number) = (sums.table(), grain.column());
     let (series, join) = match grain {
         Grain::Series => ("b.series".to_owned(), ""),
@@ -179,14 +172,14 @@ async fn add(
     let counted: Vec<String> =
         COUNTS.split(", ").map(|it| format!("{it} = {table}.{it} + excluded.{it}")).collect();
     // Rows of longer spans tell nothing of shorter ones.
-    let no_longer = format!("b.span <= {}", span.max(MINUTE));
-    let statement = format!(
+    let no_longer = span.max(MINUTE);
+    format!(
         "INSERT INTO {table} (account_id, grain, start, series, {COUNTS}) \
          SELECT b.account_id, {number}, b.start - b.start % {span}, {series}, {SUMS_OF_COUNTS} \
-         FROM usage_buckets b{join} WHERE {MOVED} AND {no_longer} \
+         FROM {} b{join} WHERE {MOVED} AND b.start >= {since} AND b.span <= {no_longer} \
          GROUP BY b.account_id, b.start - b.start % {span}, {series} \
          ON CONFLICT (account_id, grain, start, series) DO UPDATE SET {}",
+        taken_out!(),
         counted.join(", ")
-    );
-    run(tx, statement, from, until).await
+    )
 }

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use control::store::analytics::Dimension;
 use control::store::usage::Retention;
-use control::store::{StoreError, Timestamp};
+use control::store::{Store, StoreError, Timestamp};
+use sqlx::{Connection, Executor, PgConnection};
 use testkit::postgres::cluster;
+use tokio::time::timeout;
 
 use super::{Place, suite};
 use crate::line;
+use suite::much_usage::{by, tidy, tidy_with};
+use suite::usage::{made_key, node, report};
 
 /// The parts of a table of sums, by their numbers.
 fn parts(place: &Place, table: &str) -> Vec<u64> {
@@ -23,8 +27,6 @@ fn parts(place: &Place, table: &str) -> Vec<u64> {
 
 /// Usage of each of five days, summed up, of which sums by the minute are kept for one and sums by the hour for two.
 async fn with_parts() -> (suite::server::Server, Vec<u64>) {
-    use suite::much_usage::tidy;
-    use suite::usage::{made_key, node, report};
     let server = suite::server::server().await;
     let key = made_key(&server).await;
     for n in 1..=5 {
@@ -44,7 +46,6 @@ const SHORT: Retention = Retention { minutes_days: 1, hours_days: 2, days_days: 
 
 #[tokio::test]
 async fn old_parts_are_dropped_and_others_tell_the_same() {
-    use suite::much_usage::{by, tidy_with};
     let (server, days) = with_parts().await;
     let (store, account) = (&server.store, &server.account.id);
     let before = by(store, account, &[Dimension::Date, Dimension::Username]).await;
@@ -70,7 +71,6 @@ async fn old_parts_are_dropped_and_others_tell_the_same() {
 /// A long question is under way, as of somebody who makes a backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_cannot_be_dropped_holds_nothing_else_up() {
-    use suite::usage::{made_key, node, report};
     let (server, days) = with_parts().await;
     let told = report(2, made_key(&server).await, 1, "2026-03-05T11:00:00Z", 10);
     server.store.record_usage(&node("a"), &[told]).await.unwrap();
@@ -90,7 +90,82 @@ async fn a_part_that_cannot_be_dropped_holds_nothing_else_up() {
     assert_eq!(server.store.sessions_ended_after(0, 9).await.unwrap().len(), 2, "a silent session is closed");
     server.place.sql(&format!("SELECT pg_terminate_backend(pid) {of_asking}"));
     drop(asking.join());
-    suite::much_usage::tidy_with(&server.store, &SHORT, "2026-03-05T12:00:00Z").await;
+    tidy_with(&server.store, &SHORT, "2026-03-05T12:00:00Z").await;
     assert_eq!(parts(&server.place, "usage_minutes"), days[3..]);
+    server.stop().await;
+}
+
+/// As of a relay whose clock is behind: it adds to minutes that are being moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_added_to_keeps_nothing_else_from_being_summed_up() {
+    let server = suite::server::server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let reports: Vec<_> = (1..=9).map(|id| report(id, key, 1, "2026-03-01T10:01:00Z", 100)).collect();
+    store.record_usage(&node("a"), &reports).await.unwrap();
+    let mut adding = PgConnection::connect(&server.place.url()).await.unwrap();
+    let add = "BEGIN; UPDATE usage_buckets SET egress_bytes = egress_bytes + 11 WHERE series = \
+               (SELECT id FROM usage_series WHERE username = 'user5')";
+    adding.execute(add).await.unwrap();
+    let at = "2026-03-01T10:20:00Z";
+    timeout(Duration::from_secs(4), tidy(store, at)).await.expect("it waits for nobody");
+    assert_eq!(server.place.count("usage_buckets").await, 2, "what is being added to");
+    let bytes = async || {
+        let all = by(store, &server.account.id, &[Dimension::Username]).await;
+        assert_eq!(all.len(), 9);
+        all.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    };
+    assert_eq!(bytes().await, 900);
+    adding.execute("COMMIT").await.unwrap();
+    assert_eq!(bytes().await, 922);
+    tidy(store, at).await;
+    assert_eq!(server.place.count("usage_buckets").await, 0);
+    assert_eq!(bytes().await, 922);
+    server.stop().await;
+}
+
+/// Several relays that are late, without a pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_byte_counts_once_and_sums_come_on_while_late_relays_add_to_them() {
+    const ROUNDS: u64 = 120;
+    let server = suite::server::server().await;
+    let key = made_key(&server).await;
+    let mut recording = tokio::task::JoinSet::new();
+    for relay in 0..3_u8 {
+        let store = Store::open(&server.place.url()).await.unwrap();
+        recording.spawn(async move {
+            let name = format!("relay{relay}");
+            for sequence in 1..=ROUNDS {
+                let told = |n: u8| {
+                    report(1 + relay * 20 + n, key, sequence, "2026-03-01T10:01:00Z", sequence * 100)
+                };
+                let reports: Vec<_> = (0..20).map(told).collect();
+                store.record_usage(&node(&name), &reports).await.unwrap();
+            }
+        });
+    }
+    let now = "2026-03-01T10:20:00Z".parse::<Timestamp>().unwrap().unix_secs();
+    let bytes = async || {
+        let all = by(&server.store, &server.account.id, &[]).await;
+        all.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    };
+    let (mut last, mut moves) = (0, 0);
+    loop {
+        let is_over = recording.is_empty();
+        let before = server.place.sql("SELECT SUM(egress_bytes) FROM usage_days WHERE grain = 4");
+        server.store.tidy_usage_at(&Retention::default(), now).await.unwrap();
+        moves += u32::from(server.place.sql("SELECT SUM(egress_bytes) FROM usage_days WHERE grain = 4") != before);
+        let known = bytes().await;
+        assert!(known >= last, "{known} after {last}");
+        last = known;
+        if is_over {
+            break;
+        }
+        while let Some(done) = recording.try_join_next() {
+            done.unwrap();
+        }
+    }
+    println!("{moves} moves while it was recorded");
+    assert!(moves > 1, "nothing was summed up before all was recorded");
+    assert_eq!((last, server.place.count("usage_buckets").await), (60 * ROUNDS * 100, 0));
     server.stop().await;
 }

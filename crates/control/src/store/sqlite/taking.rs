@@ -1,0 +1,20 @@
+//! Usage is put where it belongs, and taken out of the table that relays add to: nobody does meanwhile.
+
+use sqlx::AssertSqlSafe;
+
+use super::Transaction;
+use crate::store::StoreError;
+
+/// Does `adds` with rows, all of which have their groups, and takes them out.
+pub(super) async fn take_out(
+    tx: &mut Transaction,
+    (moved, _): (&str, &str),
+    adds: &[String],
+    (from, until, _): (i64, i64, i64),
+) -> Result<(), StoreError> {
+    let delete = format!("DELETE FROM usage_buckets AS b WHERE {moved}");
+    for statement in adds.iter().chain(std::iter::once(&delete)) {
+        sqlx::query(AssertSqlSafe(statement.as_str())).bind(from).bind(until).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
