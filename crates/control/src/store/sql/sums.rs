@@ -1,5 +1,7 @@
 //! Usage summed up: what relays have added is moved into sums of minutes, hours and days, which questions are answered from.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::groups::group;
@@ -21,25 +23,41 @@ const LATE_SECS: i64 = 2 * NOTE_SECS;
 const SETTLE_SECS: i64 = 360;
 
 /// The rows that are moved: whoever tidied up before this table had others made hours and days of them.
-const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2";
+const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2 AND b.series <= $3";
 /// Those whose groups are there, and are not forgotten before what is moved; and what nobody asks for any more.
 const GROUPED: &str = "(4 = (SELECT COUNT(*) FROM usage_grouped g JOIN usage_groups o \
                        ON o.id IN (g.grain_1, g.grain_2, g.grain_3, g.grain_4) \
-                       WHERE g.series = b.series AND o.last_day >= $3) \
+                       WHERE g.series = b.series AND o.last_day >= $4) \
                        OR NOT EXISTS (SELECT 1 FROM usage_series s WHERE s.id = b.series))";
 const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packets, live_ms, sessions";
 const SUMS_OF_COUNTS: &str = "CAST(SUM(b.egress_bytes) AS BIGINT), CAST(SUM(b.egress_packets) AS BIGINT), \
                               CAST(SUM(b.ingress_bytes) AS BIGINT), CAST(SUM(b.ingress_packets) AS BIGINT), \
                               CAST(SUM(b.live_ms) AS BIGINT), CAST(SUM(b.sessions) AS BIGINT)";
 
+/// About so many rows are moved in one transaction.
+const ROWS_AT_ONCE: i64 = 20_000;
+/// No more is begun after so long: there is other tidying to do.
+const SPELL: Duration = Duration::from_secs(30);
+
+/// What is moved in one transaction: what begins within these, of these series. It is in one day.
+struct Piece {
+    from: i64,
+    until: i64,
+    /// The last of them; none where it is all.
+    series: Option<i64>,
+}
+
 impl Database {
-    /// Moves what relays have added into the sums, an hour at most in one transaction, which makes each byte be in one place
-    /// or the other.
+    /// Moves what relays have added into the sums, an hour at most in one transaction, and less where there is much: that
+    /// makes each byte be in one place or the other.
     pub(super) async fn sum_up(&self, now: i64) -> Result<bool, StoreError> {
         let until = (now - SETTLE_SECS).div_euclid(STEP) * STEP;
         // Rows that are gone are passed over one by one until the database has cleared them away.
-        let mut from = i64::MIN;
+        let (mut from, begun) = (i64::MIN, Instant::now());
         for _ in 0..TIDY_STEPS {
+            if begun.elapsed() > SPELL {
+                break;
+            }
             let Some(mut tx) = self.begin_moving().await? else { return Ok(true) };
             let Some((first, span)) = first(&mut tx, from).await?.filter(|(first, _)| *first < until) else {
                 // Left to itself it would end later, and what comes next find somebody tidying.
@@ -49,12 +67,13 @@ impl Database {
             // Of what earlier versions made hours and days of there is less.
             let together = if span == MINUTE { HOUR } else { DAY };
             let next = (first.div_euclid(together) + 1) * together;
-            if let Err(error) = move_rows(&mut tx, first.div_euclid(STEP) * STEP, until.min(next)).await {
+            let moved = move_some(&mut tx, first.div_euclid(STEP) * STEP, until.min(next)).await;
+            let Ok(reached) = moved else {
                 drop(tx.rollback().await);
-                return Err(error);
-            }
+                return moved.map(|_| false);
+            };
             tx.commit().await?;
-            from = until.min(next);
+            from = reached;
         }
         Ok(false)
     }
@@ -131,16 +150,45 @@ async fn first(tx: &mut Transaction, from: i64) -> Result<Option<(i64, i64)>, St
     Ok(first)
 }
 
-/// Moves what begins within these: they are in one day.
-async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), StoreError> {
+/// Moves what begins within these, or some of it; up to when all is.
+async fn move_some(tx: &mut Transaction, from: i64, until: i64) -> Result<i64, StoreError> {
+    let piece = piece(tx, from, until).await?;
+    let rows = move_rows(tx, &piece).await?;
+    // What is left where it is, is moved the next time.
+    Ok(if piece.series.is_some() && rows > 0 { from } else { piece.until })
+}
+
+/// All of it, or where that is much of five minutes, or where that is much of some series: so that a series is added to once
+/// in a piece.
+async fn piece(tx: &mut Transaction, from: i64, until: i64) -> Result<Piece, StoreError> {
+    let mut piece = Piece { from, until, series: None };
+    for until in [until, until.min(from + STEP)] {
+        let series = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT b.series FROM usage_buckets b WHERE {MOVED} ORDER BY b.series LIMIT 1 OFFSET $4"
+        )));
+        let (all, most) = (i64::MAX, ROWS_AT_ONCE);
+        let series = series.bind(from).bind(until).bind(all).bind(most).fetch_optional(&mut **tx).await?;
+        piece = Piece { from, until, series };
+        if series.is_none() {
+            break;
+        }
+    }
+    Ok(piece)
+}
+
+/// Says how many rows it has moved.
+async fn move_rows(tx: &mut Transaction, piece: &Piece) -> Result<u64, StoreError> {
+    let Piece { from, until, series } = *piece;
+    let bounds = (from, until, series.unwrap_or(i64::MAX));
     let kept = kept(tx).await?;
     let day = from.div_euclid(DAY) * DAY;
     let noted = day - NOTE_SECS;
     let series: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED} AND NOT {GROUPED}"
+        "SELECT b.series FROM (SELECT DISTINCT b.series FROM usage_buckets b WHERE {MOVED}) b WHERE NOT {GROUPED}"
     )))
-    .bind(from)
-    .bind(until)
+    .bind(bounds.0)
+    .bind(bounds.1)
+    .bind(bounds.2)
     .bind(noted)
     .fetch_all(&mut **tx)
     .await?;
@@ -159,7 +207,7 @@ async fn move_rows(tx: &mut Transaction, from: i64, until: i64) -> Result<(), St
         }
     }
     // Whoever is new since then, or is being added to, stays where he is.
-    take_out(tx, (MOVED, GROUPED), &adds, (from, until, noted)).await
+    take_out(tx, (MOVED, GROUPED), &adds, (bounds, noted)).await
 }
 
 /// What adds them to the sums of one grain, from this moment on.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Place, suite};
 use crate::line;
-use suite::much_usage::{by, tidy, tidy_with};
+use suite::much_usage::{by, fill, tidy, tidy_with};
 use suite::usage::{made_key, node, report};
 
 /// The parts of a table of sums, by their numbers.
@@ -135,9 +135,8 @@ async fn each_byte_counts_once_and_sums_come_on_while_late_relays_add_to_them() 
         recording.spawn(async move {
             let name = format!("relay{relay}");
             for sequence in 1..=ROUNDS {
-                let told = |n: u8| {
-                    report(1 + relay * 20 + n, key, sequence, "2026-03-01T10:01:00Z", sequence * 100)
-                };
+                let told =
+                    |n: u8| report(1 + relay * 20 + n, key, sequence, "2026-03-01T10:01:00Z", sequence * 100);
                 let reports: Vec<_> = (0..20).map(told).collect();
                 store.record_usage(&node(&name), &reports).await.unwrap();
             }
@@ -153,7 +152,8 @@ async fn each_byte_counts_once_and_sums_come_on_while_late_relays_add_to_them() 
         let is_over = recording.is_empty();
         let before = server.place.sql("SELECT SUM(egress_bytes) FROM usage_days WHERE grain = 4");
         server.store.tidy_usage_at(&Retention::default(), now).await.unwrap();
-        moves += u32::from(server.place.sql("SELECT SUM(egress_bytes) FROM usage_days WHERE grain = 4") != before);
+        moves +=
+            u32::from(server.place.sql("SELECT SUM(egress_bytes) FROM usage_days WHERE grain = 4") != before);
         let known = bytes().await;
         assert!(known >= last, "{known} after {last}");
         last = known;
@@ -167,5 +167,29 @@ async fn each_byte_counts_once_and_sums_come_on_while_late_relays_add_to_them() 
     println!("{moves} moves while it was recorded");
     assert!(moves > 1, "nothing was summed up before all was recorded");
     assert_eq!((last, server.place.count("usage_buckets").await), (60 * ROUNDS * 100, 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn no_transaction_moves_more_than_it_can_in_time() {
+    let server = suite::server::server().await;
+    let key = made_key(&server).await;
+    server.store.record_usage(&node("a"), &[report(1, key, 1, "2026-03-01T10:00:35Z", 7)]).await.unwrap();
+    fill(&server.place, 15_000, 3).await;
+    server.place.sql(
+        "CREATE TABLE pieces (number BIGINT); \
+         CREATE FUNCTION note_piece() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN INSERT INTO pieces SELECT COUNT(*) FROM gone; RETURN NULL; END $$; \
+         CREATE TRIGGER note_piece AFTER DELETE ON usage_buckets REFERENCING OLD TABLE AS gone \
+         FOR EACH STATEMENT EXECUTE FUNCTION note_piece()",
+    );
+    tidy(&server.store, "2026-03-01T12:00:00Z").await;
+    assert_eq!(server.place.sql("SELECT SUM(number) FROM pieces"), "45001");
+    let largest: u64 = server.place.sql("SELECT MAX(number) FROM pieces").parse().unwrap();
+    assert!(largest < 20_100, "{largest}");
+    let times = server.place.sql("SELECT COUNT(*) FROM pieces WHERE number > 0");
+    assert_eq!(times, "3");
+    let all = by(&server.store, &server.account.id, &[]).await;
+    assert_eq!(all[0].1, 45_001 * 7);
     server.stop().await;
 }

@@ -4,6 +4,7 @@ use control::store::analytics::{Comparison, Condition, Dimension, DimensionValue
 use control::store::usage::{REPORTS_AT_ONCE, Retention, SessionReport, Usage};
 use control::store::{AccountId, Store, Timestamp};
 
+use super::Place;
 use super::server::server;
 use super::usage::{START, made_key, node, report, total};
 
@@ -297,5 +298,46 @@ async fn a_clock_that_was_ahead_once_does_not_have_all_forgotten_for_ever() {
     assert_eq!(total(store, &server).await.egress_bytes, 200);
     let expected = [("2026-03-01T00:00:00Z".to_owned(), 100), ("2026-03-02T10:07:00Z".to_owned(), 100)];
     assert_eq!(by(store, &server.account.id, &[Dimension::Minute]).await, expected);
+    server.stop().await;
+}
+
+/// So many series with a row in each of so many minutes, each of seven bytes; all of the key that has usage.
+pub(crate) async fn fill(place: &Place, series: u32, minutes: u32) {
+    let names = "username, custom_identifier, transport, client_family, relay_family, node, city, code, country, region";
+    let others = names.split_once(", ").unwrap().1;
+    place
+        .execute(&format!(
+            "INSERT INTO usage_series (account_id, turn_key, {names}, last_day) \
+             WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {series}) \
+             SELECT account_id, turn_key, 'many' || n, {others}, last_day FROM usage_series, n"
+        ))
+        .await;
+    place
+        .execute(&format!(
+            "INSERT INTO usage_buckets \
+             WITH RECURSIVE m (m) AS (SELECT 0 UNION ALL SELECT m + 1 FROM m WHERE m < {minutes} - 1) \
+             SELECT b.account_id, b.start + 60 * m, s.id, 60, 7, 1, 7, 1, 100, 0 FROM usage_series s, m, \
+             (SELECT account_id, MIN(start) AS start FROM usage_buckets GROUP BY account_id) b \
+             WHERE s.username LIKE 'many%'"
+        ))
+        .await;
+}
+
+/// More than is moved at once: in an hour, and in five minutes of it.
+#[tokio::test]
+async fn very_much_usage_is_summed_up_in_pieces() {
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    store.record_usage(&node("a"), &[report(1, key, 1, START, 10)]).await.unwrap();
+    fill(&server.place, 6_000, 7).await;
+    let before = by(store, &server.account.id, &[Dimension::Username]).await;
+    assert_eq!(before.len(), 6_001);
+    tidy(store, "2026-03-01T12:00:00Z").await;
+    assert_eq!(server.place.count("usage_buckets").await, 0);
+    assert_eq!(by(store, &server.account.id, &[Dimension::Username]).await, before);
+    let minutes = by(store, &server.account.id, &[Dimension::Minute]).await;
+    assert_eq!(minutes.iter().map(|(_, bytes)| bytes).sum::<u64>(), 10 + 6_000 * 7 * 7);
+    assert_eq!(minutes.len(), 7);
+    assert_eq!(server.place.count("usage_days WHERE grain = 0").await, 6_001);
     server.stop().await;
 }
