@@ -303,6 +303,11 @@ async fn hold_ends(tx: &mut Transaction) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The sum of a count: no more than can be kept, whatever its rows say.
+fn sum_of(count: &str) -> String {
+    format!("CAST(LEAST(GREATEST(SUM({count}), 0), {}) AS BIGINT)", i64::MAX)
+}
+
 /// A call to the database, which does not take for ever.
 pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     timeout(CALL_TIMEOUT, call)

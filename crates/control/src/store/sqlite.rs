@@ -173,6 +173,18 @@ async fn hold_ends(_tx: &mut Transaction) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The sum of a count: no more than can be kept, whatever its rows say. A sum that is larger would be an error: so upper and
+/// lower halves are summed up apart.
+fn sum_of(count: &str) -> String {
+    let (upper, lower) = (format!("SUM({count} >> 32)"), format!("SUM({count} & {})", u32::MAX));
+    format!(
+        "(CASE WHEN {upper} + ({lower} >> 32) > {} THEN {} WHEN {upper} < 0 THEN 0 \
+         ELSE ({upper} << 32) + {lower} END)",
+        i32::MAX,
+        i64::MAX
+    )
+}
+
 /// Tables have no parts.
 async fn make_room(_tx: &mut Transaction, _sums: Sums, _start: i64) -> Result<(), StoreError> {
     Ok(())

@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row as _};
 
 use super::sums::kept;
 use super::usage::MINUTE;
-use super::{Database, Db, Row, fixed, text};
+use super::{Database, Db, Row, fixed, sum_of, text};
 use crate::store::StoreError;
 use crate::store::analytics::{
     Condition, Dimension, DimensionValue, MAX_GROUPS, Metric, Order, UsageGroup, UsageQuery,
@@ -42,12 +42,12 @@ fn question(query: &UsageQuery, pieces: &Pieces) -> Builder {
     sql.push(&dimensions);
     for metric in Metric::SUMS.into_iter().filter(|it| query.asks(*it)) {
         let count = metric_column(metric);
-        sql.push(format!("CAST(COALESCE(SUM({count}), 0) AS BIGINT) AS {count}, "));
+        sql.push(format!("COALESCE({}, 0) AS {count}, ", sum_of(count)));
     }
     let has_concurrent = query.asks(Metric::Concurrent);
     if has_concurrent {
         // First what there was in each span of time, then the sums of these: a span counts once, whatever lived in it.
-        sql.push("COALESCE(CAST(SUM(live_ms) AS DOUBLE PRECISION) / (1000 * SUM(secs)), 0.0) AS concurrent ");
+        sql.push("COALESCE(SUM(CAST(live_ms AS DOUBLE PRECISION)) / (1000 * SUM(secs)), 0.0) AS concurrent ");
         sql.push(format!("FROM (SELECT {dimensions}secs, {} FROM (", sums_of(query, "")));
     } else {
         sql.push("CAST(0 AS DOUBLE PRECISION) AS concurrent FROM (");
@@ -78,7 +78,7 @@ fn counts(query: &UsageQuery) -> impl Iterator<Item = &'static str> {
 }
 
 fn sums_of(query: &UsageQuery, table: &str) -> String {
-    let sums = counts(query).map(|count| format!("CAST(SUM({table}{count}) AS BIGINT) AS {count}"));
+    let sums = counts(query).map(|count| format!("{} AS {count}", sum_of(&format!("{table}{count}"))));
     sums.collect::<Vec<_>>().join(", ")
 }
 

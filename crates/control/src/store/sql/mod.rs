@@ -29,7 +29,7 @@ use std::borrow::Cow;
 
 use sqlx::Row as _;
 
-use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room, take_out};
+use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room, sum_of, take_out};
 use crate::store::StoreError;
 
 /// Rows that one statement forgets, of what is forgotten by and by.
@@ -59,6 +59,16 @@ fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], St
 /// A column that counts something small.
 fn count(row: &Row, column: &str) -> Result<u32, StoreError> {
     u32::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt { what: "count" })
+}
+
+/// Adds what is about to be written to a row's column, up to as much as can be kept: what one node says, or has written itself,
+/// must not keep others from adding to it.
+fn raised(table: &str, column: &str) -> String {
+    let most = i64::MAX;
+    format!(
+        "{column} = CASE WHEN {table}.{column} > {most} - excluded.{column} THEN {most} \
+         ELSE {table}.{column} + excluded.{column} END"
+    )
 }
 
 /// Text from outside as every database keeps it: not all do so with a NUL in it.

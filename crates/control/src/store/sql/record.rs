@@ -9,8 +9,10 @@ use credentials::TurnKeyId;
 use sqlx::{QueryBuilder, Row as _};
 
 use super::usage::{DAY, MINUTE, column, tell_ends, usage};
-use super::{Database, Db, Row, Transaction, fixed, portions, text};
-use crate::store::usage::{Node, SessionId, SessionReport, Usage, minutes, month_of};
+use super::{Database, Db, Row, Transaction, fixed, portions, raised, text};
+use crate::store::usage::{
+    LONGEST_LIFE_SECS, MOST_ADDED, Node, SessionId, SessionReport, Usage, minutes, month_of,
+};
 use crate::store::{StoreError, Timestamp};
 
 type Builder = QueryBuilder<Db>;
@@ -125,6 +127,10 @@ impl Database {
 }
 
 const LOST_SERIES: StoreError = StoreError::Corrupt { what: "usage series" };
+/// What a row of the usage by the month counts, and one by the minute.
+const MONTH_COUNTS: [&str; 4] = ["egress_bytes", "egress_packets", "ingress_bytes", "ingress_packets"];
+const BUCKET_COUNTS: [&str; 6] =
+    ["egress_bytes", "egress_packets", "ingress_bytes", "ingress_packets", "live_ms", "sessions"];
 
 fn day_of(at: Timestamp) -> i64 {
     at.unix_micros().div_euclid(1_000_000).div_euclid(DAY) * DAY
@@ -149,12 +155,21 @@ impl<'a> Batch<'a> {
         if known.is_some_and(|known| known.sequence >= column(report.sequence)) {
             return;
         }
-        let added = match known {
-            Some(known) => {
-                Added { usage: report.usage.since(known.usage), live_from: known.reported, is_new: false }
-            }
-            None => Added { usage: report.usage, live_from: report.started, is_new: true },
+        // As it is kept of a session: what is beyond is not told again and again.
+        let total = report.usage.at_most(i64::MAX.unsigned_abs());
+        let (usage, live_from) = match known {
+            Some(known) => (total.since(known.usage), known.reported),
+            None => (total, report.started),
         };
+        let counted = usage.at_most(MOST_ADDED);
+        if counted != usage {
+            tracing::warn!(
+                session = %report.id, key = %report.turn_key, most = MOST_ADDED,
+                "a session is said to have relayed more than any can; what is beyond does not count"
+            );
+        }
+        let live_from = live_from.max(report.at.minus_secs(LONGEST_LIFE_SECS));
+        let added = Added { usage: counted, live_from, is_new: known.is_none() };
         // One that was given up for lost and has ended in order is told of once.
         if report.ended.is_some() && !known.is_some_and(|known| known.is_ended) {
             self.ended.push(report.id.0.to_vec());
@@ -382,15 +397,8 @@ async fn add_to_buckets(tx: &mut Transaction, rows: &[(BucketName<'_>, Bucket)])
             row.push_bind(column(bucket.usage.ingress_bytes)).push_bind(column(bucket.usage.ingress_packets));
             row.push_bind(bucket.live_ms).push_bind(bucket.sessions);
         });
-        insert.push(
-            " ON CONFLICT (account_id, start, series, span) DO UPDATE SET \
-             egress_bytes = usage_buckets.egress_bytes + excluded.egress_bytes, \
-             egress_packets = usage_buckets.egress_packets + excluded.egress_packets, \
-             ingress_bytes = usage_buckets.ingress_bytes + excluded.ingress_bytes, \
-             ingress_packets = usage_buckets.ingress_packets + excluded.ingress_packets, \
-             live_ms = usage_buckets.live_ms + excluded.live_ms, \
-             sessions = usage_buckets.sessions + excluded.sessions",
-        );
+        let raised = BUCKET_COUNTS.map(|count| raised("usage_buckets", count)).join(", ");
+        insert.push(format!(" ON CONFLICT (account_id, start, series, span) DO UPDATE SET {raised}"));
         insert.build().persistent(is_kept).execute(&mut **tx).await?;
     }
     Ok(())
@@ -411,13 +419,8 @@ async fn add_to_months(
             row.push_bind(column(usage.egress_bytes)).push_bind(column(usage.egress_packets));
             row.push_bind(column(usage.ingress_bytes)).push_bind(column(usage.ingress_packets));
         });
-        insert.push(
-            " ON CONFLICT (turn_key, month) DO UPDATE SET \
-             egress_bytes = usage_months.egress_bytes + excluded.egress_bytes, \
-             egress_packets = usage_months.egress_packets + excluded.egress_packets, \
-             ingress_bytes = usage_months.ingress_bytes + excluded.ingress_bytes, \
-             ingress_packets = usage_months.ingress_packets + excluded.ingress_packets",
-        );
+        let raised = MONTH_COUNTS.map(|count| raised("usage_months", count)).join(", ");
+        insert.push(format!(" ON CONFLICT (turn_key, month) DO UPDATE SET {raised}"));
         insert.build().persistent(is_kept).execute(&mut **tx).await?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::groups::group;
 use super::usage::{DAY, MINUTE};
-use super::{Database, Transaction, make_room, take_out};
+use super::{Database, Transaction, make_room, raised, sum_of, take_out};
 use crate::store::StoreError;
 use crate::store::spans::{Grain, Kept, Sums};
 use crate::store::usage::{Retention, TIDY_ROWS, TIDY_STEPS};
@@ -30,9 +30,6 @@ const GROUPED: &str = "(4 = (SELECT COUNT(*) FROM usage_grouped g JOIN usage_gro
                        WHERE g.series = b.series AND o.last_day >= $4) \
                        OR NOT EXISTS (SELECT 1 FROM usage_series s WHERE s.id = b.series))";
 const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packets, live_ms, sessions";
-const SUMS_OF_COUNTS: &str = "CAST(SUM(b.egress_bytes) AS BIGINT), CAST(SUM(b.egress_packets) AS BIGINT), \
-                              CAST(SUM(b.ingress_bytes) AS BIGINT), CAST(SUM(b.ingress_packets) AS BIGINT), \
-                              CAST(SUM(b.live_ms) AS BIGINT), CAST(SUM(b.sessions) AS BIGINT)";
 
 /// About so many rows are moved in one transaction.
 const ROWS_AT_ONCE: i64 = 20_000;
@@ -217,16 +214,18 @@ fn add((sums, grain, span): (Sums, Grain, i64), since: i64) -> String {
         Grain::Series => ("b.series".to_owned(), ""),
         _ => (format!("g.grain_{number}"), " JOIN usage_grouped g ON g.series = b.series"),
     };
-    let counted: Vec<String> =
-        COUNTS.split(", ").map(|it| format!("{it} = {table}.{it} + excluded.{it}")).collect();
+    let counts = COUNTS.split(", ");
+    let summed: Vec<String> = counts.clone().map(|it| sum_of(&format!("b.{it}"))).collect();
+    let counted: Vec<String> = counts.map(|it| raised(table, it)).collect();
     // Rows of longer spans tell nothing of shorter ones.
     let no_longer = span.max(MINUTE);
     format!(
         "INSERT INTO {table} (account_id, grain, start, series, {COUNTS}) \
-         SELECT b.account_id, {number}, b.start - b.start % {span}, {series}, {SUMS_OF_COUNTS} \
+         SELECT b.account_id, {number}, b.start - b.start % {span}, {series}, {} \
          FROM {} b{join} WHERE {MOVED} AND b.start >= {since} AND b.span <= {no_longer} \
          GROUP BY b.account_id, b.start - b.start % {span}, {series} \
          ON CONFLICT (account_id, grain, start, series) DO UPDATE SET {}",
+        summed.join(", "),
         taken_out!(),
         counted.join(", ")
     )

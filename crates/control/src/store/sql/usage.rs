@@ -17,9 +17,8 @@ pub(super) fn column(count: u64) -> i64 {
 }
 
 pub(super) fn usage(row: &Row) -> Result<Usage, StoreError> {
-    let count = |name: &str| -> Result<u64, StoreError> {
-        u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| StoreError::Corrupt { what: "count" })
-    };
+    // Less than nothing no node of ours writes, and whoever did must not keep others' limits from being looked at.
+    let count = |name: &str| row.try_get::<i64, _>(name).map(|count| count.max(0).unsigned_abs());
     Ok(Usage {
         egress_bytes: count("egress_bytes")?,
         egress_packets: count("egress_packets")?,

@@ -2,7 +2,7 @@
 
 use control::store::analytics::{Comparison, Condition, Dimension, DimensionValue, Metric, UsageQuery};
 use control::store::usage::{REPORTS_AT_ONCE, Retention, SessionReport, Usage};
-use control::store::{AccountId, Store, Timestamp};
+use control::store::{AccountId, MonthAction, MonthBytes, MonthLimit, Store, Timestamp};
 
 use super::Place;
 use super::server::server;
@@ -339,5 +339,72 @@ async fn very_much_usage_is_summed_up_in_pieces() {
     assert_eq!(minutes.iter().map(|(_, bytes)| bytes).sum::<u64>(), 10 + 6_000 * 7 * 7);
     assert_eq!(minutes.len(), 7);
     assert_eq!(server.place.count("usage_days WHERE grain = 0").await, 6_001);
+    server.stop().await;
+}
+
+/// A relay whose counters are broken keeps nobody else's usage from being counted.
+#[tokio::test]
+async fn an_absurd_report_counts_for_no_more_than_a_session_can_relay() {
+    const MOST: u64 = 1 << 48;
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let mut absurd = report(1, key, 1, START, 10);
+    absurd.usage = Usage {
+        egress_bytes: u64::MAX,
+        egress_packets: u64::MAX,
+        ingress_bytes: u64::MAX,
+        ingress_packets: u64::MAX,
+    };
+    absurd.started = Timestamp::from_unix_micros(i64::MIN);
+    store.record_usage(&node("a"), &[absurd.clone(), report(2, key, 1, START, 10)]).await.unwrap();
+    absurd.sequence = 2;
+    store.record_usage(&node("a"), &[absurd, report(2, key, 2, START, 30)]).await.unwrap();
+    for summed_up in [false, true] {
+        if summed_up {
+            tidy(store, "2026-03-01T12:00:00Z").await;
+            assert_eq!(server.place.count("usage_buckets").await, 0);
+        }
+        let usage = total(store, &server).await;
+        assert_eq!((usage.egress_bytes, usage.ingress_bytes), (MOST + 30, MOST + 60));
+    }
+    assert_eq!(store.usage_in_month(key, 202_603).await.unwrap().egress_bytes, MOST + 30);
+    server.stop().await;
+}
+
+/// Whoever may write usage may write anything.
+#[tokio::test]
+async fn rows_that_say_more_than_can_be_kept_stop_no_sum() {
+    const MOST: u64 = i64::MAX.unsigned_abs();
+    let server = server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    let limit = MonthLimit {
+        bytes: 1_000,
+        counts: MonthBytes::Egress,
+        action: MonthAction::Notify,
+        notify_at: vec![],
+    };
+    assert!(store.set_month_limit(&server.account.id, key, Some(&limit)).await.unwrap());
+    let reports =
+        |sequence, bytes| (1..=9).map(|id| report(id, key, sequence, START, bytes)).collect::<Vec<_>>();
+    store.record_usage(&node("a"), &reports(1, 10)).await.unwrap();
+    for (table, other) in [("usage_buckets", "live_ms"), ("usage_months", "egress_packets")] {
+        let absurd = format!("UPDATE {table} SET egress_bytes = {MOST}, {other} = {MOST}");
+        server.place.execute(&absurd).await;
+    }
+    store.record_usage(&node("a"), &reports(2, 30)).await.unwrap();
+    let expect = async |ingress: u64| {
+        let usage = total(store, &server).await;
+        assert_eq!((usage.egress_bytes, usage.ingress_bytes), (MOST, 9 * ingress));
+    };
+    expect(60).await;
+    tidy(store, "2026-03-01T12:00:00Z").await;
+    expect(60).await;
+    store.record_usage(&node("a"), &reports(3, 40)).await.unwrap();
+    tidy(store, "2026-03-01T12:00:00Z").await;
+    expect(80).await;
+    assert_eq!(server.place.count("usage_buckets").await, 0);
+    server.place.execute("UPDATE usage_months SET egress_bytes = -1").await;
+    store.watch_month_limits_at(START.parse().unwrap()).await.unwrap();
+    assert_eq!(store.usage_in_month(key, 202_603).await.unwrap().egress_bytes, 0);
     server.stop().await;
 }
