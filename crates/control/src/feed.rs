@@ -17,12 +17,16 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::store::usage::SessionOrder;
-use crate::store::{FeedEnds, FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp};
+use crate::store::{
+    Backoff, FeedEnds, FeedEntry, KeyLimits, KeyRecord, Settings, Stop, Store, StoreError, Timestamp,
+};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Who is woken waits for a moment, for what else is about to be said.
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Pauses while the store fails, each up to twice as long as the one before.
+const FIRST_BACKOFF: Duration = Duration::from_millis(400);
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 const PAGE: u32 = 1_000;
 
 /// What subscribers hear.
@@ -180,10 +184,10 @@ impl Feed {
     async fn follow(&self) -> ! {
         let mut ear = self.store.ear();
         // Of a store that fails.
-        let mut backoff = None;
+        let mut backoff: Option<Backoff> = None;
         loop {
             let own = ear.interval().unwrap_or(POLL_INTERVAL);
-            let wait = backoff.or(self.poll_interval).unwrap_or(own);
+            let wait = backoff.as_mut().map(Backoff::pause).or(self.poll_interval).unwrap_or(own);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = ear.woken() => sleep(WAKE_PAUSE).await,
@@ -201,7 +205,7 @@ impl Feed {
                             "the feed cannot read the store; what is revoked or changed elsewhere arrives late"
                         );
                     }
-                    backoff = Some((backoff.unwrap_or(POLL_INTERVAL) * 2).min(MAX_BACKOFF));
+                    backoff.get_or_insert_with(|| Backoff::new(FIRST_BACKOFF, MAX_BACKOFF));
                 }
             }
         }

@@ -33,6 +33,7 @@ pub mod acme;
 pub mod analytics;
 mod answers;
 mod audit;
+mod backoff;
 mod clock;
 mod copy;
 mod error;
@@ -54,6 +55,7 @@ mod webhooks;
 
 pub use answers::{ANSWER_LIFETIME_SECS, Answer, MAX_ANSWERS};
 pub use audit::{Actor, ActorKind, AuditEntry, AuditQuery, MAX_AUDIT_ROWS};
+pub(crate) use backoff::{Backoff, part_of};
 pub use copy::Copied;
 pub use error::StoreError;
 pub use key_limits::KeyLimits;

@@ -14,6 +14,7 @@ use crate::{line, open_error};
 use suite::server::now;
 
 mod locks;
+mod many;
 mod sums;
 
 // Compiled once for each database.

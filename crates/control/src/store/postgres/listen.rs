@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgNotification};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::Database;
 use crate::store::secret::random_bytes;
-use crate::store::{StoreError, Waker};
+use crate::store::{Backoff, StoreError, Waker, part_of};
 
 /// What the tables' triggers say it on.
 const CHANNEL: &str = "turnery_feed";
@@ -21,43 +21,49 @@ const PROBES: &str = "turnery_probe";
 /// nodes one tries and the others hear it.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// So long it is waited at first, and up to so much longer: when a database is back, all come at once.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Pauses between attempts: what does not work may never do so, as behind some poolers of connections.
-const MIN_PAUSE: Duration = Duration::from_millis(200);
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 impl Database {
     /// Wakes for as long as it is polled.
     pub(in crate::store) async fn listen(&self, waker: &Waker) -> ! {
-        let mut pause = MIN_PAUSE;
+        let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
         loop {
-            let Err(error) = self.listen_once(waker, &mut pause).await;
+            let Err(error) = self.listen_once(waker, &mut backoff).await;
             waker.give_up();
             tracing::debug!(error = &error as &dyn std::error::Error, "the store does not say what is new");
-            sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            sleep(backoff.pause()).await;
         }
     }
 
     async fn listen_once(
         &self,
         waker: &Waker,
-        pause: &mut Duration,
+        backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, StoreError> {
         let own = hex::encode(random_bytes::<8>()?);
         let mut listener = PgListener::connect_with(&self.read).await?;
         // What is lost with a connection is looked for.
         listener.eager_reconnect(false);
         timeout(PROBE_TIMEOUT, listener.listen_all([CHANNEL, PROBES])).await.map_err(|_| silent())??;
+        let mut patience = FIRST_PROBE;
         loop {
-            let probed = self.probe(&mut listener, &own, waker);
-            timeout(PROBE_TIMEOUT, probed).await.map_err(|_| silent())??;
-            *pause = MIN_PAUSE;
+            let heard = timeout(patience + part_of(patience), listener.try_recv()).await;
+            match heard {
+                Ok(heard) => drop(hear(heard?, waker)?),
+                Err(_) => {
+                    let probed = self.probe(&mut listener, &own, waker);
+                    timeout(PROBE_TIMEOUT, probed).await.map_err(|_| silent())??;
+                }
+            }
+            backoff.reset();
             if !waker.is_reliable() {
                 waker.rely(LOOK_INTERVAL);
             }
-            while let Ok(heard) = timeout_at(Instant::now() + quiet()?, listener.try_recv()).await {
-                hear(heard?, waker)?;
-            }
+            patience = PROBE_INTERVAL;
         }
     }
 
@@ -67,12 +73,6 @@ impl Database {
         while hear(listener.try_recv().await?, waker)? != own {}
         Ok(())
     }
-}
-
-/// For how long nothing is to be heard until it is asked again.
-fn quiet() -> Result<Duration, StoreError> {
-    let share = u16::from_be_bytes(random_bytes()?);
-    Ok(PROBE_INTERVAL + PROBE_INTERVAL * u32::from(share) / 65_536)
 }
 
 /// Wakes where it is the feed's; what it says.
