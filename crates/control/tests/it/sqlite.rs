@@ -1,5 +1,6 @@
 //! Everything against SQLite, and what only it has.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -188,4 +189,41 @@ async fn nobody_looks_where_nothing_changes() {
     assert!(following.await.is_err());
     assert!(!looks.are_told(), "nobody listens any more");
     tokio::time::timeout(Duration::from_secs(5), looks.next(None)).await.expect("so it is looked");
+}
+
+/// The numbers of rows of a table that others see while this is done.
+async fn seen_of(place: &Place, table: &str, done: impl Future) -> BTreeSet<i64> {
+    let options = SqliteConnectOptions::new().filename(place.dir().join("turnery.db"));
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    let mut seen = BTreeSet::new();
+    let look = async {
+        loop {
+            let count = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+            seen.insert(sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = done => {}
+        () = look => {}
+    }
+    seen
+}
+
+/// So that nobody who writes waits for long.
+#[tokio::test]
+async fn much_usage_is_summed_up_and_forgotten_in_pieces() {
+    use suite::much_usage::{fill, tidy};
+    use suite::usage::{made_key, node, report};
+    let server = suite::server::server().await;
+    let (key, store) = (made_key(&server).await, &server.store);
+    store.record_usage(&node("a"), &[report(1, key, 1, "2026-03-01T10:00:35Z", 7)]).await.unwrap();
+    fill(&server.place, 15_000, 3).await;
+    let seen = seen_of(&server.place, "usage_buckets", tidy(store, "2026-03-01T12:00:00Z")).await;
+    assert!(seen.iter().any(|rows| (1..45_001).contains(rows)), "{seen:?}");
+    let deleted = async { store.delete_account(&server.account.id).await.unwrap().unwrap() };
+    let seen = seen_of(&server.place, "usage_days WHERE grain = 0", deleted).await;
+    assert!(seen.contains(&5_001), "{seen:?}");
+    server.stop().await;
 }

@@ -109,22 +109,22 @@ impl Database {
         Ok(is_done)
     }
 
-    /// Forgets an account's oldest rows of a table, up to the beginning of the row behind them: what began with that too.
+    /// Forgets an account's oldest rows of a table, so many at most; `false` when there are more.
     async fn forget_oldest(&self, table: &str, and: &str, id: &AccountId) -> Result<bool, StoreError> {
-        let until: Option<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT start FROM {table} WHERE account_id = $1 {and} ORDER BY start LIMIT 1 OFFSET $2"
+        // Up to which, in the order of the key: a day alone may have millions.
+        let last: Option<(i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT start, series FROM {table} WHERE account_id = $1 {and} ORDER BY start, series LIMIT 1 OFFSET $2"
         )))
         .bind(id.as_str())
-        .bind(ROWS_AT_ONCE)
+        .bind(ROWS_AT_ONCE - 1)
         .fetch_optional(&self.write)
         .await?;
-        let delete = format!("DELETE FROM {table} WHERE account_id = $1 {and} AND start <= $2");
-        sqlx::query(AssertSqlSafe(delete))
-            .bind(id.as_str())
-            .bind(until.unwrap_or(i64::MAX))
-            .execute(&self.write)
-            .await?;
-        Ok(until.is_none())
+        let (start, series) = last.unwrap_or((i64::MAX, i64::MAX));
+        let delete =
+            format!("DELETE FROM {table} WHERE account_id = $1 {and} AND (start, series) <= ($2, $3)");
+        let delete = sqlx::query(AssertSqlSafe(delete)).bind(id.as_str()).bind(start).bind(series);
+        delete.execute(&self.write).await?;
+        Ok(last.is_none())
     }
 
     pub(in crate::store) async fn delete_account(

@@ -193,3 +193,46 @@ async fn no_transaction_moves_more_than_it_can_in_time() {
     assert_eq!(all[0].1, 45_001 * 7);
     server.stop().await;
 }
+
+/// Also of one day, when it has many.
+#[tokio::test]
+async fn an_account_is_deleted_in_pieces_of_ten_thousand_rows() {
+    const TABLES: [&str; 4] = ["usage_buckets", "usage_days", "usage_hours", "usage_series"];
+    let server = suite::server::server().await;
+    let key = made_key(&server).await;
+    server.store.record_usage(&node("a"), &[report(1, key, 1, "2026-03-01T10:00:35Z", 7)]).await.unwrap();
+    fill(&server.place, 12_000, 1).await;
+    tidy(&server.store, "2026-03-01T12:00:00Z").await;
+    fill_again(&server.place);
+    server.place.sql(
+        "CREATE TABLE pieces (name TEXT, number BIGINT); \
+         CREATE FUNCTION note_piece() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN INSERT INTO pieces SELECT TG_TABLE_NAME, COUNT(*) FROM gone; RETURN NULL; END $$",
+    );
+    for table in TABLES {
+        server.place.sql(&format!(
+            "CREATE TRIGGER note_piece AFTER DELETE ON {table} REFERENCING OLD TABLE AS gone \
+             FOR EACH STATEMENT EXECUTE FUNCTION note_piece()"
+        ));
+    }
+    server.store.delete_account(&server.account.id).await.unwrap().unwrap();
+    for table in TABLES {
+        let gone = |what: &str| -> u64 {
+            server
+                .place
+                .sql(&format!("SELECT {what}(number) FROM pieces WHERE name = '{table}'"))
+                .parse()
+                .unwrap()
+        };
+        assert!(gone("SUM") >= 12_001 && gone("MAX") <= 10_000, "{table}: {} {}", gone("SUM"), gone("MAX"));
+        assert_eq!(server.place.count(table).await, 0, "{table}");
+    }
+    server.stop().await;
+}
+
+/// What is not summed up yet: of each series a row, all of one minute.
+fn fill_again(place: &Place) {
+    place.sql(
+        "INSERT INTO usage_buckets SELECT account_id, 1772366400, id, 60, 1, 1, 1, 1, 1, 0 FROM usage_series",
+    );
+}
