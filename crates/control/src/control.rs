@@ -210,6 +210,7 @@ impl Control {
         tokio::select! {
             done = serve::serve(listener, tls, (&answers, &places), shutdown) => done,
             never = feed.run() => never,
+            never = self.shared.store.share_duty() => never,
             never = upkeep::run(&self.shared) => never,
             never = upkeep::run_limits(&self.shared) => never,
             never = webhooks::run(&self.shared) => never,

@@ -23,9 +23,9 @@ pub(crate) async fn run(shared: &Shared) -> ! {
     }
 }
 
-/// Holds usage against monthly limits, once a second, or less often while nothing is recorded.
+/// Holds usage against monthly limits, once a second, or less often while nothing is recorded or another node does.
 pub(crate) async fn run_limits(shared: &Shared) -> ! {
-    let mut looks = shared.store.looks(LIMITS_INTERVAL);
+    let mut looks = shared.store.looks_for_all(LIMITS_INTERVAL);
     loop {
         looks.next(None).await;
         if let Err(error) = watch_limits(shared).await {

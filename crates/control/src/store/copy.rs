@@ -10,7 +10,7 @@ use super::postgres::make_room;
 use super::spans::Sums;
 use super::{Backend, Store, StoreError};
 
-/// Every table, those that others refer to before them.
+/// Every table, those that others refer to before them; but for what nodes say of themselves while they run.
 const TABLES: [&str; 29] = [
     "accounts",
     "api_tokens",

@@ -36,6 +36,7 @@ mod audit;
 mod backoff;
 mod clock;
 mod copy;
+mod duty;
 mod error;
 mod key_limits;
 mod key_state;
@@ -87,6 +88,7 @@ use serde_json::json;
 
 use audit::Change;
 use clock::Clock;
+use duty::Duty;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
 pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
@@ -113,6 +115,7 @@ pub struct Store {
     /// Whoever the changes are made for.
     actor: Arc<Actor>,
     waker: Arc<Waker>,
+    duty: Arc<Duty>,
 }
 
 #[derive(Debug, Clone)]
@@ -141,7 +144,8 @@ impl Store {
         };
         let actor = Arc::new(Actor::service());
         let (clock, waker) = (Clock::default(), Arc::default());
-        Ok(Self { backend, keys_per_account: DEFAULT_KEYS_PER_ACCOUNT, clock, actor, waker })
+        let (keys_per_account, duty) = (DEFAULT_KEYS_PER_ACCOUNT, Arc::default());
+        Ok(Self { backend, keys_per_account, clock, actor, waker, duty })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -432,7 +436,15 @@ impl Store {
             // It tells of the feed alone.
             Backend::Postgres(_) => None,
         };
-        Looks::new(ear, interval)
+        Looks::new(ear, None, interval)
+    }
+
+    /// The same for who looks for all nodes: of many, while [`Store::share_duty`] runs, mostly one does.
+    pub(crate) fn looks_for_all(&self, interval: Duration) -> Looks {
+        match &self.backend {
+            Backend::Sqlite(_) => self.looks(interval),
+            Backend::Postgres(_) => Looks::new(None, Some(self.duty.watch()), interval),
+        }
     }
 
     /// Forgets the denials that are no longer needed at `now` (unix seconds); says how many.

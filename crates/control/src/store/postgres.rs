@@ -81,6 +81,8 @@ macro_rules! taken_out {
 const KEPT_SIZES: [usize; 0] = [];
 const MOST_ROWS: usize = 1_000;
 
+mod duty;
+
 // Compiled once for each database.
 #[path = "sql/mod.rs"]
 #[allow(clippy::duplicate_mod)]

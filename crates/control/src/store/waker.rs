@@ -5,8 +5,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::duty::Standing;
+
 /// How often who may take his time looks without being told.
 const QUIET_INTERVAL: Duration = Duration::from_secs(30);
+/// How often who leaves it to another node looks all the same.
+const OTHERS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Says that there may be something new, before it is looked for.
 #[derive(Debug, Default)]
@@ -66,13 +70,21 @@ impl Ear {
 #[derive(Debug)]
 pub struct Looks {
     ear: Option<Ear>,
+    /// Whether another node looks for all.
+    duty: Option<watch::Receiver<Standing>>,
+    has_found: bool,
     interval: Duration,
     last: Instant,
 }
 
 impl Looks {
-    pub(super) fn new(ear: Option<Ear>, interval: Duration) -> Self {
-        Self { ear, interval, last: Instant::now() }
+    pub(super) fn new(ear: Option<Ear>, duty: Option<watch::Receiver<Standing>>, interval: Duration) -> Self {
+        Self { ear, duty, has_found: false, interval, last: Instant::now() }
+    }
+
+    /// Whether there was something to do: then the next look is left to nobody else, for many do more than one.
+    pub(crate) fn has_found(&mut self, some: bool) {
+        self.has_found = some;
     }
 
     /// Whether changes are told.
@@ -80,8 +92,8 @@ impl Looks {
         self.ear.as_ref().is_some_and(|ear| ear.interval().is_some())
     }
 
-    /// Waits until the next look is due: the interval after the last, or where changes are told, when there is one, but
-    /// never sooner. What the passing of time brings is due at `by`.
+    /// Waits until the next look is due: the interval after the last, or where changes are told, when there is one, or where
+    /// another node looks for all, seldom; but never sooner. What the passing of time brings is due at `by`.
     pub async fn next(&mut self, by: Option<Instant>) {
         sleep_until(self.last + self.interval).await;
         if let Some(ear) = &mut self.ear
@@ -89,6 +101,12 @@ impl Looks {
         {
             let anyway = self.last + QUIET_INTERVAL;
             let _ = timeout_at(by.map_or(anyway, |by| by.min(anyway)), ear.woken()).await;
+        }
+        if let Some(duty) = &mut self.duty
+            && !self.has_found
+        {
+            let mine = duty.wait_for(|standing| *standing != Standing::Off);
+            let _ = timeout_at(self.last + OTHERS_INTERVAL, mine).await;
         }
         self.last = Instant::now();
     }

@@ -47,7 +47,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> ! {
         served: String::new(),
         failing: HashSet::new(),
     };
-    let mut looks = shared.store.looks(POLL_INTERVAL);
+    let mut looks = shared.store.looks_for_all(POLL_INTERVAL);
     let mut due = None;
     loop {
         tokio::select! {
@@ -61,9 +61,15 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> ! {
             }
             Some(done) = courier.attempts.join_next_with_id() => courier.note(done),
         }
-        if let Err(error) = courier.take_on().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "webhooks are not told of events yet");
-            sleep(POLL_INTERVAL).await;
+        match courier.take_on().await {
+            Ok(some) => looks.has_found(some),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "webhooks are not told of events yet"
+                );
+                sleep(POLL_INTERVAL).await;
+            }
         }
     }
 }
@@ -115,16 +121,17 @@ impl Courier {
         }
     }
 
-    /// Begins as many attempts as there is room for.
-    async fn take_on(&mut self) -> Result<(), StoreError> {
+    /// Begins as many attempts as there is room for; whether there was anything to do.
+    async fn take_on(&mut self) -> Result<bool, StoreError> {
         if self.attempts.len() >= AT_ONCE {
-            return Ok(());
+            return Ok(true);
         }
         let mut due = self.shared.store.webhooks_due().await?;
         due.sort_by(|one, other| one.id.cmp(&other.id));
         let next = due.partition_point(|webhook| webhook.id <= self.served);
         due.rotate_left(next);
         due.sort_by_key(|webhook| self.failing.contains(&webhook.id));
+        let has_some = !due.is_empty();
         for webhook in due {
             let under_way = |is_its: &dyn Fn(&(String, AccountId)) -> bool| {
                 self.under_way.values().filter(|it| is_its(it)).count()
@@ -145,7 +152,7 @@ impl Courier {
                 self.under_way.insert(task.id(), (webhook.id.clone(), webhook.account.clone()));
             }
         }
-        Ok(())
+        Ok(has_some)
     }
 }
 

@@ -446,7 +446,8 @@ async fn everything_is_copied_from_sqlite_and_only_into_an_empty_store() {
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'",
     );
     // Nodes say themselves that they are there.
-    let names: std::collections::BTreeSet<_> = copied.iter().map(|it| it.table).chain(["nodes"]).collect();
+    let names: std::collections::BTreeSet<_> =
+        copied.iter().map(|it| it.table).chain(["nodes", "duties"]).collect();
     assert_eq!(names, tables.lines().collect(), "no table is forgotten");
     let rows = |table: &str| copied.iter().find(|it| it.table == table).unwrap().rows;
     assert_eq!((rows("turn_keys"), rows("turn_sessions"), rows("denials")), (2, 8, 1));

@@ -191,8 +191,8 @@ impl Database {
 
     pub(in crate::store) async fn tell_session_ends(&self) -> Result<bool, StoreError> {
         // Mostly there is nothing new, and nothing is written then.
-        let told: i64 = sqlx::query_scalar("SELECT seq FROM told_session_ends").fetch_one(&self.read).await?;
-        if self.last_session_end().await? <= told {
+        let are_new = "SELECT COALESCE((SELECT MAX(seq) FROM session_ends), 0) > seq FROM told_session_ends";
+        if !sqlx::query_scalar(are_new).fetch_one(&self.read).await? {
             return Ok(true);
         }
         let mut tx = self.begin_beside().await?;
