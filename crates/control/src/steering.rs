@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn nodes_that_are_gone_or_full_are_left_out_and_without_any_it_is_the_configured_host() {
-        for state in [NodeState::Full, NodeState::Draining, NodeState::Ended, NodeState::Lost] {
+        use NodeState::{Draining, Ended, Full, Lost, Stale};
+        for state in [Full, Draining, Stale, Ended, Lost] {
             let gone = node("a", state, |_| {});
             check(Steering::Node, "", &[gone.clone(), node("b", NodeState::Up, |_| {})], &[("b", 100)]);
             check(Steering::Node, "", &[gone], &[("all", 100)]);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use control::{Check, Feed};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use turn::Command;
 
@@ -21,6 +22,7 @@ pub(crate) struct Admission {
     draining: AtomicBool,
     /// What is revoked was not heard for too long.
     stale: AtomicBool,
+    turned: Notify,
 }
 
 impl Admission {
@@ -35,6 +37,11 @@ impl Admission {
 
     pub(crate) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is, or is not any more, since the last call.
+    pub(crate) async fn stale_turned(&self) {
+        self.turned.notified().await;
     }
 
     /// What `/readyz` asks.
@@ -56,6 +63,7 @@ impl Admission {
             let is_stale = feed.age().is_none_or(|age| age > most);
             if is_stale != self.stale.swap(is_stale, Ordering::Relaxed) {
                 relay.command(&Command::DenialsStale(is_stale));
+                self.turned.notify_one();
                 if is_stale {
                     tracing::warn!(
                         secs = most.as_secs(),

@@ -1,5 +1,5 @@
 //! This node among others: it says in the store that it is there and how busy it is, looks at who else is, and has the
-//! relay send new clients elsewhere when it is full or about to end.
+//! relay send new clients elsewhere when it is full, about to end, or does not hear what is revoked.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -148,6 +148,7 @@ impl Membership {
             tokio::select! {
                 () = sleep(jittered(interval)) => {}
                 () = self.hurry.notified() => {}
+                () = self.admission.stale_turned() => {}
             }
         }
     }
@@ -161,7 +162,7 @@ impl Membership {
             self.tell_relay(round, (Vec::new(), draining));
             return self.store.note_node(&self.name, &report).await;
         }
-        let sends_away = draining || round.is_full;
+        let sends_away = draining || round.is_full || report.stale;
         let nodes = match self.look_around(&report, sends_away).await {
             Ok(nodes) => nodes,
             Err(error) => {
@@ -216,6 +217,7 @@ impl Membership {
         let cpu_permille = rate(now.cpu, last.cpu).saturating_mul(1_000) / TICKS_PER_SEC / cores;
         let report = NodeReport {
             draining,
+            stale: self.admission.is_stale(),
             allocations: self.relay.counters().map_or(0, |(totals, _)| totals.allocations),
             packets_per_second: rate(now.packets, last.packets),
             bytes_per_second: rate(now.bytes, last.bytes),
@@ -400,13 +402,13 @@ mod tests {
 
     #[test]
     fn clients_are_sent_to_working_nodes_with_room_the_emptiest_first() {
-        use NodeState::{Draining, Ended, Full, Lost, Up};
+        use NodeState::{Draining, Ended, Full, Lost, Stale, Up};
         check(&[node("self", Up, 0, |_| {})], &[]);
         check(&[node("aa", Up, 7, |_| {}), node("b", Up, 3, |_| {})], &["b", "aa"]);
         check(&[node("aa", Up, 7, |it| it.weight = 300), node("b", Up, 3, |_| {})], &["aa", "b"]);
         let greedy = |it: &mut NodeReport| it.weight = u32::MAX;
         check(&[node("aa", Up, 7_000, greedy), node("b", Up, 500, |_| {})], &["b", "aa"]);
-        for gone in [Draining, Ended, Full, Lost] {
+        for gone in [Draining, Ended, Full, Lost, Stale] {
             check(&[node("aa", gone, 0, |_| {}), node("b", Up, 3, |_| {})], &["b"]);
         }
         let nearly = |it: &mut NodeReport| it.redirect_above = Some(10);

@@ -124,7 +124,7 @@ fn row((name, outcome): (&'static str, &'static str)) -> Row {
         "store" => "The database answers.",
         "feed" => "Revocations of other nodes are read, at most 10 s late.",
         "relay" => "Every worker runs.",
-        "admission" => "New allocations are taken: the node is not about to end.",
+        "admission" => "New allocations are taken: the node is not about to end, and hears what is revoked.",
         _ => "",
     };
     Row { name, meaning, outcome, holds: outcome == HOLDS }

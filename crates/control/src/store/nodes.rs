@@ -50,6 +50,8 @@ pub struct NodeReport {
     pub started: u64,
     /// Whether it takes no new allocations because it is about to end.
     pub draining: bool,
+    /// Whether it takes no new allocations because it has not heard for too long what is revoked.
+    pub stale: bool,
     /// Whether it has ended in order.
     pub ended: bool,
     /// Allocations that live there.
@@ -80,6 +82,8 @@ pub enum NodeState {
     Full,
     /// It is about to end, and takes no new allocations.
     Draining,
+    /// It has not heard for too long what is revoked, and takes no new allocations.
+    Stale,
     /// It has ended in order.
     Ended,
     /// It is not heard of, and has not said that it would end.
@@ -93,6 +97,7 @@ impl NodeState {
             Self::Up => "up",
             Self::Full => "full",
             Self::Draining => "draining",
+            Self::Stale => "stale",
             Self::Ended => "ended",
             Self::Lost => "lost",
         }
@@ -142,6 +147,7 @@ impl NodeReport {
             Self { ended: true, .. } => NodeState::Ended,
             _ if age > patience => NodeState::Lost,
             Self { draining: true, .. } => NodeState::Draining,
+            Self { stale: true, .. } => NodeState::Stale,
             _ if self.is_full() => NodeState::Full,
             _ => NodeState::Up,
         }
@@ -207,7 +213,10 @@ mod tests {
         check(&NodeReport { allocations: 9, ..up.clone() }, 0, NodeState::Up);
         let full = NodeReport { allocations: 10, ..up.clone() };
         check(&full, 0, NodeState::Full);
-        let draining = NodeReport { draining: true, ..full };
+        let stale = NodeReport { stale: true, ..full };
+        check(&stale, 15_000, NodeState::Stale);
+        check(&stale, 15_001, NodeState::Lost);
+        let draining = NodeReport { draining: true, ..stale };
         check(&draining, 15_000, NodeState::Draining);
         check(&draining, 15_001, NodeState::Lost);
         check(&NodeReport { ended: true, ..draining }, 99_999, NodeState::Ended);

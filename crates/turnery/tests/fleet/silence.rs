@@ -1,5 +1,6 @@
 //! Nodes that hear nothing of their database: cut off from it, or held up by one that takes connections and says nothing.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::alone;
@@ -7,6 +8,7 @@ use crate::fixture::{Key, Minted, http, revoke_path};
 use crate::flows::Flows;
 use crate::network::Network;
 use crate::nodes::{Fleet, Plan, until};
+use crate::steady::hosts;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 const NODES: usize = 3;
@@ -88,6 +90,29 @@ fn who_is_cut_off_for_too_long_allocates_nothing_new_and_goes_on_with_what_there
     }
     fleet.node(1).ask("POST", &revoke_path(&key, &fresh), &key.secret, None, 204);
     flows.expect_never_stalled(0..NODES);
+}
+
+/// The database takes what a relay says of itself, and does not let it read what is revoked.
+#[test]
+fn who_does_not_hear_what_is_revoked_is_given_no_clients_while_he_says_that_he_is_there() {
+    let _alone = alone();
+    let more = vec!["--refuse-when-feed-older-than", "5", "--steering", "node"];
+    let fleet = Fleet::start(&Plan { apis: 2, relays: 1, more, ..Plan::default() });
+    let key = fleet.node(1).create_key();
+    let minted = fleet.node(1).mint(&key, 600);
+    let all: BTreeSet<String> = (0..NODES).map(|index| Network::address(index).to_string()).collect();
+    until("every node is handed out", || hosts(&fleet, &key, 40) == all);
+    assert_eq!(Fleet::refusal(2, &minted), None);
+    fleet.cluster.sql("fleet", "REVOKE SELECT ON denials FROM turnery_relay");
+    fleet.until_state(0, 2, "stale");
+    until("who comes there is sent on", || Fleet::refusal(2, &minted) == Some(300));
+    let others: BTreeSet<String> =
+        all.iter().filter(|host| **host != Network::address(2).to_string()).cloned().collect();
+    until("it is handed out to nobody", || hosts(&fleet, &key, 40) == others);
+    fleet.cluster.sql("fleet", "GRANT SELECT ON denials TO turnery_relay");
+    fleet.until_state(0, 2, "up");
+    until("it takes clients again", || Fleet::refusal(2, &minted).is_none());
+    until("every node is handed out again", || hosts(&fleet, &key, 40) == all);
 }
 
 /// How long a client may wait that needs nothing of the database.

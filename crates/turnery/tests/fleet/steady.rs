@@ -97,7 +97,7 @@ fn a_credential_is_good_everywhere_at_once_and_everybody_knows_the_nodes() {
 }
 
 /// The hosts that so many credentials are handed out with.
-fn hosts(fleet: &Fleet, key: &Key, count: usize) -> BTreeSet<String> {
+pub(crate) fn hosts(fleet: &Fleet, key: &Key, count: usize) -> BTreeSet<String> {
     let path = format!("/v1/turn/keys/{}/credentials/generate", key.uid);
     let host = |_| {
         let made = fleet.node(1).ask("POST", &path, &key.secret, Some("{}"), 201);
