@@ -29,10 +29,17 @@ pub const PASSWORD_USER: (&str, &str) = ("guarded", "opensesame");
 const GUARD: &str = r#"
 dir=$1 bin=$2
 "$bin/postgres" -D "$dir/data" >>"$dir/log" 2>&1 &
+# Those that it has started end a moment later, and it does not start again before.
+gone() {
+    for _ in $(seq 200); do
+        ls -l /proc/[0-9]*/cwd 2>/dev/null | grep -q "$dir/data" || return
+        sleep 0.05
+    done
+}
 while read -r word; do
     case $word in
     stop) kill -INT "$!"; wait "$!" ;;
-    kill) kill -KILL "$!"; wait "$!" ;;
+    kill) kill -KILL "$!"; wait "$!"; gone ;;
     start) "$bin/postgres" -D "$dir/data" >>"$dir/log" 2>&1 & ;;
     esac
     echo "$word"
