@@ -24,10 +24,12 @@ const SETTLE_SECS: i64 = 360;
 
 /// The rows that are moved: whoever tidied up before this table had others made hours and days of them.
 const MOVED: &str = "b.span IN (60, 3600, 86400) AND b.start >= $1 AND b.start < $2 AND b.series <= $3";
-/// Those whose groups are there, and are not forgotten before what is moved; and what nobody asks for any more.
+/// Those whose groups are there, and are not forgotten before what is moved; and what nobody asks for any more. Each group is
+/// looked up by its id: as many as all have the newest of days, and where that is newer than what was last counted, whoever
+/// plans takes them for few.
 const GROUPED: &str = "(4 = (SELECT COUNT(*) FROM usage_grouped g JOIN usage_groups o \
                        ON o.id IN (g.grain_1, g.grain_2, g.grain_3, g.grain_4) \
-                       WHERE g.series = b.series AND o.last_day >= $4) \
+                       WHERE g.series = b.series AND o.last_day + 0 >= $4) \
                        OR NOT EXISTS (SELECT 1 FROM usage_series s WHERE s.id = b.series))";
 const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packets, live_ms, sessions";
 
