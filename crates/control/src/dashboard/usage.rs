@@ -255,17 +255,21 @@ impl Found {
             sessions: 0,
             concurrent: 0.0,
         };
-        let total = ask(vec![], None, 1).await?.pop().unwrap_or(none);
-        let all = ask(vec![asked.range.step], None, MAX_GROUPS as usize).await?;
+        // None waits for another's answer.
+        let groups = async {
+            match asked.by.2 {
+                Some(by) => ask(vec![by], None, turned * PAGE + 1).await,
+                None => Ok(vec![]),
+            }
+        };
+        let all = ask(vec![asked.range.step], None, MAX_GROUPS as usize);
+        let (mut total, all, mut groups) = tokio::try_join!(ask(vec![], None, 1), all, groups)?;
+        let total = total.pop().unwrap_or(none);
         let Some(by) = asked.by.2 else {
             let points = points(&asked.range, &[], &all, &[], metric);
             return Ok(Self { total, page: vec![], is_more: false, series: vec![], points });
         };
-        let mut groups = ask(vec![by], None, turned * PAGE + 1).await?;
-        let series: Vec<String> = match turned {
-            1 => groups.iter().take(SERIES).map(value).collect(),
-            _ => ask(vec![by], None, SERIES).await?.iter().map(value).collect(),
-        };
+        let series: Vec<String> = groups.iter().take(SERIES).map(value).collect();
         let apart = ask(vec![asked.range.step, by], Some(one_of(by, series.clone())), MAX_GROUPS as usize);
         let points = points(&asked.range, &series, &all, &apart.await?, metric);
         let is_more = groups.len() > turned * PAGE;
