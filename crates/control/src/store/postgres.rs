@@ -18,6 +18,7 @@ mod partitions;
 mod place;
 mod taking;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -112,6 +113,9 @@ const MAX_CONNECTIONS: u32 = 8;
 const FEED_CONNECTIONS: u32 = 2;
 /// How many calls of this process wait for the lock of changes with a connection in hand: others wait without.
 const WAITING_CHANGES: usize = 3;
+
+/// How many spans of a question are looked up one by one: weeks of hours. A range may have no end.
+const MOST_BEGINNINGS: i64 = 4_096;
 
 /// What each connection begins with. The server ends a transaction whose process has gone away, and with it the locks
 /// that others wait for; nobody waits for a lock without end, and nothing goes on for which nobody waits any more: before
@@ -308,6 +312,14 @@ async fn hold_ends(tx: &mut Transaction) -> Result<(), StoreError> {
 /// The sum of a count: no more than can be kept, whatever its rows say.
 fn sum_of(count: &str) -> String {
     format!("CAST(LEAST(GREATEST(SUM({count}), 0), {}) AS BIGINT)", i64::MAX)
+}
+
+/// The beginnings of spans in a range, as a table of one column, if they are not too many. Given as numbers, they tell whoever
+/// plans how many there are.
+fn beginnings(range: &Range<i64>, span: i64) -> Option<String> {
+    let first = range.start.saturating_add(span - 1).div_euclid(span) * span;
+    let series = || format!("generate_series({first}::bigint, {}, {span})", range.end - 1);
+    (range.end.saturating_sub(first) / span <= MOST_BEGINNINGS).then(series)
 }
 
 /// A call to the database, which does not take for ever.

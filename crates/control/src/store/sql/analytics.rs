@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row as _};
 
 use super::sums::kept;
 use super::usage::MINUTE;
-use super::{Database, Db, Row, fixed, sum_of, text};
+use super::{Database, Db, Row, beginnings, fixed, sum_of, text};
 use crate::store::StoreError;
 use crate::store::analytics::{
     Condition, Dimension, DimensionValue, MAX_GROUPS, Metric, Order, UsageGroup, UsageQuery,
@@ -107,9 +107,9 @@ fn push_order(sql: &mut Builder, query: &UsageQuery, places: Vec<String>) {
 
 /// Rows of a table of sums: first together by series, of which there are fewer than rows, then with what these are.
 fn push_piece(sql: &mut Builder, query: &UsageQuery, piece: &Piece) {
-    let Piece { sums, grain, ranges } = piece;
+    let Piece { sums, grain, .. } = piece;
     let span = sums.span_secs(*grain).unwrap_or(MINUTE);
-    let of_series = if *grain == Grain::Series { "usage_series" } else { "usage_groups" };
+    let of_series = names(*grain);
     // The spans over which sessions are averaged are as long as the rows' at least.
     let secs = if span < 3_600 { unit(query).max(span) } else { span };
     // Where each row is a span of its own there is nothing to be put together.
@@ -134,30 +134,61 @@ fn push_piece(sql: &mut Builder, query: &UsageQuery, piece: &Piece) {
     outer.push(counts_of_row(query));
     inner.push(if is_apart { counts_of_row(query) } else { sums_of(query, "b.") });
     let (outer, inner, apart) = (outer.join(", "), inner.join(", "), apart.join(", "));
-    let table = sums.table();
-    sql.push(format!("SELECT {outer} FROM (SELECT {inner} FROM {table} b"));
-    let account = query.account.as_str();
-    sql.push(" WHERE b.account_id = ").push_bind(account.to_owned());
-    sql.push(format!(" AND b.grain = {} AND ", grain.column()));
-    push_ranges(sql, ranges);
-    let of_grain = |sql: &mut Builder| {
-        sql.push(" s.account_id = ").push_bind(account.to_owned());
-        if *grain != Grain::Series {
-            sql.push(format!(" AND s.grain = {}", grain.column()));
-        }
-    };
-    if query.conditions.iter().any(|it| matches!(it, Condition::Values { .. })) {
-        // Not by the key: for each series that would be a walk over all of the time.
-        sql.push(format!(" AND b.series + 0 IN (SELECT s.id FROM {of_series} s WHERE"));
-        of_grain(sql);
-        push_conditions(sql, query);
-        sql.push(")");
-    }
+    sql.push(format!("SELECT {outer} FROM (SELECT {inner} FROM "));
+    push_rows(sql, query, piece, span);
     if !is_apart {
         sql.push(format!(" GROUP BY {apart}"));
     }
     sql.push(format!(") b JOIN {of_series} s ON s.id = b.series AND"));
-    of_grain(sql);
+    push_of_grain(sql, query, *grain);
+}
+
+/// The rows of a piece, as `b`, and which of them count.
+fn push_rows(sql: &mut Builder, query: &UsageQuery, piece: &Piece, span: i64) {
+    let Piece { sums, grain, ranges } = piece;
+    let push_of_whom = |sql: &mut Builder| {
+        sql.push(format!("(SELECT s.id FROM {} s WHERE", names(*grain)));
+        push_of_grain(sql, query, *grain);
+        push_conditions(sql, query);
+        sql.push(")");
+    };
+    let mut whom = query.conditions.iter().filter(|it| matches!(it, Condition::Values { .. })).peekable();
+    let is_about_some = whom.peek().is_some();
+    let is_about_named = is_about_some && whom.all(|it| matches!(it, Condition::Values { is_in: true, .. }));
+    let beginnings = match &ranges[..] {
+        [range] if is_about_named => beginnings(range, span),
+        _ => None,
+    };
+    let table = sums.table();
+    if let Some(beginnings) = &beginnings {
+        // Each row of each series can be looked up: that is up to the database, which knows how many they are.
+        push_of_whom(sql);
+        let on = "b.start = t.start AND b.series = w.id";
+        sql.push(format!(" w CROSS JOIN {beginnings} AS t (start) JOIN {table} b ON {on}"));
+    } else {
+        sql.push(format!("{table} b"));
+    }
+    sql.push(" WHERE b.account_id = ").push_bind(query.account.as_str().to_owned());
+    sql.push(format!(" AND b.grain = {} AND ", grain.column()));
+    push_ranges(sql, ranges);
+    if is_about_some && beginnings.is_none() {
+        // Not by the key: for each series that would be a walk over all of the time.
+        sql.push(" AND b.series + 0 IN ");
+        push_of_whom(sql);
+    }
+}
+
+/// Where the names are of what the rows of a grain are about.
+fn names(grain: Grain) -> &'static str {
+    if grain == Grain::Series { "usage_series" } else { "usage_groups" }
+}
+
+/// The account's names of this grain.
+fn push_of_grain(sql: &mut Builder, query: &UsageQuery, grain: Grain) {
+    sql.push(" s.account_id = ").push_bind(query.account.as_str().to_owned());
+    if grain != Grain::Series {
+        sql.push(format!(" AND s.grain = {}", grain.column()));
+    }
 }
 
 /// What is not summed up yet, and what came late.

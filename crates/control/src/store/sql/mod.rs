@@ -29,7 +29,9 @@ use std::borrow::Cow;
 
 use sqlx::Row as _;
 
-use super::{Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, hold_ends, make_room, sum_of, take_out};
+use super::{
+    Database, Db, KEPT_SIZES, MOST_ROWS, Row, Transaction, beginnings, hold_ends, make_room, sum_of, take_out,
+};
 use crate::store::StoreError;
 
 /// Rows that one statement forgets, of what is forgotten by and by.

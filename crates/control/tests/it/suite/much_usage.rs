@@ -118,6 +118,11 @@ pub(crate) async fn all_answers(store: &Store, account: &AccountId) -> Vec<(Stri
         vec![at(since), Condition::new(D::Datetime, Comparison::Below, until).unwrap()]
     };
     let is = |dimension, value: &str| Condition::new(dimension, Comparison::Equal, value).unwrap();
+    let within = |whom: Condition| {
+        let mut conditions = range("2026-03-01T10:03:00Z", "2026-03-02T13:58:00Z");
+        conditions.push(whom);
+        conditions
+    };
     let conditions = [
         vec![],
         range("2026-03-01", "2026-03-03"),
@@ -127,6 +132,9 @@ pub(crate) async fn all_answers(store: &Store, account: &AccountId) -> Vec<(Stri
         vec![is(D::CustomIdentifier, "alice")],
         vec![is(D::Username, "user3"), is(D::Date, "2026-03-02")],
         vec![is(D::Transport, "udp"), is(D::Node, "node1")],
+        within(is(D::CustomIdentifier, "alice")),
+        within(Condition::any_of(D::Username, &["user2".to_owned(), "user5".to_owned()]).unwrap()),
+        within(Condition::new(D::Username, Comparison::NotEqual, "user2").unwrap()),
     ];
     let mut answers = Vec::new();
     for (dimensions, conditions) in
