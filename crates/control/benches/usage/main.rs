@@ -29,6 +29,9 @@ struct Options {
     /// Rows of usage, most of them by the minute; nine of ten are one account's.
     #[arg(long, default_value_t = 20_000_000, value_parser = clap::value_parser!(u64).range(10_000..=200_000_000))]
     rows: u64,
+    /// So many other accounts each get a copy of the first one's sums, before anything is asked.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20))]
+    copies: u32,
     /// The database: a PostgreSQL cluster of its own, or a file.
     #[arg(long, value_enum, default_value_t = Kind::Postgres)]
     store: Kind,
@@ -136,6 +139,10 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
         let took = fill(&place, &service, options.rows).await?;
         (service, took)
     };
+    if options.copies > 0 {
+        place.execute(&rows::copies(&service.account, options.copies)).await.context("copying")?;
+        place.settle().await?;
+    }
     let tables = place.tables().await?;
     for (table, rows, bytes) in &tables {
         eprintln!("{table}: {rows} rows, {} MB", bytes / 1_000_000);
