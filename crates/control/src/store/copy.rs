@@ -11,7 +11,7 @@ use super::spans::Sums;
 use super::{Backend, Store, StoreError};
 
 /// Every table, those that others refer to before them; but for what nodes say of themselves while they run.
-const TABLES: [&str; 29] = [
+const TABLES: [&str; 30] = [
     "accounts",
     "api_tokens",
     "turn_keys",
@@ -28,6 +28,7 @@ const TABLES: [&str; 29] = [
     "usage_minutes",
     "usage_hours",
     "usage_days",
+    "usage_weeks",
     "usage_kept",
     "usage_months",
     "session_orders",

@@ -120,10 +120,12 @@ const MOST_BEGINNINGS: i64 = 4_096;
 /// What each connection begins with. The server ends a transaction whose process has gone away, and with it the locks
 /// that others wait for; nobody waits for a lock without end, and nothing goes on for which nobody waits any more: before
 /// version 14, and where the server's system cannot tell, that ends with the statement's time. Compiling a question about usage
-/// takes longer than answering it.
+/// takes longer than answering it. What is asked for lies together, in memory or where any place is as near as another; and other
+/// processors are for those who ask at the same time.
 const SESSION: &str = "SET default_transaction_isolation = 'read committed'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'; \
                        SET statement_timeout = '10s'; SET jit = off; SET work_mem = '16MB'; \
+                       SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0; \
                        DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '2000', false); \
                        EXCEPTION WHEN OTHERS THEN NULL; END $$; \
                        SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";

@@ -1,16 +1,20 @@
 //! Which rows answer a question about usage: the fewest that tell it exactly.
 //!
-//! Usage is kept in sums of minutes, hours and days, each at several grains: apart by everything, or by the few things that are
-//! asked about. A question is answered from whole days where it may be, hours before and behind them, and minutes at the
-//! edges.
+//! Usage is kept in sums of minutes, hours, days and weeks, each at several grains: apart by everything, or by the few things
+//! that are asked about. A question is answered from whole weeks where it may be, days and hours before and behind them, and
+//! minutes at the edges.
 
 use std::ops::Range;
 
 use super::analytics::{Condition, Dimension, Metric, UsageQuery};
 
 const FIVE_MINUTES: i64 = 300;
+const QUARTER: i64 = 900;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
+const WEEK: i64 = 7 * DAY;
+/// More than anything lasts, and can be added to.
+const END: i64 = 1_800_000 * WEEK;
 /// The present is not summed up before so many seconds are over.
 const OPEN_SECS: i64 = 600;
 /// More times than these are looked for in one go over all that is between them.
@@ -75,16 +79,18 @@ pub(super) enum Sums {
     Minutes,
     Hours,
     Days,
+    Weeks,
 }
 
 impl Sums {
-    pub(super) const ALL: [Self; 3] = [Self::Minutes, Self::Hours, Self::Days];
+    pub(super) const ALL: [Self; 4] = [Self::Minutes, Self::Hours, Self::Days, Self::Weeks];
 
     pub(super) fn table(self) -> &'static str {
         match self {
             Self::Minutes => "usage_minutes",
             Self::Hours => "usage_hours",
             Self::Days => "usage_days",
+            Self::Weeks => "usage_weeks",
         }
     }
 
@@ -93,9 +99,11 @@ impl Sums {
         match (self, grain) {
             (Self::Minutes, Grain::Series | Grain::Node) => Some(60),
             (Self::Minutes, Grain::Key) => Some(FIVE_MINUTES),
-            (Self::Minutes, Grain::Username | Grain::CustomIdentifier) => None,
+            (Self::Minutes, Grain::Username | Grain::CustomIdentifier) => Some(QUARTER),
             (Self::Hours, _) => Some(HOUR),
             (Self::Days, _) => Some(DAY),
+            (Self::Weeks, Grain::Series) => None,
+            (Self::Weeks, _) => Some(WEEK),
         }
     }
 }
@@ -104,8 +112,11 @@ impl Sums {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) minutes: i64,
+    /// Of the minutes, those that are summed up in quarters of an hour.
+    pub(super) quarters: i64,
     pub(super) hours: i64,
     pub(super) days: i64,
+    pub(super) weeks: i64,
 }
 
 impl Kept {
@@ -114,6 +125,7 @@ impl Kept {
             Sums::Minutes => self.minutes,
             Sums::Hours => self.hours,
             Sums::Days => self.days,
+            Sums::Weeks => self.days.max(self.weeks),
         }
     }
 }
@@ -144,8 +156,7 @@ impl Pieces {
         }));
         let grain = Grain::of(&asked);
         let ranges = times(&query.conditions, kept.days);
-        let finest = query.dimensions.iter().filter_map(|it| it.span_secs()).min().unwrap_or(DAY);
-        let mut unit = if finest < HOUR { finest } else { finest.min(DAY) };
+        let mut unit = query.dimensions.iter().filter_map(|it| it.span_secs()).min().unwrap_or(WEEK);
         let mut closed = i64::MAX;
         if query.asks(Metric::Concurrent) {
             let last = ranges.last().map_or(0, |it| it.end.min(now));
@@ -157,8 +168,7 @@ impl Pieces {
         let cut = Cut { grain, unit, closed, kept };
         let mut pieces = Vec::new();
         for range in &ranges {
-            cut.old(range, &mut pieces);
-            cut.recent(range, &mut pieces);
+            cut.weeks(range, &mut pieces);
         }
         Self { pieces: together(pieces), ranges }
     }
@@ -167,7 +177,7 @@ impl Pieces {
 /// How long the spans are over which living sessions are averaged: finer than hours where there are few rows.
 fn concurrent_secs(grain: Grain, asked_secs: i64) -> i64 {
     let (fine_secs, hours_secs) = match grain {
-        Grain::Node => (i64::MAX, i64::MAX),
+        Grain::Node => (7 * DAY, 100 * DAY),
         Grain::Key => (2 * DAY, 7 * DAY),
         Grain::Series | Grain::Username | Grain::CustomIdentifier => (2 * HOUR, 2 * DAY),
     };
@@ -183,12 +193,28 @@ struct Cut {
     grain: Grain,
     /// The longest spans that may be taken.
     unit: i64,
-    /// Only hours and days that end before.
+    /// Only quarters, hours, days and weeks that end before.
     closed: i64,
     kept: Kept,
 }
 
 impl Cut {
+    /// Whole weeks, whatever is known of them, and what is before and behind.
+    fn weeks(&self, range: &Range<i64>, pieces: &mut Vec<Piece>) {
+        let from = range.start.max(self.kept.since(Sums::Weeks));
+        let weeks = whole(from, range.end.min(self.closed), WEEK);
+        let has_weeks = self.unit >= WEEK && Sums::Weeks.span_secs(self.grain).is_some();
+        if !has_weeks || weeks.is_empty() {
+            self.old(range, pieces);
+            return self.recent(range, pieces);
+        }
+        for edge in [range.start..weeks.start, weeks.end..range.end] {
+            self.old(&edge, pieces);
+            self.recent(&edge, pieces);
+        }
+        self.add(Sums::Weeks, weeks, pieces);
+    }
+
     /// Of what is not known by the minute: rows that begin in the range.
     fn old(&self, range: &Range<i64>, pieces: &mut Vec<Piece>) {
         let hours = self.kept.hours.max(self.kept.days);
@@ -233,28 +259,23 @@ impl Cut {
         self.add(*sums, inner, pieces);
     }
 
-    /// The finest rows: five minutes each where that will do.
+    /// The finest rows: longer spans of the grain where they will do, and where there are none everything apart.
     fn minutes(&self, range: Range<i64>, pieces: &mut Vec<Piece>) {
-        let fits = match Sums::Minutes.span_secs(self.grain) {
-            Some(span) => self.unit >= span && range.start % span == 0 && range.end % span == 0,
-            None => false,
+        let inner = match Sums::Minutes.span_secs(self.grain).filter(|span| self.unit >= *span) {
+            Some(QUARTER) => whole(range.start.max(self.kept.quarters), range.end.min(self.closed), QUARTER),
+            Some(span) => whole(range.start, range.end, span),
+            None => range.end..range.end,
         };
-        let grain = if fits { self.grain } else { Grain::Series };
-        if fits || self.grain != Grain::Key || self.unit < FIVE_MINUTES {
-            pieces.push(Piece { sums: Sums::Minutes, grain, ranges: vec![range] });
-            return;
-        }
-        let inner = whole(range.start, range.end, FIVE_MINUTES);
-        if inner.is_empty() {
-            pieces.push(Piece { sums: Sums::Minutes, grain, ranges: vec![range] });
-            return;
-        }
-        for edge in [range.start..inner.start, inner.end..range.end] {
-            if !edge.is_empty() {
-                pieces.push(Piece { sums: Sums::Minutes, grain, ranges: vec![edge] });
+        let mut of_grain = |grain, ranges: Vec<Range<i64>>| {
+            for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+                pieces.push(Piece { sums: Sums::Minutes, grain, ranges: vec![range] });
             }
+        };
+        if inner.is_empty() {
+            return of_grain(Grain::Series, vec![range]);
         }
-        pieces.push(Piece { sums: Sums::Minutes, grain: self.grain, ranges: vec![inner] });
+        of_grain(Grain::Series, vec![range.start..inner.start, inner.end..range.end]);
+        of_grain(self.grain, vec![inner]);
     }
 
     fn add(&self, sums: Sums, range: Range<i64>, pieces: &mut Vec<Piece>) {
@@ -272,8 +293,7 @@ fn whole(from: i64, until: i64, span: i64) -> Range<i64> {
 
 /// What all conditions on the time leave: ranges in order that do not touch.
 fn times(conditions: &[Condition], since: i64) -> Vec<Range<i64>> {
-    // A century is more than anything lasts, and can be added to.
-    let mut left = std::iter::once(since.max(0)..1 << 40).collect::<Vec<_>>();
+    let mut left = std::iter::once(since.max(0)..END).collect::<Vec<_>>();
     for condition in conditions {
         let Condition::Times(ranges) = condition else { continue };
         let mut ranges: Vec<Range<i64>> = ranges.iter().filter(|it| !it.is_empty()).cloned().collect();
@@ -318,7 +338,8 @@ mod tests {
     use super::*;
     use crate::store::analytics::Comparison;
 
-    const KEPT: Kept = Kept { minutes: 30 * DAY, hours: 10 * DAY, days: 0 };
+    const KEPT: Kept =
+        Kept { minutes: 30 * DAY, quarters: 40 * DAY, hours: 10 * DAY, days: 0, weeks: 10 * WEEK };
 
     /// The pieces that answer a question about a range, as `table grain from..until`.
     fn check(dimensions: &[Dimension], range: Range<i64>, has_concurrent: bool, expected: &[&str]) {
@@ -370,6 +391,53 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_apart_by_has_quarters_and_weeks() {
+        let day = 50 * DAY;
+        // Before there were any everything is apart.
+        let quarters = [Dimension::FifteenMinutes, Dimension::CustomIdentifier];
+        check(&quarters, 39 * DAY..39 * DAY + HOUR, false, &["usage_minutes 0 3369600..3373200"]);
+        check(
+            &quarters,
+            40 * DAY - 900..40 * DAY + 960,
+            false,
+            &[
+                "usage_minutes 0 3455100..3456000",
+                "usage_minutes 2 3456000..3456900",
+                "usage_minutes 0 3456900..3456960",
+            ],
+        );
+        check(
+            &[Dimension::Username],
+            day - 960..day + HOUR,
+            false,
+            &[
+                "usage_minutes 0 4319040..4319100",
+                "usage_minutes 1 4319100..4320000",
+                "usage_hours 1 4320000..4323600",
+            ],
+        );
+        // From ten weeks on.
+        check(
+            &[Dimension::Username],
+            60 * DAY..85 * DAY,
+            false,
+            &[
+                "usage_days 1 5184000..6048000",
+                "usage_weeks 1 6048000..7257600",
+                "usage_days 1 7257600..7344000",
+            ],
+        );
+        check(&[Dimension::Date], 70 * DAY..84 * DAY, false, &["usage_days 4 6048000..7257600"]);
+        check(
+            &[Dimension::Username, Dimension::Node],
+            70 * DAY..84 * DAY,
+            false,
+            &["usage_days 0 6048000..7257600"],
+        );
+        check(&[Dimension::Key], 70 * DAY..84 * DAY, true, &["usage_days 3 6048000..7257600"]);
+    }
+
+    #[test]
     fn what_is_not_known_finely_is_taken_by_its_beginning() {
         check(&[Dimension::Minute], 0..DAY + 1, false, &["usage_days 4 0..86401"]);
         check(
@@ -398,7 +466,11 @@ mod tests {
             &[Dimension::CustomIdentifier],
             now - 4 * HOUR..now,
             true,
-            &["usage_hours 2 8625600..8636400", "usage_minutes 0 8636400..8640000"],
+            &[
+                "usage_hours 2 8625600..8636400",
+                "usage_minutes 2 8636400..8639100",
+                "usage_minutes 0 8639100..8640000",
+            ],
         );
         check(&[], now - DAY..now, true, &["usage_minutes 4 8553600..8640000"]);
     }

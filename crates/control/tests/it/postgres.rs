@@ -493,9 +493,15 @@ async fn sums_are_copied_and_added_to() {
     let (place, new) = store().await;
     let copied = old.copy_to(&new, |_| {}).await.unwrap();
     let rows = |table: &str| copied.iter().find(|it| it.table == table).unwrap().rows;
-    for table in
-        ["usage_groups", "usage_grouped", "usage_buckets", "usage_minutes", "usage_hours", "usage_days"]
-    {
+    for table in [
+        "usage_groups",
+        "usage_grouped",
+        "usage_buckets",
+        "usage_minutes",
+        "usage_hours",
+        "usage_days",
+        "usage_weeks",
+    ] {
         assert!(rows(table) > 0, "{table}");
     }
     assert_eq!(all_answers(&new, &account).await, expected);

@@ -1,4 +1,4 @@
-//! The parts of the tables of sums: one for each day, or each thirty days. An old one is dropped, which costs nothing, however
+//! The parts of the tables of sums: one for each day, each thirty days, or each twenty weeks. An old one is dropped, which costs nothing, however
 //! many rows it has.
 
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -18,6 +18,8 @@ fn part_secs(sums: Sums) -> i64 {
     match sums {
         Sums::Minutes | Sums::Hours => DAY,
         Sums::Days => 30 * DAY,
+        // What begins with a week is in the part that the week's days would be in.
+        Sums::Weeks => 20 * 7 * DAY,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Usage summed up: what relays have added is moved into sums of minutes, hours and days, which questions are answered from.
+//! Usage summed up: what relays have added is moved into sums of minutes, hours, days and weeks, which questions are answered from.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,9 @@ use crate::store::StoreError;
 use crate::store::spans::{Grain, Kept, Sums};
 use crate::store::usage::{Retention, TIDY_ROWS, TIDY_STEPS};
 
+const QUARTER: i64 = 900;
 const HOUR: i64 = 3_600;
+const WEEK: i64 = 7 * DAY;
 /// What is moved together begins and ends with five minutes: so most of them are summed up once.
 const STEP: i64 = 300;
 /// How much later than the day that is noted of a group it may have had usage.
@@ -120,13 +122,15 @@ impl Database {
 /// From when on the tables tell of usage.
 pub(super) async fn kept(tx: &mut Transaction) -> Result<Kept, StoreError> {
     let rows = sqlx::query("SELECT span, since FROM usage_kept").fetch_all(&mut **tx).await?;
-    let mut kept = Kept { minutes: 0, hours: 0, days: 0 };
+    let mut kept = Kept { minutes: 0, quarters: 0, hours: 0, days: 0, weeks: 0 };
     for row in rows {
         let since = row.try_get("since")?;
         match row.try_get("span")? {
             MINUTE => kept.minutes = since,
+            QUARTER => kept.quarters = since,
             HOUR => kept.hours = since,
             DAY => kept.days = since,
+            WEEK => kept.weeks = since,
             _ => {}
         }
     }

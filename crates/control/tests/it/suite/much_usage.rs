@@ -29,6 +29,7 @@ async fn an_account_with_much_usage_is_deleted_by_and_by() {
         "usage_minutes",
         "usage_hours",
         "usage_days",
+        "usage_weeks",
         "usage_series",
         "usage_groups",
         "usage_grouped",
@@ -97,7 +98,7 @@ pub(crate) async fn by(store: &Store, account: &AccountId, dimensions: &[Dimensi
 /// What a store says to questions of every kind: what was relayed, and how many sessions began.
 pub(crate) async fn all_answers(store: &Store, account: &AccountId) -> Vec<(String, String, Usage, u64)> {
     use Dimension as D;
-    let dimensions: [&[D]; 14] = [
+    let dimensions: [&[D]; 17] = [
         &[],
         &[D::Date],
         &[D::Hour, D::Node],
@@ -112,6 +113,9 @@ pub(crate) async fn all_answers(store: &Store, account: &AccountId) -> Vec<(Stri
         &[D::Hour, D::Username],
         &[D::Username, D::Node],
         &[D::CustomIdentifier, D::ClientFamily],
+        &[D::CustomIdentifier, D::Key],
+        &[D::Key, D::Transport],
+        &[D::FifteenMinutes, D::CustomIdentifier],
     ];
     let range = |since: &str, until: &str| {
         let at = |text| Condition::new(D::Datetime, Comparison::AtLeast, text).unwrap();
@@ -187,6 +191,16 @@ async fn what_is_summed_up_tells_the_same_as_before() {
     let with_late = all().await;
     assert_ne!(with_late, before);
     tidy(&server.store, "2026-03-03T01:00:00Z").await;
+    assert_eq!(all().await, with_late);
+    // As after an update from a version that summed up neither weeks nor quarters of an hour.
+    let since = "2026-03-05T00:00:00Z".parse::<Timestamp>().unwrap().unix_secs();
+    server
+        .place
+        .execute(&format!(
+            "UPDATE usage_kept SET since = {since} WHERE span IN (900, 604800); DELETE FROM usage_weeks; \
+             DELETE FROM usage_minutes WHERE grain IN (1, 2)"
+        ))
+        .await;
     assert_eq!(all().await, with_late);
     server.stop().await;
 }
