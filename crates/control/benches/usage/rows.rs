@@ -73,7 +73,7 @@ pub(crate) fn copies(account: &AccountId, count: u32) -> String {
     for copy in 0..count {
         // Behind the account and before it.
         let other = format!("{}{copy:031x}", if copy % 2 == 0 { 'f' } else { '0' });
-        for table in ["usage_minutes", "usage_hours", "usage_days"] {
+        for table in ["usage_minutes", "usage_hours", "usage_days", "usage_weeks"] {
             statements.push(format!(
                 "INSERT INTO {table} (account_id, grain, start, series, {counts}) SELECT '{other}', grain, start, series, \
                  {counts} FROM {table} WHERE account_id = '{account}' ORDER BY start, grain, series \
