@@ -15,9 +15,13 @@ pub(super) async fn take_out(
 ) -> Result<u64, StoreError> {
     let named = |(place, add): (usize, &String)| format!(", added_{place} AS ({add})");
     let adds = adds.iter().enumerate().map(named).collect::<Vec<_>>().concat();
+    // Found once, whatever whoever plans thinks of tables that have just been filled.
+    let series_of = format!(
+        "SELECT b.series FROM (SELECT DISTINCT b.series FROM usage_buckets b WHERE {moved}) b WHERE {grouped}"
+    );
     let statement = format!(
         "WITH found AS MATERIALIZED (SELECT b.account_id, b.start, b.series, b.span FROM usage_buckets b \
-         WHERE {moved} AND {grouped} FOR UPDATE OF b SKIP LOCKED), \
+         WHERE {moved} AND b.series = ANY (ARRAY({series_of})) FOR UPDATE OF b SKIP LOCKED), \
          gone AS (DELETE FROM usage_buckets AS b USING found f WHERE {moved} AND b.account_id = f.account_id \
          AND b.start = f.start AND b.series = f.series AND b.span = f.span RETURNING b.*){adds} \
          SELECT COUNT(*) FROM gone"
