@@ -4,6 +4,8 @@
 //! and for whom; its *password* is a MAC of the username. Whoever holds the [`Keyring`] can mint and verify,
 //! nobody has to be asked, and nothing is written. Only refusals are stored: see [`Denial`] and [`DenySet`].
 //!
+//! Where others keep the keyring, it is sealed with a [`SealingKey`].
+//!
 //! Applications may also mint for themselves, with a [`SharedSecret`] of a TURN key: see [`TimeLimited`].
 //!
 //! This crate alone knows the usernames' formats. It does no I/O but ask the operating system for randomness
@@ -13,6 +15,7 @@ mod deny;
 mod id;
 mod keyring;
 mod sealed_text;
+mod sealing_key;
 mod shared_secret;
 mod time_limited;
 mod token;
@@ -20,6 +23,7 @@ mod token;
 pub use deny::{Denial, DenySet, DenySetFull, Issued, Subject};
 pub use id::{CredentialId, IdError, IdentifierId, SharedSecretId, TurnKeyId};
 pub use keyring::{Keyring, KeyringError};
+pub use sealing_key::{SealedKeyringError, SealingKey, SealingKeyError};
 pub use shared_secret::{
     MAX_SECRET_BYTES, MIN_SECRET_BYTES, SealedSecret, SecretText, SecretTextError, SharedSecret,
 };
