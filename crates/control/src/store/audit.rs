@@ -103,6 +103,9 @@ pub(super) enum Change {
     WebhookDeleted,
     WebhookTested,
     WebhookRedelivered,
+    KeyringMade,
+    KeyringPrepared,
+    KeyringRotated,
 }
 
 impl Change {
@@ -133,6 +136,9 @@ impl Change {
             Self::WebhookDeleted => "webhook.delete",
             Self::WebhookTested => "webhook.test",
             Self::WebhookRedelivered => "webhook.redeliver",
+            Self::KeyringMade => "keyring.create",
+            Self::KeyringPrepared => "keyring.prepare",
+            Self::KeyringRotated => "keyring.rotate",
         }
     }
 }

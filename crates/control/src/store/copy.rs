@@ -11,7 +11,7 @@ use super::spans::Sums;
 use super::{Backend, Store, StoreError};
 
 /// Every table, those that others refer to before them; but for what nodes say of themselves while they run.
-const TABLES: [&str; 30] = [
+const TABLES: [&str; 31] = [
     "accounts",
     "api_tokens",
     "turn_keys",
@@ -42,6 +42,7 @@ const TABLES: [&str; 30] = [
     "acme_certificates",
     "acme_challenges",
     "sign_ins",
+    "sealed_keyring",
 ];
 /// Have rows in a store that is empty.
 const NEVER_EMPTY: [&str; 2] = ["told_session_ends", "usage_kept"];

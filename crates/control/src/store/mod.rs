@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is one type whatever the database behind it. SQL lives only below this module: the statements in `sql`, what a
 //! database does in its own way in a module of its name. Plaintext secrets are made here, handed out once, and only their SHA-256 is written; but for shared
-//! secrets, which relays must know and which are written sealed by the keyring.
+//! secrets, which relays must know and which are written sealed by the keyring, and for that itself, sealed by a key that
+//! the database never has.
 //!
 //! What every database behind it must keep:
 //! - a call that returned `Ok` is durable;
@@ -40,6 +41,7 @@ mod duty;
 mod error;
 mod key_limits;
 mod key_state;
+mod keyring;
 mod month_limits;
 mod nodes;
 mod postgres;
@@ -62,6 +64,7 @@ pub use error::StoreError;
 pub use key_limits::KeyLimits;
 pub(crate) use key_state::Settings;
 pub use key_state::{KeyState, MAX_OVERLAP_SECS};
+pub use keyring::{KeyringChange, KeyringMark, SealedKeyring};
 pub use month_limits::{MAX_THRESHOLDS, MonthAction, MonthBytes, MonthLimit, MonthStatus, Stop};
 pub use nodes::{KnownNode, MAX_NODE_WEIGHT, MAX_NODES, NodeReport, NodeState};
 pub use revocations::{MAX_IDENTIFIER_RULES_OF_KEY, Revocation, Revoked};
@@ -89,6 +92,7 @@ use serde_json::json;
 use audit::Change;
 use clock::Clock;
 use duty::Duty;
+use keyring::SeenKeyring;
 
 /// Most TURN keys an account may have unless the store is told otherwise.
 pub const DEFAULT_KEYS_PER_ACCOUNT: u32 = 1_000;
@@ -116,6 +120,7 @@ pub struct Store {
     actor: Arc<Actor>,
     waker: Arc<Waker>,
     duty: Arc<Duty>,
+    seen_keyring: SeenKeyring,
 }
 
 #[derive(Debug, Clone)]
@@ -145,7 +150,8 @@ impl Store {
         let actor = Arc::new(Actor::service());
         let (clock, waker) = (Clock::default(), Arc::default());
         let (keys_per_account, duty) = (DEFAULT_KEYS_PER_ACCOUNT, Arc::default());
-        Ok(Self { backend, keys_per_account, clock, actor, waker, duty })
+        let seen_keyring = SeenKeyring::default();
+        Ok(Self { backend, keys_per_account, clock, actor, waker, duty, seen_keyring })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -366,7 +372,9 @@ impl Store {
         limit: u32,
     ) -> Result<(FeedEnds, Vec<FeedEntry>), StoreError> {
         let asked = self.clock.own();
-        let (ends, page) = on_backend!(self, db => db.feed_look(seq, limit))?;
+        let with_keyring = self.seen_keyring.is_followed();
+        let (ends, page) = on_backend!(self, db => db.feed_look(seq, limit, with_keyring))?;
+        self.seen_keyring.see(ends.keyring);
         if let Some(now) = ends.now {
             self.clock.learn(now, asked..=self.clock.own());
         }

@@ -70,6 +70,8 @@ pub struct NodeReport {
     pub feed_age_ms: Option<u64>,
     /// How often it says that it is there, in seconds.
     pub interval_secs: u64,
+    /// Which version of the store's keyring it uses; `None` where it has its keyring from elsewhere.
+    pub keyring_version: Option<u64>,
 }
 
 /// What is to be thought of a node.

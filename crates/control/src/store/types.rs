@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::store::Stop;
 use crate::store::secret::{SecretHash, TokenText};
+use crate::store::{KeyringMark, Stop};
 
 /// A text does not have the form that its type wants; says which form that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -447,6 +447,8 @@ pub(crate) struct FeedEnds {
     pub(crate) tables: String,
     /// The database's clock, in microseconds of unix time, where it has one.
     pub(crate) now: Option<i64>,
+    /// Which keyring the store has, where that was asked and it has one.
+    pub(crate) keyring: Option<KeyringMark>,
 }
 
 /// One row of the deny feed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use control::store::{Revocation, Store, StoreError};
 use control::{Feed, News};
-use credentials::{CredentialId, Denial, Keyring};
+use credentials::{CredentialId, Denial, Keyring, SealingKey};
 use testkit::postgres::{Cluster, PASSWORD_USER, cluster};
 
 use crate::{line, open_error};
@@ -437,6 +437,8 @@ async fn everything_is_copied_from_sqlite_and_only_into_an_empty_store() {
     old.revoke(CredentialId::from_bytes([251; 16]), now() + 1_000).await.unwrap();
     let reports: Vec<_> = (1..9).map(|n| report(n, uid, 1, "2026-03-01T10:00:35Z", 100)).collect();
     old.record_usage(&node("a"), &reports).await.unwrap();
+    let sealing = SealingKey::generate().unwrap();
+    old.make_keyring(&sealing, &keyring).await.unwrap();
 
     let (place, new) = store().await;
     let mut told = Vec::new();
@@ -452,6 +454,7 @@ async fn everything_is_copied_from_sqlite_and_only_into_an_empty_store() {
     let rows = |table: &str| copied.iter().find(|it| it.table == table).unwrap().rows;
     assert_eq!((rows("turn_keys"), rows("turn_sessions"), rows("denials")), (2, 8, 1));
     assert!(rows("audit") > 250);
+    assert_eq!(new.keyring().await.unwrap().unwrap().open(&sealing).unwrap(), keyring);
 
     assert_eq!(new.keys(&account).await.unwrap()[0], old.keys(&account).await.unwrap()[0]);
     assert_eq!(new.denials_after(0, 10).await.unwrap(), old.denials_after(0, 10).await.unwrap());

@@ -5,13 +5,37 @@ use super::{Database, ROWS_AT_ONCE, Row, Transaction, fixed, text};
 use crate::store::audit::Note;
 use crate::store::revocations::NewDenial;
 use crate::store::{
-    AccountId, FeedEnds, FeedEntry, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp,
+    AccountId, FeedEnds, FeedEntry, KeyringMark, MAX_IDENTIFIER_RULES_OF_KEY, Revoked, StoreError, Timestamp,
 };
 
 const CREDENTIAL: &str = "credential";
 const KEY: &str = "key";
 const ISSUED: &str = "issued";
 const IDENTIFIER: &str = "identifier";
+
+/// What a look at the feed asks.
+macro_rules! look {
+    ($more:literal) => {
+        concat!(
+            "SELECT ends.*, page.seq, page.kind, page.subject, page.turn_key, page.before, page.until FROM \
+             (SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
+             COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
+             COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders, ",
+            $more,
+            feed_tables!(),
+            " AS tables, ",
+            clock_micros!(),
+            " AS now) AS ends LEFT JOIN (SELECT seq, kind, subject, turn_key, before, until FROM denials \
+             WHERE seq > $1 ORDER BY seq LIMIT $2) AS page ON TRUE ORDER BY page.seq"
+        )
+    };
+}
+
+const LOOK: &str = look!("");
+/// The same of a store that has the keyring. Others may have no right to look at that.
+const LOOK_WITH_KEYRING: &str = look!(
+    "(SELECT version FROM sealed_keyring) AS keyring_version, (SELECT changed FROM sealed_keyring) AS keyring_changed, "
+);
 
 impl Database {
     pub(in crate::store) async fn insert_denial(
@@ -50,22 +74,10 @@ impl Database {
         &self,
         after: i64,
         limit: u32,
+        with_keyring: bool,
     ) -> Result<(FeedEnds, Vec<FeedEntry>), StoreError> {
-        let rows = sqlx::query(concat!(
-            "SELECT ends.*, page.seq, page.kind, page.subject, page.turn_key, page.before, page.until FROM \
-             (SELECT COALESCE((SELECT MAX(seq) FROM denials), 0) AS denials, \
-             COALESCE((SELECT MAX(seq) FROM setting_changes), 0) AS settings, \
-             COALESCE((SELECT MAX(seq) FROM session_orders), 0) AS orders, ",
-            feed_tables!(),
-            " AS tables, ",
-            clock_micros!(),
-            " AS now) AS ends LEFT JOIN (SELECT seq, kind, subject, turn_key, before, until FROM denials \
-             WHERE seq > $1 ORDER BY seq LIMIT $2) AS page ON TRUE ORDER BY page.seq"
-        ))
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(&self.feed)
-        .await?;
+        let look = if with_keyring { LOOK_WITH_KEYRING } else { LOOK };
+        let rows = sqlx::query(look).bind(after).bind(i64::from(limit)).fetch_all(&self.feed).await?;
         let row = rows.first().ok_or(StoreError::Corrupt { what: "end of the feed" })?;
         let ends = FeedEnds {
             denials: row.try_get("denials")?,
@@ -73,6 +85,7 @@ impl Database {
             orders: row.try_get("orders")?,
             tables: row.try_get("tables")?,
             now: row.try_get("now")?,
+            keyring: if with_keyring { keyring_mark(row)? } else { None },
         };
         let mut page = Vec::new();
         for row in &rows {
@@ -216,6 +229,12 @@ fn denial(row: &Row) -> Result<Denial, StoreError> {
         _ => return Err(StoreError::Corrupt { what: "denial kind" }),
     };
     Ok(denial)
+}
+
+fn keyring_mark(row: &Row) -> Result<Option<KeyringMark>, StoreError> {
+    let version: Option<i64> = row.try_get("keyring_version")?;
+    let changed: Option<i64> = row.try_get("keyring_changed")?;
+    version.zip(changed).map(|(version, changed)| super::keyring::mark(version, changed)).transpose()
 }
 
 fn revoked(row: &Row) -> Result<Revoked, StoreError> {

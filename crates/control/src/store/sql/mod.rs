@@ -13,6 +13,7 @@ mod audit;
 mod denials;
 mod groups;
 mod key_state;
+mod keyring;
 mod keys;
 mod month_limits;
 mod nodes;

@@ -9,6 +9,7 @@ mod deny_feed;
 mod hygiene;
 mod key_limits;
 mod key_state;
+mod keyring;
 mod month_limits;
 pub(crate) mod much_usage;
 mod nodes;
