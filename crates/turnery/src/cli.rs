@@ -46,6 +46,8 @@ Environment:
   TURNERY_BOOTSTRAP_TOKEN    first start only: the API token, 32 to 128 of A-Za-z0-9_-
   TURNERY_KEYRING            in place of keyring.toml in the data directory: what stands in that
                              file, as it is or in base64
+  TURNERY_KEYRING_KEY        with --keyring-in-store: the key that seals it, in place of
+                             --keyring-key-file
   NO_COLOR                   no colours in the log
 
 The first start makes an account and an API token and prints them once. When every listener is
@@ -520,7 +522,7 @@ pub(crate) struct AuditCommand {
     pub(crate) output: Output,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum KeyringCommand {
     /// Show the keyring's keys, never their secrets
     Show {
@@ -533,10 +535,33 @@ pub(crate) enum KeyringCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Seal new credentials with a new key, or the prepared one; those handed out stay good until they expire
+    /// Seal new credentials with a new key, or the prepared one; those handed out stay good until they expire. With
+    /// --keyring-in-store all nodes know the new key before
     Rotate {
+        /// How long nodes may take to say that they know the new key, with --keyring-in-store
+        #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=3_600))]
+        wait_secs: u32,
         #[command(flatten)]
         output: Output,
+    },
+    /// Put the keyring that this node has into the store, for --keyring-in-store; nothing is removed here
+    Import {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Seal the keyring in the store with another key; nodes go on with the keyring that they have until they are started
+    /// again with that key
+    Reseal {
+        /// The file with the other key, as new-key makes it
+        #[arg(long = "with", value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make the key that seals the keyring in the store, the same for every node
+    NewKey {
+        /// Where to, a file for its owner only [default: standard output]
+        file: Option<PathBuf>,
     },
 }
 
@@ -639,6 +664,7 @@ pub(crate) fn run() -> Result<()> {
         Command::Key(command) => block_on(commands::key(&place()?, command)),
         Command::Webhook(command) => block_on(commands::webhook(&place()?, command)),
         Command::Audit(command) => block_on(commands::audit(&place()?, command)),
+        Command::Keyring(KeyringCommand::NewKey { file }) => commands::new_key(file.as_deref()),
         Command::Keyring(command) => block_on(commands::keyring(&place()?, command)),
         Command::Usage(question) => block_on(commands::usage(&place()?, *question)),
         Command::Sessions(command) => block_on(commands::sessions(&place()?, command)),

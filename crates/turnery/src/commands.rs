@@ -4,6 +4,7 @@
 mod audit;
 mod certificates;
 mod copy;
+mod keyring;
 mod keys;
 mod limits;
 mod month;
@@ -17,19 +18,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use control::store::{AccountId, Actor, ActorKind, ApiToken, Store, TurnKey};
-use credentials::Keyring;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{
-    AccountCommand, AuditCommand, KeyCommand, KeyringCommand, Output, Owner, TokenCommand, WebhookCommand,
-};
+use crate::cli::{AccountCommand, AuditCommand, KeyCommand, Output, Owner, TokenCommand, WebhookCommand};
 use crate::config::Place;
-use crate::keyring_file::{KeyringSource, prepare_data_dir};
+use crate::keyring_file::prepare_data_dir;
+use crate::keyring_source::KeyringSource;
 use crate::table::{printable, table};
 
 pub(crate) use certificates::certificates;
 pub(crate) use copy::store;
+pub(crate) use keyring::{keyring, new_key};
 pub(crate) use nodes::nodes;
 pub(crate) use usage::{sessions, usage};
 
@@ -48,7 +48,7 @@ impl Place {
 
     /// Where the keyring is.
     fn keyring(&self) -> Result<KeyringSource> {
-        KeyringSource::of(self.keyring.as_ref(), &self.dir()?)
+        KeyringSource::of(self, &self.dir()?)
     }
 
     /// Whether there is a store, as far as that can be seen from outside.
@@ -220,56 +220,6 @@ pub(crate) async fn audit(place: &Place, command: AuditCommand) -> Result<()> {
 
 pub(crate) async fn webhook(place: &Place, command: WebhookCommand) -> Result<()> {
     webhooks::webhook(place, &place.open_store().await?, command).await
-}
-
-pub(crate) async fn keyring(place: &Place, command: KeyringCommand) -> Result<()> {
-    let dir = place.dir()?;
-    let source = place.keyring()?;
-    match command {
-        KeyringCommand::Show { output } => show_keyring(&source.open()?, output, ""),
-        KeyringCommand::Prepare { output } => {
-            let note = "\nGive every node this keyring, then rotate.\n";
-            show_keyring(&source.file()?.prepare()?, output, note)
-        }
-        KeyringCommand::Rotate { output } => {
-            let file = source.file()?;
-            prepare_data_dir(&dir)?;
-            secrets::reseal(place, file).await?;
-            let note = "\nNew credentials are sealed with the current key; older ones stay good until they expire.\n";
-            show_keyring(&file.rotate()?, output, note)
-        }
-    }
-}
-
-fn show_keyring(keyring: &Keyring, output: Output, note: &str) -> Result<()> {
-    #[derive(Serialize)]
-    struct Key {
-        id: u8,
-        created: control::store::Timestamp,
-        current: bool,
-        prepared: bool,
-    }
-    let count = keyring.key_ids().count();
-    let newest = keyring.key_ids().last().map_or(0, |(_, at)| at);
-    let created = control::store::Timestamp::from_unix_secs;
-    let keys: Vec<Key> = keyring
-        .key_ids()
-        .enumerate()
-        .map(|(index, (id, at))| {
-            let (current, prepared) = (index + 1 == count, at > newest);
-            Key { id, created: created(at), current, prepared }
-        })
-        .collect();
-    let state = |key: &Key| match key {
-        Key { current: true, .. } => "current",
-        Key { prepared: true, .. } => "prepared",
-        _ => "opens older credentials",
-    };
-    let row = |key: &Key| [key.id.to_string(), key.created.to_string(), state(key).to_owned()];
-    let rows: Vec<_> = keys.iter().map(row).collect();
-    output.show(&json!({ "keys": keys }), || {
-        format!("{}{note}", table(["KEY", "CREATED", "USE"], &rows, "The keyring is empty."))
-    })
 }
 
 impl Owner {

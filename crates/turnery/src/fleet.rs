@@ -6,7 +6,7 @@ use std::fs;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use turn::{AlternateServer, Command, RelayAddress};
 use crate::admission::Admission;
 use crate::config::{Role, Settings};
 use crate::keyring_file::unix_now;
+use crate::keyring_in_use::KeyringInUse;
 use crate::relaying::RelayHandle;
 
 /// How often a node of many says that it is there, and looks at the others.
@@ -54,6 +55,8 @@ pub(crate) struct Membership {
     admission: Arc<Admission>,
     /// Whether the relay has been told so.
     relay_drains: AtomicBool,
+    /// Which version of the store's keyring is in use; 0: none of them.
+    keyring_version: AtomicU64,
     hurry: Notify,
 }
 
@@ -120,8 +123,30 @@ impl Membership {
             has_chosen_urls: settings.ice.is_some(),
             admission,
             relay_drains: AtomicBool::new(false),
+            keyring_version: AtomicU64::new(0),
             hurry: Notify::new(),
         }
+    }
+
+    /// Says which keyring it has, before anybody is served, and looks whether it has become another: from then on a rotation
+    /// waits for this node, and what was prepared before is known here.
+    pub(crate) async fn enter(&self, keyring: &KeyringInUse) -> Result<(), StoreError> {
+        self.note_keyring(keyring.version().await);
+        self.store.note_node(&self.name, &self.report(&mut self.sample(), false)).await?;
+        self.feed.catch_up().await?;
+        keyring.look(false).await;
+        self.note_keyring(keyring.version().await);
+        Ok(())
+    }
+
+    /// Says at once which version of the store's keyring is in use.
+    pub(crate) fn tell_of_keyring(&self, version: Option<u64>) {
+        self.note_keyring(version);
+        self.hurry.notify_one();
+    }
+
+    fn note_keyring(&self, version: Option<u64>) {
+        self.keyring_version.store(version.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Says that it is there, and looks at the others, for as long as it is polled.
@@ -224,6 +249,8 @@ impl Membership {
             cpu_permille: u32::try_from(cpu_permille.min(1_000)).unwrap_or(1_000),
             feed_position: self.feed.position(),
             feed_age_ms: self.feed.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            keyring_version: Some(self.keyring_version.load(Ordering::Relaxed))
+                .filter(|version| *version > 0),
             ..self.said.clone()
         };
         *last = now;

@@ -6,10 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use credentials::{Keyring, KeyringError};
 
-use crate::config::{KEYRING_VARIABLE, fault};
+use crate::config::fault;
 
 const NAME: &str = "keyring.toml";
 /// Nobody else may read it.
@@ -20,15 +20,6 @@ const PRIVATE: u32 = 0o600;
 pub(crate) struct KeyringFile {
     dir: PathBuf,
     path: PathBuf,
-}
-
-/// Where a process has its keyring from.
-#[derive(Debug, Clone)]
-pub(crate) enum KeyringSource {
-    /// The file, which is read again when it changes.
-    File(KeyringFile),
-    /// The environment, which stays as it is for as long as the process runs.
-    Environment(Keyring),
 }
 
 /// What changes whenever the file is replaced or edited.
@@ -162,69 +153,6 @@ impl KeyringFile {
     }
 }
 
-impl KeyringSource {
-    /// The one that the environment gives, or the file in this directory.
-    ///
-    /// # Errors
-    /// When there are both: which one is right is not for a program to guess.
-    pub(crate) fn of(given: Option<&Keyring>, dir: &Path) -> Result<Self> {
-        let file = KeyringFile::in_dir(dir);
-        let Some(keyring) = given else { return Ok(Self::File(file)) };
-        ensure!(
-            file.stamp().is_none(),
-            "there are two keyrings, {} and that of {KEYRING_VARIABLE}; leave one of them out",
-            file.path().display()
-        );
-        Ok(Self::Environment(keyring.clone()))
-    }
-
-    /// The keyring; a file is made where there is none.
-    pub(crate) fn open_or_create(&self) -> Result<Keyring> {
-        match self {
-            Self::File(file) => file.open_or_create(),
-            Self::Environment(keyring) => Ok(keyring.clone()),
-        }
-    }
-
-    /// The keyring, which must exist.
-    pub(crate) fn open(&self) -> Result<Keyring> {
-        match self {
-            Self::File(file) => file.open(),
-            Self::Environment(keyring) => Ok(keyring.clone()),
-        }
-    }
-
-    /// The file, to change it.
-    ///
-    /// # Errors
-    /// When there is none: nobody can change the environment of those who run.
-    pub(crate) fn file(&self) -> Result<&KeyringFile> {
-        match self {
-            Self::File(file) => Ok(file),
-            Self::Environment(_) => bail!(
-                "the keyring is in {KEYRING_VARIABLE}, which cannot be changed from here: unset it, change the file that it \
-                 was made from, and give its contents to every node"
-            ),
-        }
-    }
-
-    /// `None` where there is no file.
-    pub(crate) fn stamp(&self) -> Option<Stamp> {
-        match self {
-            Self::File(file) => file.stamp(),
-            Self::Environment(_) => None,
-        }
-    }
-
-    /// The file, where others than its owner may read or write it.
-    pub(crate) fn exposed(&self) -> Option<&Path> {
-        match self {
-            Self::File(file) => file.is_exposed().then(|| file.path()),
-            Self::Environment(_) => None,
-        }
-    }
-}
-
 /// Makes the data directory where it is missing, and finds out whether it can be written.
 pub(crate) fn prepare_data_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
@@ -275,24 +203,6 @@ mod tests {
         assert_eq!(fs::read_to_string(file.path()).unwrap(), "key = 5");
         fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
         assert!(file.is_exposed());
-    }
-
-    #[test]
-    fn of_two_keyrings_none_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let given = Keyring::generate(1).unwrap();
-        let source = KeyringSource::of(Some(&given), dir.path()).unwrap();
-        assert_eq!(
-            (source.open().unwrap(), source.open_or_create().unwrap()),
-            (given.clone(), given.clone())
-        );
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is made");
-        assert!(source.file().unwrap_err().to_string().contains("TURNERY_KEYRING"));
-        let there = KeyringSource::of(None, dir.path()).unwrap();
-        let made = there.open_or_create().unwrap();
-        assert_ne!(made, given);
-        let error = KeyringSource::of(Some(&given), dir.path()).unwrap_err().to_string();
-        assert!(error.contains("keyring.toml") && error.contains("TURNERY_KEYRING"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! half-started and does not use up the token that is shown once.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use credentials::Keyring;
 use relay::{Bound, DtlsLimits, Listener, Reports, StreamLimits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use turn::{Command, Transport};
+use turn::Transport;
 
 use crate::acme::{self, Acme};
 use crate::admission::Admission;
@@ -22,7 +23,9 @@ use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
 use crate::config::{LogFormat, Role, Settings};
 use crate::fleet::Membership;
-use crate::keyring_file::{KeyringSource, Stamp};
+use crate::keyring_file::Stamp;
+use crate::keyring_in_use::{KeyringInUse, reseal};
+use crate::keyring_source::{KeyringSource, Read};
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
 use crate::relaying::RelayHandle;
@@ -79,7 +82,6 @@ struct Service {
     /// `None` where there is no API.
     control: Option<Control>,
     feed: Feed,
-    role: Role,
     store: Store,
     books: tokio::sync::Mutex<Books>,
     /// `None` where others tidy up.
@@ -95,10 +97,7 @@ struct Service {
     drain: Duration,
     /// What the API speaks TLS with, if it does.
     api_tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    keyring_source: KeyringSource,
-    keyring: Arc<ArcSwap<Keyring>>,
-    /// What the keyring's file was when it was read.
-    keyring_stamp: Option<Stamp>,
+    keyring: KeyringInUse,
     /// And the files that they came from.
     certificates: Option<(Arc<Certificates>, CertificateFiles)>,
     /// What obtains them, if an authority does.
@@ -116,12 +115,8 @@ struct CertificateFiles {
 impl Service {
     async fn start(settings: &Settings) -> Result<Self> {
         let data_dir = DataDir::prepare(settings)?;
-        let keyring_source = KeyringSource::of(settings.place.keyring.as_ref(), data_dir.path())?;
-        // The stamp first: what changes while the file is read is then seen as a change.
-        let early_stamp = keyring_source.stamp();
-        let keyring = open_keyring(settings.role, &keyring_source)?;
-        let keyring_stamp = early_stamp.or_else(|| keyring_source.stamp());
-        let store = Store::open(&settings.place.store_url(data_dir.path())).await?;
+        let keyring_source = KeyringSource::of(&settings.place, data_dir.path())?;
+        let (store, (keyring, mark)) = open_store(settings, &keyring_source, data_dir.path()).await?;
         let early_certificates_stamp = settings.certificates.stamp();
         let certificates = match &settings.acme {
             Some(acme) => Some(acme::certificates(acme, &store, &keyring).await?),
@@ -164,7 +159,9 @@ impl Service {
         if settings.role == Role::All {
             reseal(&store, &keyring).await?;
         }
-        let keyring = Arc::new(ArcSwap::from_pointee(keyring));
+        let sources = (keyring_source, store.clone(), relay.clone());
+        let in_use = KeyringInUse::new(sources, settings.role, (keyring, mark));
+        let keyring = in_use.shared();
         let acme = settings.acme.clone().zip(certificates.clone()).map(|(acme, certificates)| {
             Acme::new(acme, store.clone(), Arc::clone(&keyring), certificates, acme_listen)
         });
@@ -184,6 +181,9 @@ impl Service {
         let observed = observed(settings, (&store, &feed), checks, metrics);
         let parts = (store.clone(), feed.clone(), relay.clone());
         let membership = Membership::new(settings, parts, (&listeners, urls), Arc::clone(&admission));
+        if in_use.is_in_store() {
+            membership.enter(&in_use).await?;
+        }
         // Not before every denial in force and every key's settings are known to the relay.
         relay.admit();
 
@@ -197,7 +197,6 @@ impl Service {
             relay,
             control,
             feed,
-            role: settings.role,
             store,
             books,
             retention: (settings.role == Role::All).then_some(settings.retention),
@@ -208,9 +207,7 @@ impl Service {
             max_feed_age: settings.fleet.max_feed_age,
             drain: settings.fleet.drain,
             api_tls,
-            keyring_source,
-            keyring,
-            keyring_stamp,
+            keyring: in_use,
             certificates: certificates.map(|certificates| (certificates, watched)),
             acme,
             _data_dir: data_dir,
@@ -288,7 +285,6 @@ impl Service {
 
     /// Puts a changed keyring and changed certificates to use. What cannot be read is logged, and what is in use stays.
     async fn watch_files(&self, hangup: &mut Signal) -> ! {
-        let mut seen = self.keyring_stamp;
         let mut seen_certificates = self.certificates.as_ref().map(|(_, watched)| watched.stamp.clone());
         let mut warned_at = Instant::now();
         loop {
@@ -308,32 +304,11 @@ impl Service {
                     warned_at = Instant::now();
                 }
             }
-            let stamp = self.keyring_source.stamp();
-            if stamp == seen && !asked {
-                continue;
-            }
-            seen = stamp;
-            match self.keyring_source.open() {
-                Ok(keyring) => self.use_keyring(keyring).await,
-                Err(error) => tracing::error!("{error:#}; the keyring in use stays"),
+            if self.keyring.look(asked).await {
+                self.membership.tell_of_keyring(self.keyring.version().await);
+                self.keyring.reseal().await;
             }
         }
-    }
-
-    async fn use_keyring(&self, keyring: Keyring) {
-        if **self.keyring.load() == keyring {
-            return;
-        }
-        let keyring = Arc::new(keyring);
-        // The relay first: what is minted with the new key must be known to it.
-        self.relay.command(&Command::Keyring(Arc::clone(&keyring)));
-        self.keyring.store(Arc::clone(&keyring));
-        if self.role == Role::All
-            && let Err(error) = reseal(&self.store, &keyring).await
-        {
-            tracing::error!("{error:#}; they are sealed again at the next start or change of the keyring");
-        }
-        tracing::info!("the keyring was read again");
     }
 
     async fn stop(self) {
@@ -355,12 +330,22 @@ impl Service {
     }
 }
 
-fn open_keyring(role: Role, source: &KeyringSource) -> Result<Keyring> {
-    match role {
-        Role::All => source.open_or_create(),
-        // Another than the fleet's would verify nothing.
-        Role::Relay => source.open(),
-    }
+/// The store, and the keyring, which may be there.
+async fn open_store(settings: &Settings, source: &KeyringSource, dir: &Path) -> Result<(Store, Read)> {
+    let early = source.early(settings.role)?;
+    let store = source.follow(Store::open(&settings.place.store_url(dir)).await?);
+    let read = match early {
+        Some(read) => {
+            if settings.role == Role::All && store.keyring().await?.is_some() {
+                tracing::warn!(
+                    "the store has a keyring, too, and this node its own: give it --keyring-in-store before that is rotated"
+                );
+            }
+            read
+        }
+        None => source.open_or_make(&store, settings.role).await?,
+    };
+    Ok((store, read))
 }
 
 /// Where TURN clients come in; on DTLS by default only if that can be spoken.
@@ -448,21 +433,6 @@ async fn either(one: &mut Signal, other: &mut Signal) {
         _ = one.recv() => {}
         _ = other.recv() => {}
     }
-}
-
-/// Seals shared secrets, and what belongs to certificates, with the current key before the one that sealed them leaves
-/// the keyring.
-async fn reseal(store: &Store, keyring: &Keyring) -> Result<()> {
-    // What cannot be opened is obtained anew by who needs it.
-    store.reseal_acme(keyring).await.context("cannot seal the certificates' keys again")?;
-    let resealed = store.reseal_shared_secrets(keyring).await.context("cannot seal shared secrets again")?;
-    if resealed.unreadable > 0 {
-        tracing::error!(
-            count = resealed.unreadable,
-            "shared secrets were sealed with a key that is not in the keyring; restore it, or remove them"
-        );
-    }
-    Ok(())
 }
 
 fn relay_config(settings: &Settings, keyring: &Keyring) -> relay::Config {

@@ -106,6 +106,7 @@ pub(super) enum Change {
     KeyringMade,
     KeyringPrepared,
     KeyringRotated,
+    KeyringResealed,
 }
 
 impl Change {
@@ -139,6 +140,7 @@ impl Change {
             Self::KeyringMade => "keyring.create",
             Self::KeyringPrepared => "keyring.prepare",
             Self::KeyringRotated => "keyring.rotate",
+            Self::KeyringResealed => "keyring.reseal",
         }
     }
 }

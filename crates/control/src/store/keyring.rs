@@ -32,6 +32,8 @@ pub enum KeyringChange {
     Prepared,
     /// Another of its keys seals.
     Rotated,
+    /// Another key seals it, and nothing else.
+    Resealed,
 }
 
 /// What the feed saw last, of a store whose keyring is followed.
@@ -102,6 +104,7 @@ impl Store {
         let change = match change {
             KeyringChange::Prepared => Change::KeyringPrepared,
             KeyringChange::Rotated => Change::KeyringRotated,
+            KeyringChange::Resealed => Change::KeyringResealed,
         };
         let note = self.keyring_note(change, keyring, version);
         on_backend!(self, db => db.change_keyring((from, version), &sealed, &note))

@@ -10,15 +10,15 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::config::KEYRING_VARIABLE;
+use crate::config::{KEYRING_VARIABLE, SEALING_KEY_VARIABLE};
 
 /// How long it may take, until the record can be seen where the authority asks.
 const DEADLINE: Duration = Duration::from_mins(5);
 /// So much of what it says is told.
 const TOLD_BYTES: u64 = 400;
 /// What is none of its business.
-const SECRET_VARIABLES: [&str; 3] =
-    ["TURNERY_BOOTSTRAP_ACCOUNT", "TURNERY_BOOTSTRAP_TOKEN", KEYRING_VARIABLE];
+const SECRET_VARIABLES: [&str; 4] =
+    ["TURNERY_BOOTSTRAP_ACCOUNT", "TURNERY_BOOTSTRAP_TOKEN", KEYRING_VARIABLE, SEALING_KEY_VARIABLE];
 
 /// What it is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

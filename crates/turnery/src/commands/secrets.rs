@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::cli::SecretCommand;
 use crate::config::{Place, fault};
 use crate::keyring_file::KeyringFile;
+use crate::keyring_store;
 use crate::table::table;
 
 pub(super) async fn secret(place: &Place, store: &Store, command: SecretCommand) -> Result<()> {
@@ -30,7 +31,7 @@ pub(super) async fn secret(place: &Place, store: &Store, command: SecretCommand)
                 Some(path) => read(path)?,
                 None => SecretText::generate()?,
             };
-            let keyring = place.keyring()?.open()?;
+            let keyring = place.keyring()?.open(store).await?;
             let made = store.add_shared_secret(&keyring, &account, uid, text).await?;
             let made = made.with_context(|| format!("account {account} has no TURN key {uid}"))?;
             output.show(&made, || {
@@ -80,11 +81,7 @@ pub(super) async fn reseal(place: &Place, file: &KeyringFile) -> Result<()> {
     // A keyring that cannot be read is refused, or made anew, by the rotation itself.
     let Ok(keyring) = file.open() else { return Ok(()) };
     let store = place.open_store().await?;
-    let resealed = store.reseal_shared_secrets(&keyring).await;
-    let keys_resealed = store.reseal_acme(&keyring).await;
+    let resealed = keyring_store::reseal(&store, &keyring).await;
     store.close().await;
-    resealed.context("shared secrets cannot be sealed again, and a rotation could make them void")?;
-    keys_resealed
-        .context("certificates' keys cannot be sealed again, and a rotation could make them void")?;
-    Ok(())
+    resealed
 }

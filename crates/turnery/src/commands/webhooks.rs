@@ -22,7 +22,7 @@ pub(super) async fn webhook(place: &Place, store: &Store, command: WebhookComman
         WebhookCommand::Create { url, event, owner, output } => {
             ensure!(control::is_webhook_url(&url), "{url:?} is not https://HOST/PATH, nor http://");
             let account = owner.resolve(store).await?;
-            let keyring = place.keyring()?.open()?;
+            let keyring = place.keyring()?.open(store).await?;
             let made = store.create_webhook(&keyring, &account, &url, &event).await?;
             output.show(&made, || {
                 format!(

@@ -1,14 +1,100 @@
-//! The keyring where it comes with the environment, as secrets do that an orchestrator keeps.
+//! The keyring where it comes with the environment, as secrets do that an orchestrator keeps; and the key that seals it where
+//! the store has it.
 
-use anyhow::{Context, Result, anyhow};
-use credentials::Keyring;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use credentials::{Keyring, SealingKey};
 use zeroize::Zeroizing;
 
 use super::acme::base64url;
-use super::layer::Env;
+use super::layer::{Env, Layers, fault};
+use super::switch;
 
 /// Not a setting: it has no flag, which others would see, and is never shown.
 pub(crate) const KEYRING_VARIABLE: &str = "TURNERY_KEYRING";
+
+/// Neither is this one.
+pub(crate) const SEALING_KEY_VARIABLE: &str = "TURNERY_KEYRING_KEY";
+
+/// What seals the keyring where the store has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Sealing {
+    pub(crate) key: SealingKey,
+    /// Who gave it, as an operator would look for it.
+    pub(crate) given_by: String,
+    /// The file that it came from.
+    file: Option<PathBuf>,
+}
+
+impl Sealing {
+    #[cfg(test)]
+    pub(crate) fn new(key: SealingKey) -> Self {
+        Self { key, given_by: SEALING_KEY_VARIABLE.to_owned(), file: None }
+    }
+
+    /// The file, where others than its owner may read or write it.
+    pub(crate) fn exposed(&self) -> Option<&Path> {
+        let is_exposed = |path: &&Path| fs::metadata(path).is_ok_and(|it| it.mode() & 0o077 != 0);
+        self.file.as_deref().filter(is_exposed)
+    }
+}
+
+/// What the keyring in the store is sealed with; `None` where it is not there.
+pub(super) fn sealing(layers: &Layers, env: Env<'_>) -> Result<Option<Sealing>> {
+    const ALONE: &str = "is of use with --keyring-in-store only: give that, too, or leave this out";
+    let in_store = layers.first("keyring_in_store", |layer| &layer.keyring_in_store);
+    let file = layers.first("keyring_key_file", |layer| &layer.keyring_key_file);
+    let variable = variable_key(env)?;
+    if !switch(in_store.clone(), false)? {
+        return match (file, variable) {
+            (Some(file), _) => file.read(|_| bail!(ALONE)),
+            (None, Some(_)) => bail!("{SEALING_KEY_VARIABLE}: it {ALONE}"),
+            (None, None) => Ok(None),
+        };
+    }
+    match (file, variable) {
+        (Some(file), Some(_)) => {
+            file.read(|_| bail!("there is a key in {SEALING_KEY_VARIABLE}, too; leave one of them out"))
+        }
+        (Some(file), None) => file.read(|path| {
+            let key = sealing_key(Path::new(path))?;
+            let given_by = format!("{} ({path})", file.source);
+            Ok(Some(Sealing { key, given_by, file: Some(PathBuf::from(path)) }))
+        }),
+        (None, Some(key)) => {
+            Ok(Some(Sealing { key, given_by: SEALING_KEY_VARIABLE.to_owned(), file: None }))
+        }
+        (None, None) => in_store.map_or(Ok(None), |given| {
+            given.read(|_| {
+                bail!(
+                    "the keyring in the store is sealed with a key, which is missing: give --keyring-key-file FILE or \
+                     {SEALING_KEY_VARIABLE}, the same to every node; `turnery keyring new-key FILE` makes one"
+                )
+            })
+        }),
+    }
+}
+
+/// The sealing key in a file.
+pub(crate) fn sealing_key(file: &Path) -> Result<SealingKey> {
+    let text = fs::read_to_string(file).map(Zeroizing::new);
+    let text = text.map_err(|error| anyhow!("cannot read {}: {}", file.display(), fault(&error)))?;
+    text.trim().parse().with_context(|| format!("what stands in {} cannot be used", file.display()))
+}
+
+fn variable_key(env: Env<'_>) -> Result<Option<SealingKey>> {
+    let Some(raw) = env(SEALING_KEY_VARIABLE) else { return Ok(None) };
+    // What is wrong is told without its text.
+    let text = raw.into_string().map_err(|_| anyhow!("{SEALING_KEY_VARIABLE} is not UTF-8"))?;
+    let text = Zeroizing::new(text);
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    text.trim().parse().map(Some).with_context(|| format!("{SEALING_KEY_VARIABLE} cannot be used"))
+}
 
 /// The keyring that the environment has: what stands in the file, or that in base64.
 pub(super) fn keyring(env: Env<'_>) -> Result<Option<Keyring>> {
@@ -45,8 +131,10 @@ fn decoded(text: &str) -> Result<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::config::layer::Layer;
 
     fn read(text: &str) -> Result<Option<Keyring>> {
         keyring(&|name: &str| (name == KEYRING_VARIABLE).then(|| OsString::from(text)))
@@ -66,6 +154,43 @@ mod tests {
             }
         }
         encoded
+    }
+
+    #[test]
+    fn the_key_of_a_keyring_in_the_store_is_in_one_place() {
+        let key = SealingKey::generate().unwrap().to_text();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        fs::write(&file, format!("{}\n", *key)).unwrap();
+        let at = file.to_str().unwrap();
+        let read = |in_store: &str, path: &str, variable: &str| {
+            let given = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
+            let (keyring_in_store, keyring_key_file) = (given(in_store), given(path));
+            let flags = Layer { keyring_in_store, keyring_key_file, ..Layer::default() };
+            let layers = Layers { flags, env: Layer::default(), file: None };
+            sealing(&layers, &|name| (name == SEALING_KEY_VARIABLE).then(|| OsString::from(variable)))
+        };
+        let sealing = read("true", at, "").unwrap().unwrap();
+        assert_eq!((sealing.key.to_text(), sealing.exposed().is_some()), (key.clone(), true));
+        assert!(sealing.given_by.contains("--keyring-key-file") && sealing.given_by.contains(at));
+        assert!(!format!("{sealing:?}").contains(&key[..8]));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read("true", at, " ").unwrap().unwrap().exposed().is_none());
+        assert_eq!(read("true", "", &key).unwrap().unwrap().key.to_text(), key);
+        assert!(read("", "", "").unwrap().is_none() && read("false", "", "").unwrap().is_none());
+        for (in_store, path, variable, hints) in [
+            ("true", "", "", ["--keyring-in-store:", "--keyring-key-file", "new-key"]),
+            ("true", at, &key[..], ["--keyring-key-file:", SEALING_KEY_VARIABLE, "leave one"]),
+            ("false", at, "", ["--keyring-key-file:", "--keyring-in-store", "leave this out"]),
+            ("", "", &key, [SEALING_KEY_VARIABLE, "--keyring-in-store", "leave this out"]),
+            ("true", "", "5ecret", [SEALING_KEY_VARIABLE, "cannot be used", "64 hex digits"]),
+            ("true", "/nowhere", "", ["--keyring-key-file:", "/nowhere", "No such file"]),
+            ("true", "/proc/version", "", ["--keyring-key-file:", "/proc/version", "64 hex digits"]),
+        ] {
+            let error = format!("{:#}", read(in_store, path, variable).unwrap_err());
+            assert!(hints.iter().all(|hint| error.contains(hint)), "{error} lacks one of {hints:?}");
+            assert!(!error.contains("5ecret") && !error.contains(&key[..8]), "{error}");
+        }
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub(crate) struct Layer {
     #[arg(skip)]
     pub(crate) store: Option<String>,
     #[arg(skip)]
+    #[serde(deserialize_with = "text_or_bool")]
+    pub(crate) keyring_in_store: Option<String>,
+    #[arg(skip)]
+    pub(crate) keyring_key_file: Option<String>,
+    #[arg(skip)]
     pub(crate) log: Option<String>,
     /// Where HTTP is served: both APIs and the try page. IP:PORT, or https://IP:PORT with the certificates of
     /// --tls-cert or --acme-domain; port 0 takes any free one [default: 127.0.0.1:8080]
@@ -339,6 +344,8 @@ impl Layer {
         Ok(Self {
             data_dir: text("data_dir")?,
             store: text("store")?,
+            keyring_in_store: text("keyring_in_store")?,
+            keyring_key_file: text("keyring_key_file")?,
             log: text("log")?,
             api_listen: text("api_listen")?,
             tls_cert: list("tls_cert")?,

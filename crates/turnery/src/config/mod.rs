@@ -30,7 +30,7 @@ use crate::certificates::{Files, Pair};
 
 pub(crate) use acme::{AcmeSettings, ChallengeKind};
 pub(crate) use fleet::FleetSettings;
-pub(crate) use keyring::KEYRING_VARIABLE;
+pub(crate) use keyring::{KEYRING_VARIABLE, SEALING_KEY_VARIABLE, Sealing, sealing_key};
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
@@ -57,6 +57,14 @@ pub(crate) struct Global {
     /// or a password file [default: turnery.db in the data directory]
     #[arg(long, value_name = "URL", global = true, display_order = 100)]
     pub(crate) store: Option<String>,
+    /// Keep the keyring in the store, for all nodes, sealed with the key of --keyring-key-file or TURNERY_KEYRING_KEY, in
+    /// place of a file at each node [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+        global = true, display_order = 100)]
+    pub(crate) keyring_in_store: Option<String>,
+    /// A file with that key, the same at every node and for its owner only, as `turnery keyring new-key FILE` makes it
+    #[arg(long, value_name = "FILE", global = true, display_order = 100)]
+    pub(crate) keyring_key_file: Option<String>,
     /// A TOML file with the same settings: keys are the flags' names with _ for -, unknown ones are refused
     #[arg(long, value_name = "FILE", global = true, display_order = 100)]
     pub(crate) config: Option<PathBuf>,
@@ -75,6 +83,8 @@ pub(crate) struct Place {
     pub(crate) store: Option<String>,
     /// The keyring, where the environment has it.
     pub(crate) keyring: Option<Keyring>,
+    /// What seals the keyring, where the store has it.
+    pub(crate) sealing: Option<Sealing>,
 }
 
 /// What a node does.
@@ -179,7 +189,7 @@ impl Place {
             None => Some(default_data_dir(env)?),
         };
         let store = layers.first("store", |layer| &layer.store).map(|given| given.value);
-        Ok(Self { data_dir, store, keyring: keyring::keyring(env)? })
+        Ok(Self { data_dir, store, keyring: keyring::keyring(env)?, sealing: keyring::sealing(layers, env)? })
     }
 }
 
@@ -267,8 +277,8 @@ fn role(layers: &Layers, place: &Place, dev: bool) -> Result<Role> {
 }
 
 fn layers(global: &Global, flags: Layer, env: Env<'_>) -> Result<Layers> {
-    let Global { data_dir, store, config, log } = global.clone();
-    let flags = Layer { data_dir, store, log, ..flags };
+    let Global { data_dir, store, keyring_in_store, keyring_key_file, config, log } = global.clone();
+    let flags = Layer { data_dir, store, keyring_in_store, keyring_key_file, log, ..flags };
     let config = config.or(variable(env, "TURNERY_CONFIG")?.map(PathBuf::from));
     let file = match config {
         Some(path) => {

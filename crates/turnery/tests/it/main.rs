@@ -12,6 +12,7 @@ mod dtls;
 mod durability;
 mod fixture;
 mod fleet;
+mod keyring_in_store;
 mod metrics;
 mod month_limits;
 mod revocation;

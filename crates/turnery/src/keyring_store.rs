@@ -1,0 +1,289 @@
+//! The keyring in the store: made once, whoever asks first, and rotated with all nodes knowing.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, ensure};
+use control::store::{KeyringChange, KeyringMark, KnownNode, NodeState, SealedKeyring, Store, StoreError};
+use credentials::{Keyring, SealingKey};
+use tokio::time::{Instant, sleep};
+
+use crate::config::Sealing;
+use crate::keyring_file::unix_now;
+
+/// How often it is looked whether all nodes know a new key.
+const POLL: Duration = Duration::from_millis(300);
+
+/// The keyring that the store has, and which it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) keyring: Keyring,
+    pub(crate) mark: KeyringMark,
+}
+
+/// The keyring, which must be there.
+pub(crate) async fn expect(store: &Store, sealing: &Sealing) -> Result<Held> {
+    find(store, sealing).await?.context(
+        "there is no keyring in the store; `turnery serve` with an API makes one, and `turnery keyring import` puts one there",
+    )
+}
+
+async fn find(store: &Store, sealing: &Sealing) -> Result<Option<Held>> {
+    let sealed = store.keyring().await.map_err(unread)?;
+    sealed.map(|sealed| open(&sealed, sealing)).transpose()
+}
+
+/// The keyring; one is made where there is none. Of several that do so at once all have the same.
+pub(crate) async fn find_or_make(store: &Store, sealing: &Sealing) -> Result<Held> {
+    // Whoever says that it runs has a keyring, and another may have been made meanwhile.
+    let mut nodes = store.nodes().await?;
+    nodes.retain(runs);
+    if let Some(held) = find(store, sealing).await? {
+        return Ok(held);
+    }
+    ensure!(
+        nodes.is_empty(),
+        "there is no keyring in the store, but nodes run that have one: {}; put that into the store with `turnery keyring \
+         import`, or end them before another is made",
+        names(&nodes)
+    );
+    let keyring = Keyring::generate(unix_now())?;
+    let made =
+        store.make_keyring(&sealing.key, &keyring).await.context("cannot put a keyring into the store")?;
+    open(&made, sealing)
+}
+
+/// Puts a keyring into the store; `false` where it is there already.
+pub(crate) async fn import(store: &Store, sealing: &Sealing, keyring: &Keyring) -> Result<(Held, bool)> {
+    let (held, is_new) = match find(store, sealing).await? {
+        Some(held) => (held, false),
+        None => (open(&store.make_keyring(&sealing.key, keyring).await?, sealing)?, true),
+    };
+    ensure!(
+        held.keyring == *keyring,
+        "the store has another keyring already, its version {}; nothing is changed",
+        held.mark.version
+    );
+    Ok((held, is_new))
+}
+
+fn unread(error: StoreError) -> Error {
+    let is_denied = error.source().is_some_and(|it| it.to_string().contains("permission denied"));
+    let hint = if is_denied { "; its user needs a right: GRANT SELECT ON sealed_keyring" } else { "" };
+    Error::new(error).context(format!("cannot read the keyring in the store{hint}"))
+}
+
+/// Seals the keyring with another key. Who has the old one goes on with the keyring that it has, until it is given the new
+/// one.
+pub(crate) async fn reseal_with(store: &Store, sealing: &Sealing, key: &SealingKey) -> Result<Held> {
+    let held = expect(store, sealing).await?;
+    let done = store.change_keyring(held.mark.version, KeyringChange::Resealed, (key, &held.keyring)).await?;
+    ensure!(done, "the keyring was changed by somebody else meanwhile: do this again");
+    Ok(Held { mark: KeyringMark { version: held.mark.version + 1, ..held.mark }, ..held })
+}
+
+fn open(sealed: &SealedKeyring, sealing: &Sealing) -> Result<Held> {
+    let keyring = sealed.open(&sealing.key).with_context(|| {
+        format!(
+            "the keyring in the store cannot be opened with the key of {}: give every node the key that it was made with",
+            sealing.given_by
+        )
+    })?;
+    Ok(Held { keyring, mark: sealed.mark })
+}
+
+/// Gives the keyring a key that the next rotation makes the current one; without effect where it has one.
+pub(crate) async fn prepare(store: &Store, sealing: &Sealing) -> Result<Held> {
+    loop {
+        let held = expect(store, sealing).await?;
+        let mut next = held.keyring.clone();
+        if !next.prepare(unix_now())? {
+            return Ok(held);
+        }
+        reseal(store, &held.keyring).await?;
+        // Read again in any case, whoever has changed it.
+        store.change_keyring(held.mark.version, KeyringChange::Prepared, (&sealing.key, &next)).await?;
+    }
+}
+
+/// Gives the keyring a new current key, which all nodes know before: first it is prepared, and put to use when each node that
+/// runs has said that it has it. Where it is interrupted nothing is lost, and done again it goes on. Of two at once one does
+/// it, and the other is told what it did.
+///
+/// # Errors
+/// When some node has not said so in time. The prepared key stays.
+pub(crate) async fn rotate(store: &Store, sealing: &Sealing, patience: Duration) -> Result<Held> {
+    let (deadline, mut said) = (Instant::now() + patience, String::new());
+    let mut held = expect(store, sealing).await?;
+    let before = current(&held.keyring);
+    while current(&held.keyring) == before {
+        let mut next = held.keyring.clone();
+        let (version, key) = (held.mark.version, &sealing.key);
+        if next.prepare(unix_now())? {
+            reseal(store, &held.keyring).await?;
+            store.change_keyring(version, KeyringChange::Prepared, (key, &next)).await?;
+        } else {
+            let nodes = store.nodes().await?;
+            let behind: Vec<_> = nodes.iter().filter(|node| is_behind(node, version)).cloned().collect();
+            if behind.is_empty() {
+                reseal(store, &held.keyring).await?;
+                next.rotate(unix_now())?;
+                if store.change_keyring(version, KeyringChange::Rotated, (key, &next)).await? {
+                    tell_of_lost(&nodes);
+                }
+            } else {
+                ensure!(Instant::now() < deadline, "{}", unready(&behind, patience));
+                let waits = names(&behind);
+                if waits != said {
+                    eprintln!("waiting until the new key is known to: {waits}");
+                    said = waits;
+                }
+                sleep(POLL).await;
+            }
+        }
+        held = expect(store, sealing).await?;
+    }
+    Ok(held)
+}
+
+/// Seals with the current key what older ones have sealed, which the keyring may be about to lose.
+pub(crate) async fn reseal(store: &Store, keyring: &Keyring) -> Result<()> {
+    let resealed = store.reseal_shared_secrets(keyring).await;
+    resealed.context("shared secrets cannot be sealed again, and a rotation could make them void")?;
+    let resealed = store.reseal_acme(keyring).await;
+    resealed.context("certificates' keys cannot be sealed again, and a rotation could make them void")?;
+    Ok(())
+}
+
+/// The key that seals, and when it was made.
+fn current(keyring: &Keyring) -> Option<(u8, u64)> {
+    keyring.key_ids().last()
+}
+
+/// Whether it may mint or be asked for something now.
+fn runs(node: &KnownNode) -> bool {
+    match node.state {
+        NodeState::Up | NodeState::Full | NodeState::Stale | NodeState::Draining => true,
+        NodeState::Ended | NodeState::Lost => false,
+    }
+}
+
+fn has_another(node: &KnownNode) -> bool {
+    runs(node) && node.report.keyring_version.is_none()
+}
+
+fn is_behind(node: &KnownNode, version: u64) -> bool {
+    runs(node) && node.report.keyring_version != Some(version)
+}
+
+fn names(nodes: &[KnownNode]) -> String {
+    nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn tell_of_lost(nodes: &[KnownNode]) {
+    let lost: Vec<_> = nodes.iter().filter(|node| node.state == NodeState::Lost).cloned().collect();
+    if !lost.is_empty() {
+        eprintln!("not waited for, since nothing is heard of them: {}", names(&lost));
+    }
+}
+
+fn unready(nodes: &[KnownNode], patience: Duration) -> String {
+    let (elsewhere, late): (Vec<_>, Vec<_>) = nodes.iter().cloned().partition(has_another);
+    let late = if late.is_empty() { String::new() } else { format!(" not {};", names(&late)) };
+    let elsewhere = match names(&elsewhere) {
+        none if none.is_empty() => none,
+        some => format!(" not {some}, which have their keyring elsewhere: give them --keyring-in-store;"),
+    };
+    format!(
+        "within {} s not all nodes have said that they know the new key:{late}{elsewhere} nothing is rotated, the key stays \
+         prepared, and doing this again goes on from there",
+        patience.as_secs()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use control::store::NodeReport;
+    use credentials::SealingKey;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    async fn place() -> (TempDir, Store, Sealing) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", dir.path().join("s.db").display())).await.unwrap();
+        (dir, store, Sealing::new(SealingKey::generate().unwrap()))
+    }
+
+    async fn say(store: &Store, name: &str, keyring_version: Option<u64>) {
+        let report = NodeReport { interval_secs: 60, keyring_version, ..NodeReport::default() };
+        store.note_node(name, &report).await.unwrap();
+    }
+
+    fn ids(held: &Held) -> Vec<u8> {
+        held.keyring.key_ids().map(|(id, _)| id).collect()
+    }
+
+    const NOT_LONG: Duration = Duration::from_millis(700);
+
+    #[tokio::test]
+    async fn nothing_is_rotated_before_all_know_the_new_key() {
+        let (_dir, store, sealing) = place().await;
+        let made = find_or_make(&store, &sealing).await.unwrap();
+        assert_eq!(find_or_make(&store, &sealing).await.unwrap().keyring, made.keyring);
+        say(&store, "knows", Some(2)).await;
+        say(&store, "late", Some(1)).await;
+        say(&store, "elsewhere", None).await;
+        let ended = NodeReport { ended: true, interval_secs: 60, ..NodeReport::default() };
+        store.note_node("ended", &ended).await.unwrap();
+        for _ in 0..2 {
+            let error = rotate(&store, &sealing, NOT_LONG).await.unwrap_err().to_string();
+            assert!(error.contains("not late; not elsewhere, which have"), "{error}");
+            let held = expect(&store, &sealing).await.unwrap();
+            assert_eq!((held.mark.version, ids(&held)), (2, vec![2, 1]), "it stays prepared");
+        }
+        assert_eq!(prepare(&store, &sealing).await.unwrap().mark.version, 2, "it is prepared already");
+        say(&store, "late", Some(2)).await;
+        store.note_node("elsewhere", &ended).await.unwrap();
+        let rotated = rotate(&store, &sealing, NOT_LONG).await.unwrap();
+        assert_eq!((rotated.mark.version, ids(&rotated)), (3, vec![1, 2]));
+    }
+
+    #[tokio::test]
+    async fn of_two_rotations_at_once_one_is_made_and_both_are_told() {
+        let (_dir, store, sealing) = place().await;
+        find_or_make(&store, &sealing).await.unwrap();
+        say(&store, "node", Some(1)).await;
+        let all = async {
+            sleep(2 * POLL).await;
+            say(&store, "node", Some(2)).await;
+        };
+        let rotation = || rotate(&store, &sealing, Duration::from_secs(30));
+        let (one, other, ()) = tokio::join!(rotation(), rotation(), all);
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!((one.mark.version, ids(&one)), (3, vec![1, 2]));
+        assert_eq!((other.mark, other.keyring), (one.mark, one.keyring));
+    }
+
+    #[tokio::test]
+    async fn a_keyring_is_imported_once_and_none_is_made_beside_those_elsewhere() {
+        let (_dir, store, sealing) = place().await;
+        say(&store, "old", None).await;
+        let error = find_or_make(&store, &sealing).await.unwrap_err().to_string();
+        assert!(error.contains("one: old;") && error.contains("keyring import"), "{error}");
+        let own = Keyring::generate(unix_now()).unwrap();
+        assert!(import(&store, &sealing, &own).await.unwrap().1);
+        assert!(!import(&store, &sealing, &own).await.unwrap().1);
+        assert_eq!(find_or_make(&store, &sealing).await.unwrap().keyring, own);
+        let other = Keyring::generate(unix_now()).unwrap();
+        let error = import(&store, &sealing, &other).await.unwrap_err().to_string();
+        assert!(error.contains("another keyring already, its version 1"), "{error}");
+        let stranger = Sealing::new(SealingKey::generate().unwrap());
+        let error = expect(&store, &stranger).await.unwrap_err().to_string();
+        assert!(error.contains("TURNERY_KEYRING_KEY") && error.contains("give every node"), "{error}");
+        reseal_with(&store, &sealing, &stranger.key).await.unwrap();
+        let held = expect(&store, &stranger).await.unwrap();
+        assert_eq!((held.mark.version, held.keyring), (2, own));
+        assert!(expect(&store, &sealing).await.is_err());
+    }
+}
