@@ -45,6 +45,7 @@ fn every_key_of_the_file_and_every_variable_is_read() {
     let file = r#"
         data_dir = "/var/tmp/t"
         store = "sqlite:/var/tmp/t/s.db"
+        keyring_in_store = false
         api_listen = "127.0.0.1:9000"
         turn_listen = ["udp://127.0.0.1:4000", "tcp://127.0.0.1:4000"]
         public_host = "turn.example.org"
@@ -75,6 +76,7 @@ fn every_key_of_the_file_and_every_variable_is_read() {
     let env = [
         ("TURNERY_DATA_DIR", "/var/tmp/t"),
         ("TURNERY_STORE", "sqlite:/var/tmp/t/s.db"),
+        ("TURNERY_KEYRING_IN_STORE", "no"),
         ("TURNERY_API_LISTEN", "127.0.0.1:9000"),
         ("TURNERY_TURN_LISTEN", "udp://127.0.0.1:4000, tcp://127.0.0.1:4000"),
         ("TURNERY_PUBLIC_HOST", "turn.example.org"),
