@@ -15,6 +15,7 @@ mod flows;
 mod network;
 mod nodes;
 mod rolling;
+mod sealed_keyring;
 mod silence;
 mod steady;
 mod tailers;

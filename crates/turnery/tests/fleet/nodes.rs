@@ -15,7 +15,7 @@ use testkit::client::BlockingClient;
 use testkit::postgres::Cluster;
 use turn::Transport;
 
-use crate::fixture::{ACCOUNT, Key, LONG, Minted, Server, TOKEN, start_command, turnery};
+use crate::fixture::{ACCOUNT, Key, LONG, Minted, Server, TOKEN, finish, start_command, turnery};
 use crate::network::{HUB, Network, STORE};
 
 const GUIDE: &str = include_str!("../../../../docs/fleet.md");
@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) skews: Vec<i64>,
     /// Whether the database tells nobody of what is new.
     pub(crate) is_silent: bool,
+    /// Whether the database has the keyring, and each node the key to it.
+    pub(crate) is_keyring_in_store: bool,
 }
 
 impl Fleet {
@@ -78,6 +80,13 @@ impl Fleet {
             skews: plan.skews.iter().copied().chain(std::iter::repeat(0)).take(count).collect(),
             started: vec![0; count],
         };
+        if plan.is_keyring_in_store {
+            let key = fleet.sealing_key();
+            let key = key.to_str().unwrap();
+            assert!(finish(turnery(&["keyring", "new-key", key])).status.success());
+            let flags = ["--keyring-in-store", "--keyring-key-file", key].map(str::to_owned);
+            fleet.more.iter_mut().for_each(|more| more.extend(flags.clone()));
+        }
         fleet.start_node(0);
         if plan.is_silent {
             let nothing = "CREATE OR REPLACE FUNCTION turnery_wake() RETURNS trigger LANGUAGE plpgsql AS \
@@ -88,7 +97,9 @@ impl Fleet {
         fleet.cluster.sql(DATABASE, grants);
         let keyring = |dir: &TempDir| dir.path().join("keyring.toml");
         for index in 1..count {
-            fs::copy(keyring(&fleet.dirs[0]), keyring(&fleet.dirs[index])).unwrap();
+            if !plan.is_keyring_in_store {
+                fs::copy(keyring(&fleet.dirs[0]), keyring(&fleet.dirs[index])).unwrap();
+            }
             fleet.start_node(index);
         }
         fleet
@@ -176,6 +187,11 @@ impl Fleet {
     /// Where a node has its keyring.
     pub(crate) fn keyring(&self, index: usize) -> PathBuf {
         self.dirs[index].path().join("keyring.toml")
+    }
+
+    /// Where the key is to a keyring that the database has.
+    pub(crate) fn sealing_key(&self) -> PathBuf {
+        self.dirs[0].path().join("keyring.key")
     }
 
     /// Kills a node.
