@@ -81,12 +81,13 @@ impl KeyringInUse {
                 self.put_to_use(keyring) || before.version != seen.version
             }
             Err(error) => {
-                if asked || !seen.is_told {
+                // A store that does not answer is asked again; what cannot be used, not before it changes.
+                let is_tried_again = error.is::<StoreError>();
+                if asked || !(seen.is_told && is_tried_again) {
                     tracing::error!("{error:#}; the keyring in use stays");
                 }
-                // A store that does not answer is asked again; what cannot be used, not before it changes.
-                seen.is_told = error.is::<StoreError>();
-                if !seen.is_told {
+                seen.is_told = is_tried_again;
+                if !is_tried_again {
                     seen.mark = mark;
                 }
                 false

@@ -492,7 +492,9 @@ fn warn(settings: &Settings, keyring_source: &KeyringSource, certificates: Optio
         tracing::warn!("--dev lets peers on loopback and private networks be reached; not for production");
     }
     if let Some(path) = keyring_source.exposed() {
-        tracing::warn!("others than its owner may read the keyring {}; chmod 600 it", path.display());
+        let what =
+            if matches!(keyring_source, KeyringSource::Store(_)) { "key of the keyring" } else { "keyring" };
+        tracing::warn!("others than its owner may read the {what} {}; chmod 600 it", path.display());
     }
     if settings.role == Role::All && !settings.api_listen.ip().is_loopback() && !settings.api_tls {
         tracing::warn!(

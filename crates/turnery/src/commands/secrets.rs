@@ -81,6 +81,11 @@ pub(super) async fn reseal(place: &Place, file: &KeyringFile) -> Result<()> {
     // A keyring that cannot be read is refused, or made anew, by the rotation itself.
     let Ok(keyring) = file.open() else { return Ok(()) };
     let store = place.open_store().await?;
+    ensure!(
+        store.keyring().await?.is_none(),
+        "the keyring is in the store, too, where nodes would not hear of this: give --keyring-in-store, or delete the row of \
+         sealed_keyring to have it in files"
+    );
     let resealed = keyring_store::reseal(&store, &keyring).await;
     store.close().await;
     resealed

@@ -1,6 +1,7 @@
 //! The keyring in the store, sealed: nodes that share one database have it from there.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -272,7 +273,9 @@ fn a_keyring_of_a_file_moves_into_the_store() {
     let again = String::from_utf8(import().stdout).unwrap();
     assert!(again.contains("has this keyring already"), "{again}");
     assert_eq!(of_file.end().0.code(), Some(0));
-    // A node that is to keep its file is told so, and goes on.
+    let rotate = turnery(&["keyring", "rotate", "--data-dir", at]);
+    check_refused(rotate, &["is in the store, too", "--keyring-in-store"]);
+    // A node that has its file still is told so, and goes on.
     let of_file = start_command(known(dir.path(), &LOOPBACK));
     assert!(of_file.log().contains("--keyring-in-store"), "{}", of_file.log());
     assert_eq!(of_file.refusal(Transport::Udp, &minted), None);
@@ -369,6 +372,11 @@ fn what_cannot_be_meant_is_refused_and_named() {
     alone.env("TURNERY_KEYRING_KEY", fs::read_to_string(&key).unwrap());
     check_refused(alone, &["TURNERY_KEYRING_KEY", "--keyring-in-store"]);
 
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let server = start_command(with_key(known(dir.path(), &LOOPBACK), &key));
+    let warned = server.end().1;
+    assert!(warned.contains("may read the key of the keyring") && warned.contains("chmod 600"), "{warned}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let server = start_command(with_key(known(dir.path(), &LOOPBACK), &key));
     let turn_key: Key = server.create_key();
     let minted = server.mint(&turn_key, 600);
