@@ -185,20 +185,22 @@ fn who_comes_while_a_rotation_waits_knows_its_key() {
 fn who_starts_during_a_rotation_knows_its_key() {
     let fleet = Fleet::start();
     let key = fleet.nodes[0].create_key();
-    let database = fleet.store.rsplit('/').next().unwrap();
+    let (cluster, database) = (&fleet.cluster, fleet.store.rsplit('/').next().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let more = [&LOOPBACK[..], &["--store", &fleet.store, "--node-name", "late"]].concat();
     let late = std::thread::scope(|scope| {
         // What it waits for then: the lock of its usage.
-        let lock = "SELECT pg_advisory_xact_lock(1953854063, hashtext('late')), pg_sleep(3)";
-        scope.spawn(|| fleet.cluster.sql(database, lock));
+        let lock = "SET statement_timeout = '30s'; DO $$ BEGIN PERFORM pg_advisory_xact_lock(1953854063, hashtext('late')); \
+                    WHILE NOT EXISTS (SELECT 1 FROM go_on) LOOP PERFORM pg_sleep(0.02); END LOOP; END $$";
+        cluster.sql(database, "CREATE TABLE go_on (n int)");
+        scope.spawn(move || cluster.sql(database, lock));
         let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1953854063";
-        until("it is held", || fleet.cluster.sql(database, held) == "1");
+        until("it is held", || cluster.sql(database, held) == "1");
         let starting = scope.spawn(|| start_command(with_key(known(dir.path(), &more), &fleet.key)));
-        until("it waits", || fleet.cluster.sql(database, held) == "2");
+        until("it waits", || cluster.sql(database, held) == "2");
         assert_eq!(told(&["rotate"], &fleet.store, &fleet.key)["version"], 3);
         until("the new key seals", || number(&fleet.nodes[0].mint(&key, 60)) == "02");
-        assert!(!starting.is_finished(), "it waits still");
+        cluster.sql(database, "INSERT INTO go_on VALUES (1)");
         starting.join().unwrap()
     });
     assert_eq!(late.refusal(Transport::Udp, &fleet.nodes[0].mint(&key, 600)), None);
