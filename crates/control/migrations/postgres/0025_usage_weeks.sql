@@ -14,8 +14,8 @@ CREATE TABLE usage_weeks (
 ) PARTITION BY RANGE (start);
 
 INSERT INTO usage_kept (span, since)
-    SELECT 604800, CASE WHEN EXISTS (SELECT 1 FROM usage_series)
+    SELECT 604800, CASE WHEN EXISTS (SELECT 1 FROM usage_series) OR EXISTS (SELECT 1 FROM nodes)
         THEN (EXTRACT(EPOCH FROM now())::bigint + 86400) / 604800 * 604800 + 604800 ELSE 0 END;
 INSERT INTO usage_kept (span, since)
-    SELECT 900, CASE WHEN EXISTS (SELECT 1 FROM usage_series)
+    SELECT 900, CASE WHEN EXISTS (SELECT 1 FROM usage_series) OR EXISTS (SELECT 1 FROM nodes)
         THEN (EXTRACT(EPOCH FROM now())::bigint + 86400) / 3600 * 3600 ELSE 0 END;

@@ -16,6 +16,10 @@ CREATE TABLE usage_weeks (
 
 -- What was summed up before is not in them, nor what nodes of the version before sum up during the next day.
 INSERT INTO usage_kept (span, since)
-    SELECT 604800, CASE WHEN EXISTS (SELECT 1 FROM usage_series) THEN (unixepoch() + 86400) / 604800 * 604800 + 604800 ELSE 0 END;
+    SELECT 604800, CASE WHEN EXISTS (SELECT 1 FROM usage_series) OR EXISTS (SELECT 1 FROM nodes)
+        THEN (unixepoch() + 86400) / 604800 * 604800 + 604800
+        ELSE 0 END;
 INSERT INTO usage_kept (span, since)
-    SELECT 900, CASE WHEN EXISTS (SELECT 1 FROM usage_series) THEN (unixepoch() + 86400) / 3600 * 3600 ELSE 0 END;
+    SELECT 900, CASE WHEN EXISTS (SELECT 1 FROM usage_series) OR EXISTS (SELECT 1 FROM nodes)
+        THEN (unixepoch() + 86400) / 3600 * 3600
+        ELSE 0 END;

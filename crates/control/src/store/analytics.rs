@@ -1,15 +1,22 @@
 //! Questions about usage: what to sum up, apart by what, of which times and whom.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
 use super::usage::Usage;
 use super::{AccountId, Backend, Store, StoreError, Timestamp, TypeError};
 
 /// Most rows of an answer.
 pub const MAX_GROUPS: u32 = 10_000;
+
+/// How many questions about usage a process asks at once: fewer than it has connections.
+pub(super) const QUESTIONS_AT_ONCE: usize = 3;
+/// How long a question waits until others are answered.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(10);
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -316,6 +323,9 @@ impl Store {
     /// Sums up usage. The numbers are exact, and as old as the last reports: see [`Store::record_usage`]. Of what is
     /// old only hours or days are known; a condition on the time holds for them where it holds for their beginning.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageGroup>, StoreError> {
+        // Whoever records and revokes finds a connection, whatever is asked.
+        let turn = timeout(QUESTION_PATIENCE, self.questions.acquire()).await;
+        let _turn = turn.map_err(|_| StoreError::Unavailable("too many ask about usage".into()))?;
         let now = Timestamp::now().unix_micros() / 1_000_000;
         on_backend!(self, db => db.usage(query, now))
     }

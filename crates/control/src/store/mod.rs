@@ -88,7 +88,9 @@ use std::time::Duration;
 
 use credentials::{MAX_TTL_SECS, TurnKeyId};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
+use analytics::QUESTIONS_AT_ONCE;
 use audit::Change;
 use clock::Clock;
 use duty::Duty;
@@ -121,6 +123,8 @@ pub struct Store {
     waker: Arc<Waker>,
     duty: Arc<Duty>,
     seen_keyring: SeenKeyring,
+    /// Given out to who asks about usage.
+    questions: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
@@ -151,7 +155,8 @@ impl Store {
         let (clock, waker) = (Clock::default(), Arc::default());
         let (keys_per_account, duty) = (DEFAULT_KEYS_PER_ACCOUNT, Arc::default());
         let seen_keyring = SeenKeyring::default();
-        Ok(Self { backend, keys_per_account, clock, actor, waker, duty, seen_keyring })
+        let questions = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE));
+        Ok(Self { backend, keys_per_account, clock, actor, waker, duty, seen_keyring, questions })
     }
 
     /// The same store, with another limit of TURN keys in an account.
@@ -224,7 +229,7 @@ impl Store {
         }
         let mut conflicts = 0;
         loop {
-            let step = async || on_backend!(self, db => db.forget_usage_of(id));
+            let step = async || on_backend_for_long!(self, db => db.forget_usage_of(id));
             let delete = async || on_backend!(self, db => db.delete_account(id));
             let done = match step().await {
                 Ok(true) => delete().await.map(Some),
@@ -232,9 +237,13 @@ impl Store {
                 Err(error) => Err(error),
             };
             match done {
-                Ok(Some(account)) => return Ok(account),
+                Ok(Some(account)) => {
+                    // What somebody has summed up meanwhile.
+                    while !step().await? {}
+                    return Ok(account);
+                }
                 Ok(None) => {}
-                // Usage is being recorded: either that or the deletion gives way.
+                // Usage is being recorded or summed up: either that or the deletion gives way.
                 Err(StoreError::Conflict(_)) if conflicts < DELETION_TRIES => conflicts += 1,
                 Err(error) => return Err(error),
             }

@@ -179,7 +179,7 @@ async fn hold_ends(_tx: &mut Transaction) -> Result<(), StoreError> {
 fn sum_of(count: &str) -> String {
     let (upper, lower) = (format!("SUM({count} >> 32)"), format!("SUM({count} & {})", u32::MAX));
     format!(
-        "(CASE WHEN {upper} + ({lower} >> 32) > {} THEN {} WHEN {upper} < 0 THEN 0 \
+        "(CASE WHEN {upper} + ({lower} >> 32) > {} THEN {} WHEN {upper} + ({lower} >> 32) < 0 THEN 0 \
          ELSE ({upper} << 32) + {lower} END)",
         i32::MAX,
         i64::MAX

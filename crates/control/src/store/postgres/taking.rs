@@ -6,7 +6,7 @@ use super::Transaction;
 use crate::store::StoreError;
 
 /// Takes rows out and does `adds` with them, exactly with what is taken. A row that somebody is about to change stays where it
-/// is: so whoever moves waits for nobody, and has no part in any deadlock. Says how many rows it was.
+/// is: so whoever moves waits for no relay, and has no part in a deadlock with any. Says how many rows it was.
 pub(super) async fn take_out(
     tx: &mut Transaction,
     (moved, grouped): (&str, &str),

@@ -154,11 +154,9 @@ fn push_rows(sql: &mut Builder, query: &UsageQuery, piece: &Piece, span: i64) {
         push_conditions(sql, query);
         sql.push(")");
     };
-    let mut whom = query.conditions.iter().filter(|it| matches!(it, Condition::Values { .. })).peekable();
-    let is_about_some = whom.peek().is_some();
-    let is_about_named = is_about_some && whom.all(|it| matches!(it, Condition::Values { is_in: true, .. }));
+    let is_about_some = query.conditions.iter().any(|it| matches!(it, Condition::Values { .. }));
     let beginnings = match &ranges[..] {
-        [range] if is_about_named => beginnings(range, span),
+        [range] if is_about_few(query, *grain) => beginnings(range, span),
         _ => None,
     };
     let table = sums.table();
@@ -178,6 +176,17 @@ fn push_rows(sql: &mut Builder, query: &UsageQuery, piece: &Piece, span: i64) {
         sql.push(" AND b.series + 0 IN ");
         push_of_whom(sql);
     }
+}
+
+/// Whether few of what the grain tells apart are asked about, however wrong it is estimated how many.
+fn is_about_few(query: &UsageQuery, grain: Grain) -> bool {
+    let is_coarse = matches!(grain, Grain::Key | Grain::Node);
+    query.conditions.iter().any(|condition| match condition {
+        Condition::Values { dimension, is_in: true, .. } => {
+            is_coarse || matches!(dimension, Dimension::Username | Dimension::CustomIdentifier)
+        }
+        _ => false,
+    })
 }
 
 /// Where the names are of what the rows of a grain are about.

@@ -37,6 +37,8 @@ const COUNTS: &str = "egress_bytes, egress_packets, ingress_bytes, ingress_packe
 
 /// About so many rows are moved in one transaction.
 const ROWS_AT_ONCE: i64 = 20_000;
+/// Five minutes are moved in about so many pieces, or smaller ones.
+const MOST_PIECES: i64 = 16;
 /// No more is begun after so long: there is other tidying to do.
 const SPELL: Duration = Duration::from_secs(30);
 
@@ -54,7 +56,7 @@ impl Database {
     pub(super) async fn sum_up(&self, now: i64) -> Result<bool, StoreError> {
         let until = (now - SETTLE_SECS).div_euclid(STEP) * STEP;
         // Rows that are gone are passed over one by one until the database has cleared them away.
-        let (mut from, begun) = (i64::MIN, Instant::now());
+        let (mut from, begun) = (0, Instant::now());
         for _ in 0..TIDY_STEPS {
             if begun.elapsed() > SPELL {
                 break;
@@ -164,19 +166,27 @@ async fn move_some(tx: &mut Transaction, from: i64, until: i64) -> Result<i64, S
 /// All of it, or where that is much of five minutes, or where that is much of some series: so that a series is added to once
 /// in a piece.
 async fn piece(tx: &mut Transaction, from: i64, until: i64) -> Result<Piece, StoreError> {
-    let mut piece = Piece { from, until, series: None };
-    for until in [until, until.min(from + STEP)] {
-        let series = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT b.series FROM usage_buckets b WHERE {MOVED} ORDER BY b.series LIMIT 1 OFFSET $4"
-        )));
-        let (all, most) = (i64::MAX, ROWS_AT_ONCE);
-        let series = series.bind(from).bind(until).bind(all).bind(most).fetch_optional(&mut **tx).await?;
-        piece = Piece { from, until, series };
-        if series.is_none() {
-            break;
-        }
+    let few = count(tx, (from, until), ROWS_AT_ONCE + 1).await?;
+    let until = if few > ROWS_AT_ONCE { until.min(from + STEP) } else { until };
+    let rows = if few > ROWS_AT_ONCE { count(tx, (from, until), i64::MAX).await? } else { few };
+    if rows <= ROWS_AT_ONCE {
+        return Ok(Piece { from, until, series: None });
     }
-    Ok(piece)
+    // All that is left is walked over for each piece: so there are not many, however much it is.
+    let most = ROWS_AT_ONCE.max(rows / MOST_PIECES);
+    let series = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT b.series FROM usage_buckets b WHERE {MOVED} ORDER BY b.series LIMIT 1 OFFSET $4"
+    )));
+    let series = series.bind(from).bind(until).bind(i64::MAX).bind(most).fetch_optional(&mut **tx).await?;
+    Ok(Piece { from, until, series })
+}
+
+/// How many rows there are, up to so many.
+async fn count(tx: &mut Transaction, (from, until): (i64, i64), most: i64) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT COUNT(*) FROM (SELECT 1 FROM usage_buckets b WHERE {MOVED} LIMIT $4) counted"
+    )));
+    Ok(count.bind(from).bind(until).bind(i64::MAX).bind(most).fetch_one(&mut **tx).await?)
 }
 
 /// Says how many rows it has moved.
