@@ -184,3 +184,43 @@ async fn many_who_come_back_to_a_database_do_not_come_together() {
     assert!(took < Duration::from_secs(6), "{took:?}");
     assert!(asked <= NODES / 2, "{asked} of {NODES} asked");
 }
+
+/// Whoever asks much keeps nobody from recording, minting or revoking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn questions_about_usage_leave_connections_to_others() {
+    let server = suite::server::server().await;
+    let key = suite::usage::made_key(&server).await;
+    let name = server.place.name().to_owned();
+    let blocking = std::thread::spawn(move || {
+        testkit::postgres::cluster()
+            .sql(&name, "BEGIN; LOCK usage_kept IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)")
+    });
+    let of_database = "FROM pg_stat_activity WHERE datname = current_database()";
+    let count = |and: &str| server.place.sql(&format!("SELECT COUNT(*) {of_database} AND {and}"));
+    while count("wait_event = 'PgSleep'") != "1" {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut asking = JoinSet::new();
+    for _ in 0..20 {
+        let (store, account) = (server.store.clone(), server.account.id.clone());
+        asking.spawn(async move { suite::much_usage::by(&store, &account, &[]).await });
+    }
+    while count("query LIKE '%usage_kept%' AND wait_event_type = 'Lock'") == "0" {
+        sleep(Duration::from_millis(20)).await;
+    }
+    for sequence in 1..=5 {
+        let told = report(1, key, sequence, "2026-03-01T10:00:35Z", sequence * 100);
+        timeout(Duration::from_secs(2), server.store.record_usage(&node("a"), &[told]))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    timeout(Duration::from_secs(2), server.store.create_key(&server.account.id, "another"))
+        .await
+        .unwrap()
+        .unwrap();
+    asking.abort_all();
+    server.place.sql(&format!("SELECT pg_terminate_backend(pid) {of_database} AND wait_event = 'PgSleep'"));
+    drop(blocking.join());
+    server.stop().await;
+}
