@@ -13,6 +13,10 @@ use crate::keyring_file::unix_now;
 
 /// How often it is looked whether all nodes know a new key.
 const POLL: Duration = Duration::from_millis(300);
+/// How often a node that did not say so says that it is there.
+const UNSAID_INTERVAL_SECS: u64 = 60;
+/// So many times as long as that a node that is lost is given to be heard of again.
+const MISSED: u32 = 3;
 
 /// The keyring that the store has, and which it is.
 #[derive(Debug, Clone)]
@@ -107,7 +111,8 @@ pub(crate) async fn prepare(store: &Store, sealing: &Sealing) -> Result<Held> {
 }
 
 /// Gives the keyring a new current key, which all nodes know before: first it is prepared, and put to use when each node that
-/// runs has said that it has it. Where it is interrupted nothing is lost, and done again it goes on. Of two at once one does
+/// runs has said that it has it. Nodes that are lost may only have been cut off, as all are after an outage of the database:
+/// each is given time to be heard of again. Where it is interrupted nothing is lost, and done again it goes on. Of two at once one does
 /// it, and the other is told what it did.
 ///
 /// # Errors
@@ -116,15 +121,20 @@ pub(crate) async fn rotate(store: &Store, sealing: &Sealing, patience: Duration)
     let (deadline, mut said) = (Instant::now() + patience, String::new());
     let mut held = expect(store, sealing).await?;
     let before = current(&held.keyring);
+    let mut since = (held.mark, Instant::now());
     while current(&held.keyring) == before {
+        if since.0 != held.mark {
+            since = (held.mark, Instant::now());
+        }
         let mut next = held.keyring.clone();
         let (version, key) = (held.mark.version, &sealing.key);
         if next.prepare(unix_now())? {
             reseal(store, &held.keyring).await?;
             store.change_keyring(version, KeyringChange::Prepared, (key, &next)).await?;
         } else {
+            let watch = Watch { version, watched: since.1.elapsed(), is_over: Instant::now() >= deadline };
             let nodes = store.nodes().await?;
-            let behind: Vec<_> = nodes.iter().filter(|node| is_behind(node, version)).cloned().collect();
+            let behind: Vec<_> = nodes.iter().filter(|node| watch.waits_for(node)).cloned().collect();
             if behind.is_empty() {
                 reseal(store, &held.keyring).await?;
                 next.rotate(unix_now())?;
@@ -132,7 +142,7 @@ pub(crate) async fn rotate(store: &Store, sealing: &Sealing, patience: Duration)
                     tell_of_lost(&nodes);
                 }
             } else {
-                ensure!(Instant::now() < deadline, "{}", unready(&behind, patience));
+                ensure!(!watch.is_over, "{}", unready(&behind, patience));
                 let waits = names(&behind);
                 if waits != said {
                     eprintln!("waiting until the new key is known to: {waits}");
@@ -172,8 +182,37 @@ fn has_another(node: &KnownNode) -> bool {
     runs(node) && node.report.keyring_version.is_none()
 }
 
-fn is_behind(node: &KnownNode, version: u64) -> bool {
-    runs(node) && node.report.keyring_version != Some(version)
+/// What the nodes were watched for.
+struct Watch {
+    /// Which version they are to know.
+    version: u64,
+    /// How long they have been watched since that came.
+    watched: Duration,
+    /// Whether nobody is waited for any longer.
+    is_over: bool,
+}
+
+impl Watch {
+    /// Whether it may mint or be asked for something without knowing this version.
+    fn waits_for(&self, node: &KnownNode) -> bool {
+        match node.state {
+            NodeState::Ended => false,
+            _ if node.report.keyring_version == Some(self.version) => false,
+            NodeState::Lost => !self.is_silent(node),
+            NodeState::Up | NodeState::Full | NodeState::Stale | NodeState::Draining => true,
+        }
+    }
+
+    /// Whether it was not heard of although it had the time.
+    fn is_silent(&self, node: &KnownNode) -> bool {
+        let interval = match node.report.interval_secs {
+            0 => UNSAID_INTERVAL_SECS,
+            said => said,
+        };
+        let enough = Duration::from_secs(interval).saturating_mul(MISSED);
+        let is_watched = self.is_over || self.watched >= enough;
+        is_watched && Duration::from_millis(node.seen_ms_ago) > self.watched.min(enough)
+    }
 }
 
 fn names(nodes: &[KnownNode]) -> String {
@@ -247,6 +286,37 @@ mod tests {
         store.note_node("elsewhere", &ended).await.unwrap();
         let rotated = rotate(&store, &sealing, NOT_LONG).await.unwrap();
         assert_eq!((rotated.mark.version, ids(&rotated)), (3, vec![1, 2]));
+    }
+
+    /// As after an outage of the database: nobody was heard of for long, and most are again.
+    #[tokio::test]
+    async fn who_was_lost_is_given_time_to_be_heard_of() {
+        let (_dir, store, sealing) = place().await;
+        find_or_make(&store, &sealing).await.unwrap();
+        let say = async |name: &str, version: u64| {
+            let report =
+                NodeReport { interval_secs: 1, keyring_version: Some(version), ..NodeReport::default() };
+            store.note_node(name, &report).await.unwrap();
+        };
+        say("back", 1).await;
+        say("gone", 1).await;
+        sleep(Duration::from_millis(3_100)).await;
+        assert!(store.nodes().await.unwrap().iter().all(|node| node.state == NodeState::Lost));
+        let back = async {
+            sleep(2 * POLL).await;
+            for _ in 0..2 {
+                say("back", 1).await;
+                sleep(Duration::from_secs(2)).await;
+                assert_eq!(expect(&store, &sealing).await.unwrap().mark.version, 2, "it is waited for");
+            }
+            say("back", 2).await;
+        };
+        let (rotated, ()) = tokio::join!(rotate(&store, &sealing, Duration::from_secs(30)), back);
+        assert_eq!(rotated.unwrap().mark.version, 3, "who is not heard of is passed over");
+        say("back", 4).await;
+        let begun = Instant::now();
+        assert_eq!(rotate(&store, &sealing, NOT_LONG).await.unwrap().mark.version, 5);
+        assert!(begun.elapsed() >= NOT_LONG, "there was less time than it is given");
     }
 
     #[tokio::test]
