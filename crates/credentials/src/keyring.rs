@@ -232,6 +232,12 @@ impl Keyring {
         self.keys.iter().map(|key| (key.id, key.created_at))
     }
 
+    /// Whether some key is in both: of one deployment's keyring at two times that is so unless there is long between them.
+    pub fn shares_key_with(&self, other: &Self) -> bool {
+        let is_one = |a: &Key, b: &Key| (a.id, a.created_at, a.secret) == (b.id, b.created_at, b.secret);
+        self.keys.iter().any(|key| other.keys.iter().any(|its| is_one(key, its)))
+    }
+
     pub(crate) fn current_id(&self) -> u8 {
         self.current().id
     }

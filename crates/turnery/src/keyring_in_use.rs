@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
 use control::store::{Store, StoreError};
 use credentials::Keyring;
@@ -75,11 +75,8 @@ impl KeyringInUse {
         if mark == seen.mark && !asked {
             return false;
         }
-        match self.source.read(&self.store).await {
-            Ok((keyring, mark)) => {
-                let before = std::mem::replace(&mut *seen, Seen::new(mark));
-                self.put_to_use(keyring) || before.version != seen.version
-            }
+        match self.read(&mut seen).await {
+            Ok(is_another) => is_another,
             Err(error) => {
                 // A store that does not answer is asked again; what cannot be used, not before it changes.
                 let is_tried_again = error.is::<StoreError>();
@@ -93,6 +90,20 @@ impl KeyringInUse {
                 false
             }
         }
+    }
+
+    async fn read(&self, seen: &mut Seen) -> Result<bool> {
+        let (keyring, mark) = self.source.read(&self.store).await?;
+        let after = Seen::new(mark);
+        if let Some(version) = after.version {
+            ensure!(
+                keyring.shares_key_with(&self.keyring.load()),
+                "the keyring in the store, its version {version}, has no key of the one in use, and all credentials would be \
+                 refused: restore the row of sealed_keyring, or start this node again if that is the right one"
+            );
+        }
+        let before = std::mem::replace(seen, after);
+        Ok(self.put_to_use(keyring) || before.version != seen.version)
     }
 
     fn put_to_use(&self, keyring: Keyring) -> bool {

@@ -79,8 +79,8 @@ impl KeyringSource {
         }
     }
 
-    /// The keyring; one is made where there is none and this node may.
-    pub(crate) async fn open_or_make(&self, store: &Store, role: Role) -> Result<Read> {
+    /// The keyring; one is made where there is none and this node, with its name, may.
+    pub(crate) async fn open_or_make(&self, store: &Store, (role, own): (Role, &str)) -> Result<Read> {
         match self {
             Self::File(file) => {
                 ensure!(
@@ -92,7 +92,7 @@ impl KeyringSource {
                 read_file(file)
             }
             Self::Store(sealing) if role == Role::All => {
-                Ok(of_store(keyring_store::find_or_make(store, sealing).await?))
+                Ok(of_store(keyring_store::find_or_make(store, sealing, own).await?))
             }
             Self::Environment(_) | Self::Store(_) => self.read(store).await,
         }
@@ -179,13 +179,13 @@ mod tests {
             sealing: sealing.cloned(),
         };
         let source = KeyringSource::of(&place(Some(&given), None), dir.path()).unwrap();
-        let (keyring, mark) = source.open_or_make(&store, Role::All).await.unwrap();
+        let (keyring, mark) = source.open_or_make(&store, (Role::All, "own")).await.unwrap();
         assert_eq!((&keyring, mark, &source.open(&store).await.unwrap()), (&given, None, &given));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is made");
         assert!(source.file().unwrap_err().to_string().contains("TURNERY_KEYRING"));
         let there = KeyringSource::of(&place(None, None), dir.path()).unwrap();
         assert!(there.early(Role::All).unwrap().is_none() && there.early(Role::Relay).is_err());
-        let (made, mark) = there.open_or_make(&store, Role::All).await.unwrap();
+        let (made, mark) = there.open_or_make(&store, (Role::All, "own")).await.unwrap();
         assert!(made != given && mark.is_some() && mark == there.mark(&store));
         for (place, hints) in [
             (place(Some(&given), None), ["keyring.toml", "TURNERY_KEYRING", "leave one"]),
@@ -203,11 +203,11 @@ mod tests {
         let store = Store::open(&format!("sqlite:{}", dir.path().join("s.db").display())).await.unwrap();
         let sealing = Sealing::new(SealingKey::generate().unwrap());
         let in_store = KeyringSource::Store(sealing);
-        let error = in_store.open_or_make(&store, Role::Relay).await.unwrap_err().to_string();
+        let error = in_store.open_or_make(&store, (Role::Relay, "own")).await.unwrap_err().to_string();
         assert!(error.contains("no keyring in the store"), "{error}");
-        in_store.open_or_make(&store, Role::All).await.unwrap();
+        in_store.open_or_make(&store, (Role::All, "own")).await.unwrap();
         let file = KeyringSource::File(KeyringFile::in_dir(dir.path()));
-        let error = file.open_or_make(&store, Role::All).await.unwrap_err().to_string();
+        let error = file.open_or_make(&store, (Role::All, "own")).await.unwrap_err().to_string();
         assert!(error.contains("--keyring-in-store"), "{error}");
         assert!(file.mark(&store).is_none());
     }

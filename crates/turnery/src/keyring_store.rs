@@ -8,11 +8,13 @@ use control::store::{KeyringChange, KeyringMark, KnownNode, NodeState, SealedKey
 use credentials::{Keyring, SealingKey};
 use tokio::time::{Instant, sleep};
 
-use crate::config::Sealing;
+use crate::config::{KEYRING_VARIABLE, Sealing};
 use crate::keyring_file::unix_now;
 
 /// How often it is looked whether all nodes know a new key.
 const POLL: Duration = Duration::from_millis(300);
+/// For how long a node that was heard of keeps another keyring from being made.
+const REMEMBERED_MS: u64 = 86_400_000;
 /// How often a node that did not say so says that it is there.
 const UNSAID_INTERVAL_SECS: u64 = 60;
 /// So many times as long as that a node that is lost is given to be heard of again.
@@ -37,18 +39,22 @@ async fn find(store: &Store, sealing: &Sealing) -> Result<Option<Held>> {
     sealed.map(|sealed| open(&sealed, sealing)).transpose()
 }
 
-/// The keyring; one is made where there is none. Of several that do so at once all have the same.
-pub(crate) async fn find_or_make(store: &Store, sealing: &Sealing) -> Result<Held> {
-    // Whoever says that it runs has a keyring, and another may have been made meanwhile.
+/// The keyring; one is made where there is none. Of several that do so at once all have the same. `own` is the name of the
+/// node that asks.
+pub(crate) async fn find_or_make(store: &Store, sealing: &Sealing, own: &str) -> Result<Held> {
+    // Whoever says that it is there has a keyring, and another may have been made meanwhile.
     let mut nodes = store.nodes().await?;
-    nodes.retain(runs);
+    nodes.retain(|node| node.seen_ms_ago <= REMEMBERED_MS);
     if let Some(held) = find(store, sealing).await? {
         return Ok(held);
     }
+    // One that was lost, with a restore of the database or the move of a file, would be missed by all who had it.
+    let is_alone = nodes.iter().all(|node| node.name == own);
     ensure!(
-        nodes.is_empty(),
-        "there is no keyring in the store, but nodes run that have one: {}; put that into the store with `turnery keyring \
-         import`, or end them before another is made",
+        nodes.is_empty() || (is_alone && !store.holds_sealed().await?),
+        "there is no keyring in the store, but nodes that have one were heard of within the last day: {}; put theirs into the \
+         store with `turnery keyring import` where it was in a file or {KEYRING_VARIABLE}, or restore the row of \
+         sealed_keyring from a backup where it was in the store",
         names(&nodes)
     );
     let keyring = Keyring::generate(unix_now())?;
@@ -243,7 +249,7 @@ fn unready(nodes: &[KnownNode], patience: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use control::store::NodeReport;
-    use credentials::SealingKey;
+    use credentials::SecretText;
     use tempfile::TempDir;
 
     use super::*;
@@ -268,8 +274,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_rotated_before_all_know_the_new_key() {
         let (_dir, store, sealing) = place().await;
-        let made = find_or_make(&store, &sealing).await.unwrap();
-        assert_eq!(find_or_make(&store, &sealing).await.unwrap().keyring, made.keyring);
+        let made = find_or_make(&store, &sealing, "own").await.unwrap();
+        assert_eq!(find_or_make(&store, &sealing, "own").await.unwrap().keyring, made.keyring);
         say(&store, "knows", Some(2)).await;
         say(&store, "late", Some(1)).await;
         say(&store, "elsewhere", None).await;
@@ -292,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn who_was_lost_is_given_time_to_be_heard_of() {
         let (_dir, store, sealing) = place().await;
-        find_or_make(&store, &sealing).await.unwrap();
+        find_or_make(&store, &sealing, "own").await.unwrap();
         let say = async |name: &str, version: u64| {
             let report =
                 NodeReport { interval_secs: 1, keyring_version: Some(version), ..NodeReport::default() };
@@ -322,7 +328,7 @@ mod tests {
     #[tokio::test]
     async fn of_two_rotations_at_once_one_is_made_and_both_are_told() {
         let (_dir, store, sealing) = place().await;
-        find_or_make(&store, &sealing).await.unwrap();
+        find_or_make(&store, &sealing, "own").await.unwrap();
         say(&store, "node", Some(1)).await;
         let all = async {
             sleep(2 * POLL).await;
@@ -336,15 +342,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_node_that_was_alone_makes_one_unless_something_is_sealed() {
+        for is_sealed in [false, true] {
+            let (_dir, store, sealing) = place().await;
+            say(&store, "own", None).await;
+            if is_sealed {
+                let account = store.create_account(None, "a").await.unwrap().id;
+                let uid = store.create_key(&account, "k").await.unwrap().key.uid;
+                let (keyring, text) = (Keyring::generate(1).unwrap(), SecretText::generate().unwrap());
+                store.add_shared_secret(&keyring, &account, uid, text).await.unwrap();
+            }
+            assert_eq!(find_or_make(&store, &sealing, "own").await.is_err(), is_sealed);
+            assert!(find_or_make(&store, &sealing, "other").await.is_err() == is_sealed);
+        }
+    }
+
+    #[tokio::test]
     async fn a_keyring_is_imported_once_and_none_is_made_beside_those_elsewhere() {
         let (_dir, store, sealing) = place().await;
-        say(&store, "old", None).await;
-        let error = find_or_make(&store, &sealing).await.unwrap_err().to_string();
-        assert!(error.contains("one: old;") && error.contains("keyring import"), "{error}");
+        let ended = NodeReport { ended: true, ..NodeReport::default() };
+        store.note_node("old", &ended).await.unwrap();
+        let error = find_or_make(&store, &sealing, "own").await.unwrap_err().to_string();
+        assert!(error.contains("last day: old;") && error.contains("keyring import"), "{error}");
+        assert!(error.contains("row of sealed_keyring"), "{error}");
         let own = Keyring::generate(unix_now()).unwrap();
         assert!(import(&store, &sealing, &own).await.unwrap().1);
         assert!(!import(&store, &sealing, &own).await.unwrap().1);
-        assert_eq!(find_or_make(&store, &sealing).await.unwrap().keyring, own);
+        assert_eq!(find_or_make(&store, &sealing, "own").await.unwrap().keyring, own);
         let other = Keyring::generate(unix_now()).unwrap();
         let error = import(&store, &sealing, &other).await.unwrap_err().to_string();
         assert!(error.contains("another keyring already, its version 1"), "{error}");

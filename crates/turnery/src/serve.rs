@@ -343,7 +343,7 @@ async fn open_store(settings: &Settings, source: &KeyringSource, dir: &Path) -> 
             }
             read
         }
-        None => source.open_or_make(&store, settings.role).await?,
+        None => source.open_or_make(&store, (settings.role, &settings.node_name)).await?,
     };
     Ok((store, read))
 }

@@ -80,6 +80,11 @@ impl Store {
         on_backend!(self, db => db.keyring())
     }
 
+    /// Whether there is anything, for good, that can only be opened with the keyring that has sealed it.
+    pub async fn holds_sealed(&self) -> Result<bool, StoreError> {
+        on_backend!(self, db => db.holds_sealed())
+    }
+
     /// Gives the store a keyring where it has none. The one that it has then, which may be another's.
     pub async fn make_keyring(
         &self,

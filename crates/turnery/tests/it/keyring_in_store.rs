@@ -340,6 +340,29 @@ fn a_relay_that_may_not_read_the_keyring_is_told_which_right_it_needs() {
     check_refused(with_key(command, &key), &["permission denied", "GRANT SELECT ON sealed_keyring"]);
 }
 
+/// As after a restore to a moment before it came, or when somebody deletes it.
+#[test]
+fn a_keyring_that_was_lost_is_not_made_anew_nor_another_taken() {
+    let url = cluster().database();
+    let ((_key_dir, key), dirs) = (new_key(), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let more = |name| [&LOOPBACK[..], &["--store", &url, "--node-name", name]].concat();
+    let server = start_command(with_key(known(dirs[0].path(), &more("first")), &key));
+    let turn_key = server.create_key();
+    let minted = server.mint(&turn_key, 600);
+    cluster().sql(&url, "DELETE FROM sealed_keyring");
+    let other = with_key(serve_in(dirs[1].path(), &more("other")), &key);
+    check_refused(other, &["last day: first;", "keyring import", "row of sealed_keyring"]);
+    let at = dirs[1].path().to_str().unwrap();
+    assert!(finish(turnery(&["keyring", "rotate", "--data-dir", at])).status.success());
+    let import = turnery(&["keyring", "import", "--data-dir", at, "--store", &url]);
+    assert!(finish(with_key(import, &key)).status.success());
+    until("it is logged", || server.log().contains("has no key of the one in use"));
+    for minted in [&minted, &server.mint(&turn_key, 600)] {
+        assert_eq!(server.refusal(Transport::Udp, minted), None);
+    }
+    assert_eq!(server.end().0.code(), Some(0));
+}
+
 /// Has a node make a keyring, and end.
 fn told_to_make(store: &str, key: &Path) {
     let dir = tempfile::tempdir().unwrap();

@@ -12,6 +12,19 @@ impl Database {
         row.as_ref().map(keyring).transpose()
     }
 
+    pub(in crate::store) async fn holds_sealed(&self) -> Result<bool, StoreError> {
+        let kinds: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM (\
+             SELECT 1 WHERE EXISTS (SELECT 1 FROM shared_secrets) \
+             UNION ALL SELECT 1 WHERE EXISTS (SELECT 1 FROM webhooks) \
+             UNION ALL SELECT 1 WHERE EXISTS (SELECT 1 FROM acme_accounts) \
+             UNION ALL SELECT 1 WHERE EXISTS (SELECT 1 FROM acme_certificates WHERE sealed_key IS NOT NULL)) AS kinds",
+        )
+        .fetch_one(&self.read)
+        .await?;
+        Ok(kinds > 0)
+    }
+
     /// Of several at once the first makes it, and all have the same.
     pub(in crate::store) async fn make_keyring(
         &self,
