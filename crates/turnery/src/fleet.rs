@@ -149,6 +149,10 @@ impl Membership {
         self.keyring_version.store(version.unwrap_or(0), Ordering::Relaxed);
     }
 
+    fn used_keyring(&self) -> Option<u64> {
+        Some(self.keyring_version.load(Ordering::Relaxed)).filter(|version| *version > 0)
+    }
+
     /// Says that it is there, and looks at the others, for as long as it is polled.
     pub(crate) async fn run(&self, control: Option<&Control>) -> ! {
         let mut round = Round {
@@ -249,8 +253,7 @@ impl Membership {
             cpu_permille: u32::try_from(cpu_permille.min(1_000)).unwrap_or(1_000),
             feed_position: self.feed.position(),
             feed_age_ms: self.feed.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            keyring_version: Some(self.keyring_version.load(Ordering::Relaxed))
-                .filter(|version| *version > 0),
+            keyring_version: self.used_keyring(),
             ..self.said.clone()
         };
         *last = now;
@@ -299,7 +302,8 @@ impl Membership {
 
     /// Says that it has ended.
     pub(crate) async fn end(&self) {
-        let last = NodeReport { draining: true, ended: true, ..self.said.clone() };
+        let keyring_version = self.used_keyring();
+        let last = NodeReport { draining: true, ended: true, keyring_version, ..self.said.clone() };
         if !matches!(timeout(LAST_WORD, self.store.note_node(&self.name, &last)).await, Ok(Ok(()))) {
             tracing::debug!("the other nodes are not told that this one has ended");
         }

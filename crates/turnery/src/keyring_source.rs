@@ -84,7 +84,7 @@ impl KeyringSource {
         match self {
             Self::File(file) => {
                 ensure!(
-                    store.keyring().await?.is_none(),
+                    keyring_store::beside(store).await?.is_none(),
                     "there is no keyring {}, but one in the store: give --keyring-in-store and the key that it is sealed with",
                     file.path().display()
                 );

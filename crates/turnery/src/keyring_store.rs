@@ -1,6 +1,5 @@
 //! The keyring in the store: made once, whoever asks first, and rotated with all nodes knowing.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
@@ -32,6 +31,14 @@ pub(crate) async fn expect(store: &Store, sealing: &Sealing) -> Result<Held> {
     find(store, sealing).await?.context(
         "there is no keyring in the store; `turnery serve` with an API makes one, and `turnery keyring import` puts one there",
     )
+}
+
+/// Which keyring the store has, for who has one of its own; who may not read it does not know of it.
+pub(crate) async fn beside(store: &Store) -> Result<Option<KeyringMark>> {
+    match store.keyring().await {
+        Err(error) if error.is_denied() => Ok(None),
+        found => Ok(found.map_err(unread)?.map(|sealed| sealed.mark)),
+    }
 }
 
 async fn find(store: &Store, sealing: &Sealing) -> Result<Option<Held>> {
@@ -78,8 +85,7 @@ pub(crate) async fn import(store: &Store, sealing: &Sealing, keyring: &Keyring) 
 }
 
 fn unread(error: StoreError) -> Error {
-    let is_denied = error.source().is_some_and(|it| it.to_string().contains("permission denied"));
-    let hint = if is_denied { "; its user needs a right: GRANT SELECT ON sealed_keyring" } else { "" };
+    let hint = if error.is_denied() { "; its user needs a right: GRANT SELECT ON sealed_keyring" } else { "" };
     Error::new(error).context(format!("cannot read the keyring in the store{hint}"))
 }
 
@@ -145,7 +151,7 @@ pub(crate) async fn rotate(store: &Store, sealing: &Sealing, patience: Duration)
                 reseal(store, &held.keyring).await?;
                 next.rotate(unix_now())?;
                 if store.change_keyring(version, KeyringChange::Rotated, (key, &next)).await? {
-                    tell_of_lost(&nodes);
+                    tell_of_others(&nodes);
                 }
             } else {
                 ensure!(!watch.is_over, "{}", unready(&behind, patience));
@@ -225,10 +231,20 @@ fn names(nodes: &[KnownNode]) -> String {
     nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn tell_of_lost(nodes: &[KnownNode]) {
-    let lost: Vec<_> = nodes.iter().filter(|node| node.state == NodeState::Lost).cloned().collect();
+/// Tells of those that do not run, and may come back.
+fn tell_of_others(nodes: &[KnownNode]) {
+    let (lost, ended): (Vec<_>, Vec<_>) =
+        nodes.iter().filter(|node| !runs(node)).cloned().partition(|node| node.state == NodeState::Lost);
     if !lost.is_empty() {
         eprintln!("not waited for, since nothing is heard of them: {}", names(&lost));
+    }
+    let mut elsewhere = [lost, ended].concat();
+    elsewhere.retain(|node| node.report.keyring_version.is_none());
+    if !elsewhere.is_empty() {
+        eprintln!(
+            "these had their keyring elsewhere and do not start again before they are given --keyring-in-store: {}",
+            names(&elsewhere)
+        );
     }
 }
 

@@ -21,11 +21,12 @@ use crate::acme::{self, Acme};
 use crate::admission::Admission;
 use crate::announce::{self, Api};
 use crate::certificates::{Certificates, Files, certificates, use_certificates, warn_of_certificates};
-use crate::config::{LogFormat, Role, Settings};
+use crate::config::{KEYRING_VARIABLE, LogFormat, Role, Settings};
 use crate::fleet::Membership;
 use crate::keyring_file::Stamp;
 use crate::keyring_in_use::{KeyringInUse, reseal};
 use crate::keyring_source::{KeyringSource, Read};
+use crate::keyring_store;
 use crate::listen;
 use crate::metrics::{ProcessMetrics, RelayMetrics};
 use crate::relaying::RelayHandle;
@@ -336,16 +337,29 @@ async fn open_store(settings: &Settings, source: &KeyringSource, dir: &Path) -> 
     let store = source.follow(Store::open(&settings.place.store_url(dir)).await?);
     let read = match early {
         Some(read) => {
-            if settings.role == Role::All && store.keyring().await?.is_some() {
-                tracing::warn!(
-                    "the store has a keyring, too, and this node its own: give it --keyring-in-store before that is rotated"
-                );
-            }
+            look_beside(&store).await?;
             read
         }
         None => source.open_or_make(&store, (settings.role, &settings.node_name)).await?,
     };
     Ok((store, read))
+}
+
+/// Of a node that has a keyring of its own: whether the store has one, too, that others may mint with already.
+async fn look_beside(store: &Store) -> Result<()> {
+    if let Some(mark) = keyring_store::beside(store).await? {
+        ensure!(
+            mark.version <= 1,
+            "this node has a keyring of its own, but that in the store was changed meanwhile, its version {}, and what is minted \
+             with one may be refused with the other: give --keyring-in-store and its key, and move keyring.toml away or unset \
+             {KEYRING_VARIABLE}; or delete the row of sealed_keyring to have it elsewhere",
+            mark.version
+        );
+        tracing::warn!(
+            "the store has a keyring, too, and this node its own: give it --keyring-in-store before that is rotated"
+        );
+    }
+    Ok(())
 }
 
 /// Where TURN clients come in; on DTLS by default only if that can be spoken.

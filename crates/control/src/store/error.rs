@@ -219,6 +219,18 @@ pub(super) fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
+/// The SQLSTATE code of what this user has no right to.
+const DENIED: &str = "42501";
+
+impl StoreError {
+    /// Whether the user of the database has no right to what was asked for.
+    pub fn is_denied(&self) -> bool {
+        let Self::Database(cause) = self else { return false };
+        let error = cause.downcast_ref::<sqlx::postgres::PgDatabaseError>();
+        error.is_some_and(|error| error.code() == DENIED)
+    }
+}
+
 /// SQLSTATE codes of a server that is about to end, does not let this process in now, or may only be read from; of a lock
 /// that was waited for too long, and of what took too long; and of transactions that were in each other's way. SQLite's codes look otherwise.
 pub(super) const UNAVAILABLE: [&str; 11] =

@@ -82,7 +82,7 @@ pub(super) async fn reseal(place: &Place, file: &KeyringFile) -> Result<()> {
     let Ok(keyring) = file.open() else { return Ok(()) };
     let store = place.open_store().await?;
     ensure!(
-        store.keyring().await?.is_none(),
+        keyring_store::beside(&store).await?.is_none(),
         "the keyring is in the store, too, where nodes would not hear of this: give --keyring-in-store, or delete the row of \
          sealed_keyring to have it in files"
     );

@@ -301,6 +301,7 @@ fn a_keyring_of_a_file_moves_into_the_store() {
     fs::rename(dir.path().join("keyring.toml.old"), &file).unwrap();
     let other = String::from_utf8(import().stderr).unwrap();
     assert!(other.contains("another keyring already, its version 3"), "{other}");
+    check_refused(serve_in(dir.path(), &LOOPBACK), &["its version 3", "--keyring-in-store", "move keyring.toml"]);
 }
 
 /// Also while nodes run that cannot read the keyring any more.
@@ -338,6 +339,11 @@ fn a_relay_that_may_not_read_the_keyring_is_told_which_right_it_needs() {
     let url = cluster().url("keyless", database);
     let command = serve_in(dir.path(), &[&LOOPBACK[..], &["--role", "relay", "--store", &url]].concat());
     check_refused(with_key(command, &key), &["permission denied", "GRANT SELECT ON sealed_keyring"]);
+    // Who has one of its own needs no such right: it comes further than that.
+    let own = turnery(&["keyring", "rotate", "--data-dir", dir.path().to_str().unwrap()]);
+    assert!(finish(own).status.success());
+    let more = [&LOOPBACK[..], &["--role", "relay", "--store", &url]].concat();
+    check_refused(serve_in(dir.path(), &more), &["permission denied for table turn_sessions"]);
 }
 
 /// As after a restore to a moment before it came, or when somebody deletes it.
