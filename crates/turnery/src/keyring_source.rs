@@ -47,7 +47,7 @@ impl KeyringSource {
                 bail!("there are two keyrings, {path} and that of {KEYRING_VARIABLE}; leave one of them out")
             }
             (None, Some(keyring), None) => Ok(Self::Environment(keyring.clone())),
-            (Some(sealing), None, None) => Ok(Self::Store(sealing.clone())),
+            (Some(sealing), None, None) => Ok(Self::Store(sealing.read()?)),
             (Some(_), None, Some(path)) => bail!(
                 "there are two keyrings, {path} and that of --keyring-in-store; put the file's into the store with `turnery \
                  keyring import`, unless it is there already, and move the file away"
@@ -164,6 +164,7 @@ mod tests {
     use credentials::SealingKey;
 
     use super::*;
+    use crate::config::SealingSource;
 
     #[tokio::test]
     async fn of_two_keyrings_none_is_taken() {
@@ -171,8 +172,8 @@ mod tests {
         let store = Store::open(&format!("sqlite:{}", dir.path().join("s.db").display())).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let given = Keyring::generate(1).unwrap();
-        let sealing = Sealing::new(SealingKey::generate().unwrap());
-        let place = |keyring: Option<&Keyring>, sealing: Option<&Sealing>| Place {
+        let sealing = SealingSource::Variable(SealingKey::generate().unwrap());
+        let place = |keyring: Option<&Keyring>, sealing: Option<&SealingSource>| Place {
             data_dir: None,
             store: None,
             keyring: keyring.cloned(),

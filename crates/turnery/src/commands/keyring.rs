@@ -88,7 +88,7 @@ async fn in_store(store: &Store, sealing: &Sealing, command: &KeyringCommand) ->
 /// Puts the keyring that a node has into the store.
 async fn import(place: &Place, output: Output) -> Result<()> {
     let sealing = place.sealing.as_ref();
-    let sealing = sealing.context("where to is not known: give --keyring-in-store and its key")?;
+    let sealing = &sealing.context("where to is not known: give --keyring-in-store and its key")?.read()?;
     let file = KeyringFile::in_dir(&place.dir()?);
     let (keyring, rest) = match &place.keyring {
         Some(keyring) => {

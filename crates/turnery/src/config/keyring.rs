@@ -5,12 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use credentials::{Keyring, SealingKey};
 use zeroize::Zeroizing;
 
 use super::acme::base64url;
-use super::layer::{Env, Layers, fault};
+use super::layer::{Env, Given, Layers, fault};
 use super::switch;
 
 /// Not a setting: it has no flag, which others would see, and is never shown.
@@ -42,44 +42,75 @@ impl Sealing {
     }
 }
 
-/// What the keyring in the store is sealed with; `None` where it is not there.
-pub(super) fn sealing(layers: &Layers, env: Env<'_>) -> Result<Option<Sealing>> {
+/// Where the key is to be had that seals the keyring in the store. Not read before it is needed: most commands do without it,
+/// and who runs them may have no right to it.
+#[derive(Debug, Clone)]
+pub(crate) enum SealingSource {
+    /// The variable had it.
+    Variable(SealingKey),
+    /// The file with this name.
+    File(Given<String>),
+    /// Nobody gives one, although the keyring is said to be in the store.
+    Missing(Given<String>),
+}
+
+impl SealingSource {
+    /// The key.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub(crate) fn read(&self) -> Result<Sealing> {
+        match self {
+            Self::Variable(key) => {
+                Ok(Sealing { key: key.clone(), given_by: SEALING_KEY_VARIABLE.to_owned(), file: None })
+            }
+            Self::File(given) => given.read(|path| {
+                let key = sealing_key(Path::new(path))?;
+                let given_by = format!("{} ({path})", given.source);
+                Ok(Sealing { key, given_by, file: Some(PathBuf::from(path)) })
+            }),
+            Self::Missing(given) => given.read(|_| {
+                bail!(
+                    "the keyring in the store is sealed with a key, which is missing: give --keyring-key-file FILE or \
+                     {SEALING_KEY_VARIABLE}, the same to every node; `turnery keyring new-key FILE` makes one"
+                )
+            }),
+        }
+    }
+}
+
+/// Where the key is that seals the keyring in the store; `None` where it is not there.
+pub(super) fn sealing(layers: &Layers, env: Env<'_>) -> Result<Option<SealingSource>> {
     const ALONE: &str = "is of use with --keyring-in-store only: give that, too, or leave this out";
     let in_store = layers.first("keyring_in_store", |layer| &layer.keyring_in_store);
     let file = layers.first("keyring_key_file", |layer| &layer.keyring_key_file);
     let variable = variable_key(env)?;
-    if !switch(in_store.clone(), false)? {
+    let Some(in_store) = in_store else {
         return match (file, variable) {
             (Some(file), _) => file.read(|_| bail!(ALONE)),
             (None, Some(_)) => bail!("{SEALING_KEY_VARIABLE}: it {ALONE}"),
             (None, None) => Ok(None),
         };
+    };
+    // Who says no overrules a file that says yes, and names a key.
+    if !switch(Some(in_store.clone()), false)? {
+        return Ok(None);
     }
     match (file, variable) {
         (Some(file), Some(_)) => {
             file.read(|_| bail!("there is a key in {SEALING_KEY_VARIABLE}, too; leave one of them out"))
         }
-        (Some(file), None) => file.read(|path| {
-            let key = sealing_key(Path::new(path))?;
-            let given_by = format!("{} ({path})", file.source);
-            Ok(Some(Sealing { key, given_by, file: Some(PathBuf::from(path)) }))
-        }),
-        (None, Some(key)) => {
-            Ok(Some(Sealing { key, given_by: SEALING_KEY_VARIABLE.to_owned(), file: None }))
-        }
-        (None, None) => in_store.map_or(Ok(None), |given| {
-            given.read(|_| {
-                bail!(
-                    "the keyring in the store is sealed with a key, which is missing: give --keyring-key-file FILE or \
-                     {SEALING_KEY_VARIABLE}, the same to every node; `turnery keyring new-key FILE` makes one"
-                )
-            })
-        }),
+        (Some(file), None) => Ok(Some(SealingSource::File(file))),
+        (None, Some(key)) => Ok(Some(SealingSource::Variable(key))),
+        (None, None) => Ok(Some(SealingSource::Missing(in_store))),
     }
 }
 
 /// The sealing key in a file.
 pub(crate) fn sealing_key(file: &Path) -> Result<SealingKey> {
+    // What is told of a file has its name, which must be none of a secret's.
+    let is_key = file.to_str().is_some_and(|name| name.trim().parse::<SealingKey>().is_ok());
+    ensure!(!is_key, "that is a key and not a file's name");
     let text = fs::read_to_string(file).map(Zeroizing::new);
     let text = text.map_err(|error| anyhow!("cannot read {}: {}", file.display(), fault(&error)))?;
     text.trim().parse().with_context(|| format!("what stands in {} cannot be used", file.display()))
@@ -168,7 +199,9 @@ mod tests {
             let (keyring_in_store, keyring_key_file) = (given(in_store), given(path));
             let flags = Layer { keyring_in_store, keyring_key_file, ..Layer::default() };
             let layers = Layers { flags, env: Layer::default(), file: None };
-            sealing(&layers, &|name| (name == SEALING_KEY_VARIABLE).then(|| OsString::from(variable)))
+            let found =
+                sealing(&layers, &|name| (name == SEALING_KEY_VARIABLE).then(|| OsString::from(variable)));
+            found?.map(|it| it.read()).transpose()
         };
         let sealing = read("true", at, "").unwrap().unwrap();
         assert_eq!((sealing.key.to_text(), sealing.exposed().is_some()), (key.clone(), true));
@@ -177,11 +210,14 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(read("true", at, " ").unwrap().unwrap().exposed().is_none());
         assert_eq!(read("true", "", &key).unwrap().unwrap().key.to_text(), key);
-        assert!(read("", "", "").unwrap().is_none() && read("false", "", "").unwrap().is_none());
+        for (in_store, path, variable) in [("", "", ""), ("false", "", ""), ("false", at, &key[..])] {
+            assert!(read(in_store, path, variable).unwrap().is_none());
+        }
         for (in_store, path, variable, hints) in [
             ("true", "", "", ["--keyring-in-store:", "--keyring-key-file", "new-key"]),
             ("true", at, &key[..], ["--keyring-key-file:", SEALING_KEY_VARIABLE, "leave one"]),
-            ("false", at, "", ["--keyring-key-file:", "--keyring-in-store", "leave this out"]),
+            ("", at, "", ["--keyring-key-file:", "--keyring-in-store", "leave this out"]),
+            ("true", &key, "", ["--keyring-key-file:", "that is a key", "not a file's name"]),
             ("", "", &key, [SEALING_KEY_VARIABLE, "--keyring-in-store", "leave this out"]),
             ("true", "", "5ecret", [SEALING_KEY_VARIABLE, "cannot be used", "64 hex digits"]),
             ("true", "/nowhere", "", ["--keyring-key-file:", "/nowhere", "No such file"]),

@@ -30,7 +30,7 @@ use crate::certificates::{Files, Pair};
 
 pub(crate) use acme::{AcmeSettings, ChallengeKind};
 pub(crate) use fleet::FleetSettings;
-pub(crate) use keyring::{KEYRING_VARIABLE, SEALING_KEY_VARIABLE, Sealing, sealing_key};
+pub(crate) use keyring::{KEYRING_VARIABLE, SEALING_KEY_VARIABLE, Sealing, SealingSource, sealing_key};
 pub(crate) use layer::{Env, Layer, fault};
 use layer::{Given, Layers, variable};
 pub(crate) use limits::amount;
@@ -83,8 +83,8 @@ pub(crate) struct Place {
     pub(crate) store: Option<String>,
     /// The keyring, where the environment has it.
     pub(crate) keyring: Option<Keyring>,
-    /// What seals the keyring, where the store has it.
-    pub(crate) sealing: Option<Sealing>,
+    /// Where the key is that seals the keyring, where the store has it.
+    pub(crate) sealing: Option<SealingSource>,
 }
 
 /// What a node does.
@@ -218,6 +218,7 @@ impl Settings {
             ensure_no_tls(&layers, &turn_listen, api_tls)?;
         }
         let place = Place::read(&layers, env, dev)?;
+        place.sealing.as_ref().map(SealingSource::read).transpose()?;
         Ok(Self {
             role: role(&layers, &place, dev)?,
             place,
