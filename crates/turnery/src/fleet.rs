@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use anyhow::Result;
 use control::store::{KnownNode, NodeReport, NodeState, Store, StoreError};
 use control::{Control, Feed, Steering};
 use relay::Listener;
@@ -130,11 +131,14 @@ impl Membership {
 
     /// Says which keyring it has, before anybody is served, and looks whether it has become another: from then on a rotation
     /// waits for this node, and what was prepared before is known here.
-    pub(crate) async fn enter(&self, keyring: &KeyringInUse) -> Result<(), StoreError> {
+    pub(crate) async fn enter(&self, keyring: &KeyringInUse) -> Result<()> {
         self.note_keyring(keyring.version().await);
         self.store.note_node(&self.name, &self.report(&mut self.sample(), false)).await?;
         self.feed.catch_up().await?;
-        keyring.look(false).await;
+        while keyring.look_or_fail().await? {
+            // What the one before could not open is read again.
+            self.feed.catch_up().await?;
+        }
         self.note_keyring(keyring.version().await);
         Ok(())
     }

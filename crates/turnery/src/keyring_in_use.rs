@@ -92,6 +92,15 @@ impl KeyringInUse {
         }
     }
 
+    /// The same for a node that starts, which does not go on without what it cannot read.
+    pub(crate) async fn look_or_fail(&self) -> Result<bool> {
+        let mut seen = self.seen.lock().await;
+        if self.source.mark(&self.store) == seen.mark {
+            return Ok(false);
+        }
+        self.read(&mut seen).await
+    }
+
     async fn read(&self, seen: &mut Seen) -> Result<bool> {
         let (keyring, mark) = self.source.read(&self.store).await?;
         let after = Seen::new(mark);
