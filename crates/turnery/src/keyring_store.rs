@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{KEYRING_VARIABLE, Sealing};
 use crate::keyring_file::unix_now;
+use crate::table::printable;
 
 /// How often it is looked whether all nodes know a new key.
 const POLL: Duration = Duration::from_millis(300);
@@ -85,7 +86,8 @@ pub(crate) async fn import(store: &Store, sealing: &Sealing, keyring: &Keyring) 
 }
 
 fn unread(error: StoreError) -> Error {
-    let hint = if error.is_denied() { "; its user needs a right: GRANT SELECT ON sealed_keyring" } else { "" };
+    let hint =
+        if error.is_denied() { "; its user needs a right: GRANT SELECT ON sealed_keyring" } else { "" };
     Error::new(error).context(format!("cannot read the keyring in the store{hint}"))
 }
 
@@ -101,7 +103,8 @@ pub(crate) async fn reseal_with(store: &Store, sealing: &Sealing, key: &SealingK
 fn open(sealed: &SealedKeyring, sealing: &Sealing) -> Result<Held> {
     let keyring = sealed.open(&sealing.key).with_context(|| {
         format!(
-            "the keyring in the store cannot be opened with the key of {}: give every node the key that it was made with",
+            "the keyring in the store cannot be opened with the key of {}: give every node the key that it was sealed with last, \
+             when it was made or by `turnery keyring reseal`",
             sealing.given_by
         )
     })?;
@@ -228,7 +231,7 @@ impl Watch {
 }
 
 fn names(nodes: &[KnownNode]) -> String {
-    nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+    nodes.iter().map(|node| printable(&node.name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Tells of those that do not run, and may come back.

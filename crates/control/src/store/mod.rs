@@ -159,6 +159,11 @@ impl Store {
         Ok(Self { backend, keys_per_account, clock, actor, waker, duty, seen_keyring, questions })
     }
 
+    /// What the store at this URL is called where it is told of: it has no password.
+    pub fn name(url: &str) -> Result<String, StoreError> {
+        if url.starts_with("postgres") { postgres::name(url) } else { Ok(url.to_owned()) }
+    }
+
     /// The same store, with another limit of TURN keys in an account.
     #[must_use]
     pub fn with_keys_per_account(mut self, limit: u32) -> Self {

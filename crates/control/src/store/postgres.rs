@@ -277,6 +277,11 @@ impl Database {
 }
 
 /// Connections that are made when they are needed, and counted.
+/// The store at this URL, as it is told: without its password.
+pub(super) fn name(url: &str) -> Result<String, StoreError> {
+    Ok(Place::parse(url)?.to_string())
+}
+
 fn pool(place: &Place, connections: u32, made: &Arc<AtomicU64>) -> PgPool {
     let made = Arc::clone(made);
     PgPoolOptions::new()

@@ -1,7 +1,7 @@
 //! `turnery keyring`.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::secrets;
 use crate::cli::{KeyringCommand, Output};
-use crate::config::{Place, Sealing, fault, sealing_key};
+use crate::config::{KEYRING_VARIABLE, Place, Sealing, fault, sealing_key};
 use crate::keyring_file::{KeyringFile, prepare_data_dir};
 use crate::keyring_source::KeyringSource;
 use crate::keyring_store::{self, Held};
@@ -94,19 +94,21 @@ async fn import(place: &Place, output: Output) -> Result<()> {
         Some(keyring) => {
             ensure!(
                 file.stamp().is_none(),
-                "there are two keyrings, {} and the variable's",
+                "there are two keyrings, {} and that of {KEYRING_VARIABLE}; move the file away, or unset the variable",
                 file.path().display()
             );
-            (keyring.clone(), "unset TURNERY_KEYRING".to_owned())
+            (keyring.clone(), format!("unset {KEYRING_VARIABLE}"))
         }
         None => (file.open()?, format!("move {} away", file.path().display())),
     };
-    let store = place.open_or_create_store().await?;
+    let name = Store::name(&place.store_url(&place.dir()?))?;
+    let store = place.open_store().await?;
     let imported = keyring_store::import(&store, sealing, &keyring).await;
     store.close().await;
     let (held, is_new) = imported?;
     let done = if is_new { "The keyring is in the store now" } else { "The store has this keyring already" };
-    let note = format!("\n{done}. At every node: {rest}, and start it again with --keyring-in-store.\n");
+    let note =
+        format!("\n{done}: {name}. At every node: {rest}, and start it again with --keyring-in-store.\n");
     show((&held.keyring, Some(held.mark.version)), output, &note)
 }
 
@@ -120,13 +122,20 @@ pub(crate) fn new_key(file: Option<&Path>) -> Result<()> {
         let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         return written.context("cannot write to standard output");
     };
-    // Never over another, which may be in use.
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
+    let failed = |error: std::io::Error| {
+        let hint = match error.kind() {
+            ErrorKind::AlreadyExists => "; what is there may be in use and stays: name another file",
+            _ => "",
+        };
+        anyhow!("cannot make {}: {}{hint}", path.display(), fault(&error))
     };
-    write().map_err(|error: std::io::Error| anyhow!("cannot make {}: {}", path.display(), fault(&error)))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        // A part of a key is none; where it cannot be removed either, it is refused when it is read.
+        let _ = fs::remove_file(path);
+        failed(error)
+    })?;
     println!("The key is in {}. Give it to every node, and keep a copy.", path.display());
     Ok(())
 }

@@ -270,7 +270,7 @@ fn a_keyring_of_a_file_moves_into_the_store() {
     let minted = of_file.mint(&turn_key, 600);
     let imported = import();
     let said = String::from_utf8(imported.stdout).unwrap();
-    assert!(imported.status.success() && said.contains("in the store now"), "{said}");
+    assert!(imported.status.success() && said.contains("in the store now: sqlite:"), "{said}");
     assert!(said.contains("keyring.toml away"), "{said}");
     let again = String::from_utf8(import().stdout).unwrap();
     assert!(again.contains("has this keyring already"), "{again}");
@@ -301,7 +301,10 @@ fn a_keyring_of_a_file_moves_into_the_store() {
     fs::rename(dir.path().join("keyring.toml.old"), &file).unwrap();
     let other = String::from_utf8(import().stderr).unwrap();
     assert!(other.contains("another keyring already, its version 3"), "{other}");
-    check_refused(serve_in(dir.path(), &LOOPBACK), &["its version 3", "--keyring-in-store", "move keyring.toml"]);
+    check_refused(
+        serve_in(dir.path(), &LOOPBACK),
+        &["its version 3", "--keyring-in-store", "move keyring.toml"],
+    );
 }
 
 /// Also while nodes run that cannot read the keyring any more.
@@ -394,7 +397,7 @@ fn what_cannot_be_meant_is_refused_and_named() {
     let (_key_dir, key) = new_key();
     let (_other_dir, other) = new_key();
     let again = turnery(&["keyring", "new-key", key.to_str().unwrap()]);
-    check_refused(again, &["keyring.key", "File exists"]);
+    check_refused(again, &["keyring.key", "File exists", "name another file"]);
     let serve = || serve_in(dir.path(), &LOOPBACK);
     let mut keyless = serve();
     keyless.arg("--keyring-in-store");
@@ -420,6 +423,24 @@ fn what_cannot_be_meant_is_refused_and_named() {
         let command = with_key(turnery(&["keyring", verb, "--data-dir", at]), &other);
         check_refused(command, &["--keyring-key-file", "another key"]);
     }
+    let text = fs::read_to_string(&key).unwrap();
+    for args in [["--keyring-key-file", text.trim()], ["--with", text.trim()]] {
+        let mut given = turnery(&["keyring", "reseal", "--data-dir", at, "--keyring-in-store"]);
+        let rest = if args[0] == "--with" { "--keyring-key-file" } else { "--with" };
+        let stderr = String::from_utf8(
+            finish({
+                given.args(args).args([rest, key.to_str().unwrap()]);
+                given
+            })
+            .stderr,
+        );
+        let stderr = stderr.unwrap();
+        assert!(stderr.contains("a key and not a file's name") && !stderr.contains(text.trim()), "{stderr}");
+    }
+    // Who needs no keyring needs no key.
+    let keyless =
+        ["account", "list", "--data-dir", at, "--keyring-in-store", "--keyring-key-file", "/nowhere"];
+    assert!(finish(turnery(&keyless)).status.success());
     check_refused(serve(), &["there is no keyring", "one in the store", "--keyring-in-store"]);
     assert!(!dir.path().join("keyring.toml").exists(), "none is made");
     check_refused(turnery(&["keyring", "import", "--data-dir", at]), &["--keyring-in-store"]);
